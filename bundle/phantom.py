@@ -1,0 +1,342 @@
+"""Draw head-CT-like phantom slices, normal and abnormal, for the demonstration and the tests: no patient, no download.
+
+Every subject has a head of its own shape, pose, texture, grey scale and noise. FOLDER receives images/ (16-bit grey PNG
+of 12-bit values), masks/ (8-bit PNG, 0 or 255, of the abnormal slices) and index.csv with the columns image, label,
+mask, group, split.
+"""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.ndimage import gaussian_filter
+
+Array = NDArray[np.float64]
+
+MAX_VALUE = 4095
+KINDS = ("haemorrhage", "infarct", "subdural", "mass")
+# Grey values before a subject's own gain and offset: a wide brain window stretched to 12 bits.
+AIR, SCALP, BONE, CSF, GREY, WHITE = 40.0, 1150.0, 2750.0, 800.0, 1640.0, 1400.0
+MIN_LESION = 0.001  # area of the smallest lesion marked, as a share of the image
+
+
+class Slice(NamedTuple):
+    """One drawn slice.
+
+    Attributes:
+        image: (size, size), uint16, 0..4095.
+        mask: (size, size), bool, the lesion.
+        brain: (size, size), bool, all that lies within the skull.
+    """
+
+    image: NDArray[np.uint16]
+    mask: NDArray[np.bool_]
+    brain: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Lesion:
+    """A lesion in head coordinates (the skull's outer edge is the unit circle); `contrast` in grey values."""
+
+    kind: str
+    level: float
+    reach: float
+    centre: tuple[float, float]
+    radii: tuple[float, float]
+    angle: float
+    contrast: float
+    seed: int
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator, level: float) -> "Lesion":
+        """Draw a lesion whose middle is at a level."""
+        kind = str(rng.choice(KINDS))
+        low, high, least, most = {
+            "haemorrhage": (0.09, 0.23, 450, 1200),
+            "infarct": (0.16, 0.33, -620, -260),
+            "subdural": (0.07, 0.16, 500, 1100),
+            "mass": (0.09, 0.19, 350, 1000),
+        }[kind]
+        radius = rng.uniform(low, high)
+        distance, bearing = rng.uniform(0.3, 0.62), rng.uniform(0, 2 * np.pi)
+        return cls(
+            kind=kind,
+            level=level,
+            reach=rng.uniform(0.2, 0.5),
+            centre=(distance * np.cos(bearing), distance * np.sin(bearing)),
+            radii=(radius, radius * rng.uniform(0.6, 1.0)),
+            angle=rng.uniform(0, np.pi),
+            contrast=rng.uniform(least, most),
+            seed=int(rng.integers(2**32)),
+        )
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What stays the same over the slices of one subject: drawn once, so that any slice can be drawn again."""
+
+    seed: int
+    axes: tuple[float, float]
+    shift: tuple[float, float]
+    angle: float
+    harmonics: Array  # (3, 2): amplitude and phase of the outline's 2nd to 4th harmonic
+    skull: float
+    scalp: float
+    atrophy: float
+    ventricles: float
+    asymmetry: float
+    gain: float
+    offset: float
+    bias: Array  # (4,): x, y, x*y and radius squared
+    noise: float
+    lesion: Lesion | None
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator, lesion_level: float | None = None) -> "Subject":
+        """Draw a subject, normal or with a lesion whose middle is at a level."""
+        scale = rng.uniform(0.975, 1.03)
+        return cls(
+            seed=int(rng.integers(2**32)),
+            axes=(0.70 * scale * rng.uniform(0.98, 1.02), 0.85 * scale * rng.uniform(0.98, 1.02)),
+            shift=(rng.uniform(-0.016, 0.016), rng.uniform(-0.016, 0.016)),
+            angle=np.deg2rad(rng.normal(0, 2.5)),
+            harmonics=np.stack([rng.normal(0, (0.008, 0.005, 0.003)), rng.uniform(0, 2 * np.pi, 3)], axis=1),
+            skull=rng.uniform(0.085, 0.105),
+            scalp=rng.uniform(0.055, 0.07),
+            atrophy=rng.uniform(0.3, 1.0),
+            ventricles=rng.uniform(0.75, 1.25),
+            asymmetry=rng.normal(0, 0.08),
+            gain=rng.uniform(0.94, 1.06),
+            offset=rng.uniform(-50, 50),
+            bias=rng.normal(0, (0.025, 0.025, 0.015, 0.02)),
+            noise=rng.uniform(30, 50),
+            lesion=None if lesion_level is None else Lesion.draw(rng, lesion_level),
+        )
+
+
+def _noise(rng: np.random.Generator, size: int, scale: float) -> Array:
+    """Smooth noise of unit variance whose details are `scale` of the image wide, (size, size)."""
+    field = gaussian_filter(rng.standard_normal((size, size)), scale * size, mode="wrap")
+    return (field - field.mean()) / field.std()
+
+
+def _soft(distance: Array, width: float) -> Array:
+    """Step from 0 to 1 over about `width` around distance 0."""
+    return 1 / (1 + np.exp(-np.clip(4 * distance / width, -30, 30)))
+
+
+def _ellipse(x: Array, y: Array, centre: tuple[float, float], radii: tuple[float, float], angle: float) -> Array:
+    """Distance from an ellipse's centre: 0 there, 1 on the ellipse."""
+    cos, sin = np.cos(angle), np.sin(angle)
+    dx, dy = x - centre[0], y - centre[1]
+    return np.hypot((cos * dx + sin * dy) / radii[0], (cos * dy - sin * dx) / radii[1])
+
+
+def _ventricles(x: Array, y: Array, level: float, subject: Subject, width: float) -> Array:
+    """Share of cerebrospinal fluid in the ventricles: horns low, bodies in the middle, none at the vertex."""
+    fluid = np.zeros_like(x)
+    for middle, extent, centre, radii, angle in (
+        (0.28, 0.34, (0.13, -0.30), (0.065, 0.17), 0.35),  # frontal horn
+        (0.55, 0.22, (0.13, 0.00), (0.070, 0.32), -0.08),  # body
+        (0.35, 0.32, (0.26, 0.36), (0.075, 0.17), -0.45),  # atrium and occipital horn
+        (0.15, 0.22, (0.00, 0.06), (0.022, 0.13), 0.0),  # third ventricle
+    ):
+        size = subject.ventricles * np.sqrt(max(0.0, 1 - ((level - middle) / extent) ** 2))
+        for side in (-1, 1):
+            part = size * (1 + side * subject.asymmetry)
+            if part > 0.2:
+                scaled = (radii[0] * part, radii[1] * np.sqrt(part))
+                inside = 1 - _ellipse(x, y, (side * centre[0], centre[1]), scaled, side * angle)
+                fluid = np.maximum(fluid, _soft(inside * scaled[0], width))
+    return fluid
+
+
+def _add_lesion(
+    tissue: Array, fluid: Array, lesion: Lesion, level: float, x: Array, y: Array, depth: Array
+) -> tuple[Array, Array]:
+    """Tissue (grey values) with the lesion's section at `level`, and the lesion's opacity 0..1 (0: not in this slice).
+
+    Args:
+        fluid: share of fluid, which a lesion of the tissue leaves as it is.
+        depth: distance from the skull's inner edge.
+    """
+    section = np.sqrt(max(0.0, 1 - ((level - lesion.level) / lesion.reach) ** 2))
+    if section == 0:
+        return tissue, np.zeros_like(tissue)
+    rng = np.random.default_rng(lesion.seed)
+    size = len(tissue)
+    if lesion.kind == "subdural":
+        bearing = np.arctan2(lesion.centre[1], lesion.centre[0])
+        turn = np.angle(np.exp(1j * (np.arctan2(y, x) - bearing))) / (0.9 * section)
+        thickness = lesion.radii[0] * section * np.sqrt(np.clip(1 - turn**2, 0, 1))
+        opacity = _soft(thickness - depth, 0.02) * (thickness > 0.01)
+        return tissue + opacity * (GREY + lesion.contrast - tissue), opacity
+    radii = (lesion.radii[0] * section, lesion.radii[1] * section)
+    distance = _ellipse(x, y, lesion.centre, radii, lesion.angle)
+    if lesion.kind == "haemorrhage":
+        opacity = _soft(1 - distance + 0.18 * _noise(rng, size, 0.03), 0.25)
+        rim = _soft(1.35 - distance, 0.3) * (1 - fluid)
+        tissue = tissue - 150 * rim * (1 - opacity)
+        return tissue + opacity * (GREY + lesion.contrast - tissue), opacity
+    if lesion.kind == "infarct":
+        opacity = _soft(1 - distance + 0.15 * _noise(rng, size, 0.05), 0.5) * (1 - fluid)
+        return tissue + opacity * (0.5 * (GREY + WHITE) + lesion.contrast - tissue), opacity
+    opacity = _soft(1.0 - distance + 0.12 * _noise(rng, size, 0.05), 0.3)
+    oedema = _soft(1.75 - distance + 0.3 * _noise(rng, size, 0.05), 0.4) * (1 - fluid)
+    ring = np.exp(-(((distance - 0.85) / 0.25) ** 2))
+    tissue = tissue + oedema * (WHITE - 260 - tissue)
+    core = GREY + lesion.contrast * ring - 0.25 * lesion.contrast * (1 - ring)
+    return tissue + opacity * (core - tissue), np.maximum(opacity, oedema)
+
+
+def draw_slice(subject: Subject, level: float, size: int = 128) -> Slice:
+    """Draw the slice of a subject at a level between the skull base (0) and the vertex (1); always the same one."""
+    rng = np.random.default_rng([subject.seed, round(1e6 * level)])
+    row, column = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
+    taper = np.sqrt(1 - (0.35 * level) ** 2)
+    cos, sin = np.cos(subject.angle), np.sin(subject.angle)
+    dx, dy = column - subject.shift[0], row - subject.shift[1]
+    x = (cos * dx + sin * dy) / (subject.axes[0] * taper)
+    y = (cos * dy - sin * dx) / (subject.axes[1] * taper)
+    pixel = 2 / (size * subject.axes[0] * taper)
+
+    turn = np.arctan2(y, x)
+    outline = 1 + sum(a * np.cos(k * turn + phase) for k, (a, phase) in enumerate(subject.harmonics, start=2))
+    radius = np.hypot(x, y) / outline
+    table = 1 - subject.scalp / taper
+    thickness = subject.skull / taper * (1 + 0.15 * np.cos(2 * turn + subject.harmonics[0, 1]))
+    depth = table - thickness - radius
+
+    gyri, ripple = _noise(rng, size, 0.03), _noise(rng, size, 0.014)
+    white = _soft(depth - 0.15 + 0.05 * gyri + 0.03 * ripple, 0.08)
+    for side in (-1, 1):  # the deep grey nuclei
+        nuclei = 1 - _ellipse(x, y, (side * 0.24, -0.02), (0.10, 0.24), side * 0.25)
+        white = white * (1 - 0.8 * _soft(nuclei, 0.5) * max(0.0, 1 - level / 0.55))
+    tissue = GREY + (WHITE - GREY) * white + 22 * _noise(rng, size, 0.012) + 25 * _noise(rng, size, 0.05)
+
+    sulci = np.exp(-((_noise(rng, size, 0.022) / 0.16) ** 2)) * _soft(0.20 - depth, 0.06)
+    fissure = np.exp(-((x / (0.022 + 0.015 * subject.atrophy)) ** 2)) * _soft(np.abs(y) - 0.42 + 0.5 * level, 0.1)
+    rim = _soft(0.022 * subject.atrophy + 0.008 - depth, pixel)
+    sylvian = np.zeros_like(x)
+    for side in (-1, 1):
+        cleft = _ellipse(x, y, (side * 0.62, -0.10), (0.20, 0.028), side * 0.35)
+        sylvian = np.maximum(sylvian, _soft(1 - cleft, 1.0) * max(0.0, 1 - level / 0.5))
+    surface = np.maximum.reduce([0.75 * subject.atrophy * sulci, 0.6 * fissure, 0.8 * rim, 0.8 * sylvian])
+    fluid = np.maximum(surface, _ventricles(x, y, level, subject, 2 * pixel))
+    tissue = tissue + fluid * (CSF - tissue)
+    falx = np.exp(-((x / (0.5 * pixel + 0.006)) ** 2)) * _soft(np.abs(y) - 0.5 + 0.6 * level, 0.06)
+    tissue = tissue + 0.7 * falx * (1950 - tissue)
+
+    brain = depth > 0
+    mask = np.zeros_like(brain)
+    if subject.lesion is not None:
+        lesioned, opacity = _add_lesion(tissue, fluid, subject.lesion, level, x, y, depth)
+        section = brain & (opacity > 0.5)
+        if section.sum() >= MIN_LESION * size**2:  # less is not drawn: an abnormal slice must be seen to be one
+            tissue, mask = lesioned, section
+    image = AIR + _soft(1 - radius, pixel) * (SCALP + 60 * _noise(rng, size, 0.03) - AIR)
+    diploe = np.exp(-(((depth + 0.5 * thickness) / (0.22 * thickness)) ** 2))
+    bone = BONE - 250 * diploe + 60 * _noise(rng, size, 0.02)
+    image = image + _soft(table - radius, pixel) * (bone - image)
+    image = image + _soft(depth, pixel) * (tissue - image)
+
+    bias = np.stack([column, row, column * row, column**2 + row**2])
+    image = subject.gain * image * (1 + np.tensordot(subject.bias, bias, 1)) + subject.offset
+    image = gaussian_filter(image, 0.45 * size / 128) + subject.noise * _noise(rng, size, 0.5 / 128)
+    return Slice(np.clip(np.rint(image), 0, MAX_VALUE).astype(np.uint16), mask, brain)
+
+
+def write_phantoms(
+    folder: str | Path,
+    subjects: int = 60,
+    slices: int = 4,
+    size: int = 128,
+    seed: int = 0,
+    abnormal_fraction: float = 0.2,
+) -> Path:
+    """Write phantom subjects to an empty or new folder; the same arguments write the same bytes.
+
+    The test split holds the abnormal subjects and as many normal ones, validation a tenth of all subjects, training
+    the rest. Slices of an abnormal subject that its lesion does not reach have label 0.
+
+    Args:
+        slices: per subject, from the skull base to the vertex.
+        size: height and width in pixels, at least 32.
+        abnormal_fraction: share of the subjects that have a lesion.
+
+    Returns:
+        Path of index.csv.
+
+    Raises:
+        ValueError: numbers that leave a split empty, or too small a size.
+        FileExistsError: the folder holds files.
+    """
+    folder = Path(folder)
+    abnormal, validation = round(abnormal_fraction * subjects), max(1, round(0.1 * subjects))
+    if abnormal < 1 or 2 * abnormal + validation >= subjects or slices < 1 or size < 32:
+        raise ValueError(
+            f"{subjects} subjects of {slices} slices of {size} pixels with an abnormal fraction of {abnormal_fraction}"
+            " leave a split empty or are too small: ask for more subjects, a fraction about 0.2, a size of 32 or more."
+        )
+    if folder.exists() and any(folder.iterdir()):
+        raise FileExistsError(f"{folder} is not empty: give a new folder, or delete it to have it written again.")
+    for name in ("images", "masks"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+
+    training = subjects - 2 * abnormal - validation
+    roles = ["training"] * training + ["validation"] * validation + ["test"] * abnormal + ["abnormal"] * abnormal
+    rows = []
+    for i, role in enumerate(np.random.default_rng(seed).permutation(roles)):
+        rng = np.random.default_rng([seed, i])
+        levels = (np.arange(slices) + rng.uniform(0.3, 0.7, slices)) / slices
+        subject = _draw_abnormal(rng, rng.choice(levels), size) if role == "abnormal" else Subject.draw(rng)
+        for j, level in enumerate(levels):
+            image, mask, _ = draw_slice(subject, level, size)
+            name = f"s{i:03d}_{j:02d}.png"
+            Image.fromarray(image).save(folder / "images" / name)
+            if mask.any():
+                Image.fromarray(mask.astype(np.uint8) * 255).save(folder / "masks" / name)
+            rows.append(
+                {
+                    "image": f"images/{name}",
+                    "label": int(mask.any()),
+                    "mask": f"masks/{name}" if mask.any() else "",
+                    "group": f"s{i:03d}",
+                    "split": "test" if role == "abnormal" else role,
+                }
+            )
+    index = folder / "index.csv"
+    pd.DataFrame(rows).to_csv(index, index=False, lineterminator="\n")
+    return index
+
+
+def _draw_abnormal(rng: np.random.Generator, level: float, size: int) -> Subject:
+    """Draw subjects until the lesion of one is seen in the slice at its level."""
+    while True:
+        subject = Subject.draw(rng, level)
+        if draw_slice(subject, level, size).mask.any():
+            return subject
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of the verb."""
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="new or empty folder")
+    parser.add_argument("--subjects", type=int, default=60, help="default: %(default)s")
+    parser.add_argument("--slices", type=int, default=4, help="per subject (default: %(default)s)")
+    parser.add_argument("--size", type=int, default=128, help="pixels (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument(
+        "--abnormal-fraction", type=float, default=0.2, help="share of subjects with a lesion (default: %(default)s)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the phantoms and print where their index is."""
+    index = write_phantoms(args.folder, args.subjects, args.slices, args.size, args.seed, args.abnormal_fraction)
+    print(f"{index}: {args.subjects} subjects of {args.slices} slices")
+    return 0

@@ -1,0 +1,1 @@
+"""Code that the bundle's configs name: networks, losses, data, transforms, metrics and engines."""

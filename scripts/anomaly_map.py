@@ -1,0 +1,65 @@
+"""From features of teachers and students to an anomaly map, and from a map to an anomaly score."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+TRUNCATE = 4.0  # of the Gaussian, in sigmas, as scipy.ndimage.gaussian_filter has it
+
+
+class AnomalyMap(nn.Module):
+    """Sums ``1 - cosine`` over all levels and students at the image's size, then smooths (PDD section 3.5, RD4AD eq. 2-3).
+
+    Args:
+        sigma: of the Gaussian, in pixels of the network's input; 0 leaves the map as it is.
+    """
+
+    kernel: Tensor
+
+    def __init__(self, sigma: float = 4.0) -> None:
+        super().__init__()
+        if sigma < 0:
+            raise ValueError(f"sigma must not be negative, got {sigma}.")
+        radius = int(TRUNCATE * sigma + 0.5)
+        offsets = torch.arange(-radius, radius + 1, dtype=torch.float64)
+        kernel = torch.exp(-0.5 * (offsets / max(sigma, 1e-6)) ** 2)
+        self.register_buffer("kernel", (kernel / kernel.sum()).float(), persistent=False)
+
+    def forward(self, targets: list[Tensor], students: list[list[Tensor]], size: tuple[int, int]) -> Tensor:
+        """Pairs of (B, C_i, H_i, W_i) -> (B, 1, *size) float32, in [0, 2 x levels x students]."""
+        distances = [
+            1 - F.cosine_similarity(target.float(), feature.float(), dim=1).unsqueeze(1)
+            for student in students
+            for target, feature in zip(targets, student, strict=True)
+        ]
+        # Levels differ in size, so each is brought to the image's before they are summed.
+        maps = [F.interpolate(distance, size=size, mode="bilinear", align_corners=True) for distance in distances]
+        return self._smooth(torch.stack(maps).sum(0))
+
+    def _smooth(self, x: Tensor) -> Tensor:
+        radius = self.kernel.numel() // 2
+        kernel = self.kernel.to(x.dtype)
+        x = F.conv2d(_mirror(x, radius), kernel.view(1, 1, 1, -1))
+        x = F.conv2d(_mirror(x.transpose(2, 3), radius), kernel.view(1, 1, 1, -1))
+        return x.transpose(2, 3)
+
+
+def _mirror(x: Tensor, radius: int) -> Tensor:
+    """Pads the last axis by reflection about the edge, the edge itself repeated (scipy's default)."""
+    if radius == 0:
+        return x
+    return torch.cat([x[..., :radius].flip(-1), x, x[..., -radius:].flip(-1)], dim=-1)
+
+
+def anomaly_score(anomaly_map: Tensor, pooling: str = "max") -> Tensor:
+    """(B, 1, H, W) -> (B,): the map's ``"max"`` (PDD, RD4AD) or ``"mean"`` (SCRD4AD).
+
+    Raises:
+        ValueError: for another pooling.
+    """
+    flat = anomaly_map.flatten(1)
+    if pooling == "max":
+        return flat.amax(1)
+    if pooling == "mean":
+        return flat.mean(1)
+    raise ValueError(f"Score pooling must be 'max' or 'mean', got '{pooling}'.")

@@ -1,0 +1,180 @@
+"""What a checkpoint holds besides weights, and how it reaches the disk."""
+
+import logging
+import os
+import pickle
+import random
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+
+logger = logging.getLogger(__name__)
+
+_PROGRESS = "trainer"  # key of the engine's own state
+
+
+def save_atomically(content: Mapping[str, Any], path: str | Path) -> None:
+    """Writes a checkpoint so that ``path`` holds the old or the new one whole, whatever happens meanwhile.
+
+    Raises:
+        OSError: naming the file, if it cannot be written; an older checkpoint stays as it is.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            torch.save(dict(content), file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException as error:
+        Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, (OSError, RuntimeError)):  # torch reports a full disk as RuntimeError
+            raise OSError(f"Cannot write the checkpoint {path}: {error}. Free space or set ckpt_dir elsewhere.") from error
+        raise
+
+
+class CheckpointWriter:
+    """Saves ``objects`` and the engine's progress atomically: every ``interval`` epochs, and at the end.
+
+    Args:
+        path: of the checkpoint, overwritten each time.
+        objects: name to anything with ``state_dict()``; tensors and primitives only.
+        interval: in epochs; 0 saves at the end alone.
+    """
+
+    def __init__(self, path: str | Path, objects: Mapping[str, Any], interval: int = 0) -> None:
+        self.path, self.objects, self.interval = Path(path), objects, interval
+
+    def attach(self, engine: Engine) -> None:
+        if self.interval:
+            engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self)
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        states = {name: item.state_dict() for name, item in self.objects.items()}
+        save_atomically({**states, _PROGRESS: dict(engine.state_dict())}, self.path)
+
+
+class CheckpointReader:
+    """Restores ``objects`` from a checkpoint when the engine starts.
+
+    Args:
+        path: of the checkpoint.
+        objects: name to anything with ``load_state_dict()``.
+        resume: whether the engine goes on where the checkpoint's left off.
+        map_location: device of the restored tensors.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        objects: Mapping[str, Any],
+        resume: bool = False,
+        map_location: str | torch.device = "cpu",
+    ) -> None:
+        self.path, self.objects, self.resume, self.map_location = Path(path), objects, resume, map_location
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """
+        Raises:
+            FileNotFoundError: if there is no such checkpoint.
+            ValueError: if it is damaged, lacks an object, or is already past the epochs asked for.
+        """
+        checkpoint = load_checkpoint(self.path, self.map_location)
+        missing = [name for name in self.objects if name not in checkpoint]
+        if missing:
+            raise ValueError(f"{self.path} does not hold {', '.join(missing)}: it is no checkpoint of this bundle.")
+        for name, item in self.objects.items():
+            item.load_state_dict(checkpoint[name])
+        if self.resume:
+            self._resume(engine, checkpoint[_PROGRESS])
+        logger.info("Restored %s from %s", ", ".join(self.objects), self.path)
+
+    def _resume(self, engine: Engine, progress: dict[str, Any]) -> None:
+        asked, length = engine.state.max_epochs, engine.state.epoch_length
+        if progress["epoch_length"] != length:
+            raise ValueError(
+                f"{self.path} comes from epochs of {progress['epoch_length']} iterations, these have {length}: resume with "
+                "the same datalist, batch size and number of processes."
+            )
+        engine.load_state_dict({**progress, "max_epochs": asked})
+        if engine.state.epoch >= asked:
+            raise ValueError(f"{self.path} already has {engine.state.epoch} epochs behind it, {asked} were asked for.")
+
+
+def load_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") -> dict[str, Any]:
+    """Reads a checkpoint: tensors and primitives only, no code.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if it cannot be read.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"There is no checkpoint {path}. Train a model first (python -m monai.bundle run training --config_file "
+            "configs/train.json), or say where it is: --ckpt_path, for --resume --resume_path."
+        )
+    try:
+        return torch.load(path, map_location=map_location, weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path} is damaged or no checkpoint: {error}. Take another one, or train again.") from error
+
+
+class RandomState:
+    """The state of Python's, NumPy's and torch's generators, as part of a checkpoint."""
+
+    def state_dict(self) -> dict[str, Any]:
+        numpy_state = np.random.get_state(legacy=True)
+        return {
+            "python": random.getstate(),
+            "numpy": (numpy_state[0], torch.from_numpy(np.asarray(numpy_state[1]).astype(np.int64)), *numpy_state[2:]),
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        random.setstate(state["python"])
+        name, keys, *rest = state["numpy"]
+        np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
+        torch.set_rng_state(state["torch"].cpu())
+        if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all([value.cpu() for value in state["cuda"]])
+
+
+class InputSettings:
+    """How images are brought to the network. Loading a checkpoint that was trained with other settings is an error.
+
+    Args:
+        settings: name to JSON value, as the configs name them.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings = settings
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(self.settings)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        different = {name: value for name, value in state.items() if self.settings.get(name) != value}
+        if different:
+            remedy = " ".join(f'--{name} "{_as_argument(value)}"' for name, value in different.items())
+            ours = ", ".join(f"{name} {self.settings.get(name)}" for name in different)
+            raise ValueError(
+                f"The checkpoint was trained with other input settings than configured ({ours}): run with {remedy}."
+            )
+
+
+def _as_argument(value: Any) -> str:
+    return "None" if value is None else str(value)

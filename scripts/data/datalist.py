@@ -1,0 +1,141 @@
+"""Reads and checks a datalist: the one JSON file that says what is trained and tested on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+SPLITS = ("training", "validation", "test")
+
+Item = dict[str, Any]
+
+
+def load_datalist(path: str | Path) -> dict[str, Any]:
+    """Reads a datalist and checks what holds without its images: labels, and no group in two splits.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not a datalist, or breaks its contract.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}: no such datalist. Write one with `python -m bundle prepare FOLDER --out {path}`."
+        )
+    try:
+        datalist = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error}). Write it again with `python -m bundle prepare`.") from error
+    if not (isinstance(datalist, dict) and any(isinstance(datalist.get(split), list) for split in SPLITS)):
+        raise ValueError(f"{path}: not a datalist, it has no list named {', '.join(SPLITS)} at its top level.")
+    split_of_group: dict[str, str] = {}
+    for split in SPLITS:
+        _check_items(path, split, datalist.get(split, []), normals_only=_normals_only(datalist, split))
+        for item in datalist.get(split, []):
+            other = split_of_group.setdefault(item["group"], split)
+            if other != split:
+                raise ValueError(
+                    f"{path}: group {item['group']!r} is in {other} and in {split}. Keep all images of a patient in one."
+                )
+    return datalist
+
+
+def load_items(
+    path: str | Path, split: str, dataset_dir: str | Path | None = None, required: bool = True
+) -> list[Item]:
+    """Gives the items of one split, `image` and `mask` as absolute paths.
+
+    Args:
+        path: The datalist.
+        split: training, validation or test.
+        dataset_dir: Where the images are; by default the datalist's own `dataset_dir`, relative to the datalist.
+        required: Whether a split that is missing or empty is an error.
+
+    Raises:
+        FileNotFoundError: If the datalist or a file it names is missing.
+        ValueError: If the datalist is not valid, or the split is missing or empty.
+    """
+    path = Path(path)
+    datalist = load_datalist(path)
+    if not datalist.get(split):
+        if not required:
+            return []
+        held = ", ".join(f"{name} ({len(datalist[name])})" for name in SPLITS if datalist.get(name)) or "no items"
+        raise ValueError(
+            f"{path}: split {split!r} is missing or empty. It holds {held}; name one, or prepare it again."
+        )
+    root = Path(dataset_dir) if dataset_dir is not None else path.parent / datalist.get("dataset_dir", ".")
+    root = root.resolve()
+    items = [
+        item | {key: str(root / item[key]) for key in ("image", "mask") if key in item} for item in datalist[split]
+    ]
+    files = dict.fromkeys(item[key] for item in items for key in ("image", "mask") if key in item)
+    missing = [file for file in files if not Path(file).is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"{path}: {len(missing)} of {len(files)} files of {split} are missing under {root}: {', '.join(missing[:3])}"
+            f"{', …' if len(missing) > 3 else ''}. Set dataset_dir to where they are, or prepare the datalist again."
+        )
+    return items
+
+
+def load_test_items(path: str | Path, dataset_dir: str | Path | None = None) -> list[Item]:
+    """Gives the items of the test split, after checking that metrics can be computed of them; raises as those checks."""
+    items = load_items(path, "test", dataset_dir)
+    require_both_classes(items, path)
+    return items
+
+
+def has_masks(items: list[Item]) -> bool:
+    """Says whether every anomalous item has a mask, so that pixel metrics can be computed; warns if only some have."""
+    anomalous = [item for item in items if item["label"] == 1]
+    masked = [item for item in anomalous if "mask" in item]
+    if masked and len(masked) < len(anomalous):
+        logger.warning(
+            "%d of %d anomalous images have no mask, so there will be no pixel metrics.",
+            len(anomalous) - len(masked),
+            len(anomalous),
+        )
+    return bool(anomalous) and len(masked) == len(anomalous)
+
+
+def require_both_classes(items: list[Item], path: str | Path) -> None:
+    """Checks that metrics can be computed of these items.
+
+    Raises:
+        ValueError: If all are normal or all are anomalous.
+    """
+    labels = {item["label"] for item in items}
+    if labels != {0, 1}:
+        lacking = "anomalies (label 1)" if 1 not in labels else "normal images (label 0)"
+        raise ValueError(
+            f"{path}: no {lacking} to test on, so there is no AUROC. Add some to the split and prepare again."
+        )
+
+
+def datalist_hash(path: str | Path) -> str:
+    """Gives the SHA-256 of the datalist file, hexadecimal."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def _normals_only(datalist: dict[str, Any], split: str) -> bool:
+    return split == "training" or (split == "validation" and not datalist.get("labelled_validation", False))
+
+
+def _check_items(path: Path, split: str, items: list[Any], normals_only: bool) -> None:
+    for number, item in enumerate(items):
+        where = f"{path}: {split}[{number}]"
+        if not isinstance(item, dict) or not all(isinstance(item.get(key), str) for key in ("image", "group")):
+            raise ValueError(f"{where} needs 'image' and 'group' (patient or study; else the image's own name).")
+        if type(item.get("label")) is not int or item["label"] not in (0, 1):
+            raise ValueError(f"{where} ({item['image']}) needs a label of 0 (normal) or 1, has {item.get('label')!r}.")
+        if normals_only and item["label"] == 1:
+            raise ValueError(
+                f"{where} ({item['image']}) has label 1, but only normals may be in {split}. Move it to test"
+                + (', or set "labelled_validation": true.' if split == "validation" else ".")
+            )

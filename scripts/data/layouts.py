@@ -1,0 +1,273 @@
+"""Recognises how public 2D data sets lie on disk; a new data set is one more function here."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from scripts.data.images import IMAGE_SUFFIXES
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image as the data set describes it; paths lie under the data set's folder."""
+
+    image: Path
+    label: int  # 0 normal, 1 anomaly
+    group: str  # patient or study; the image's path where nothing is known
+    mask: Path | None = None
+    organ: str | None = None  # the datalist's "class"
+    split: str | None = None  # training, validation or test, where the data set has its own
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A way of laying out a data set; `read` gives no samples for a folder laid out otherwise."""
+
+    name: str
+    looks_for: str
+    read: Callable[[Path], list[Sample]]
+
+
+LAYOUTS: dict[str, Layout] = {}  # in the order in which they are tried
+
+
+def find_layout(root: Path, name: str = "auto") -> tuple[str, list[Sample]]:
+    """Reads the data set in a folder by the named layout, or by the first that recognises it.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+        ValueError: If it is empty or laid out in another way, or if its table is wrong.
+    """
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root}: no such folder. Give the folder into which the data set was unpacked.")
+    layouts = list(LAYOUTS.values()) if name == "auto" else [LAYOUTS[name]]
+    for layout in layouts:
+        samples = layout.read(root)
+        if samples:
+            return layout.name, samples
+    found = sorted(entry.name + "/" * entry.is_dir() for entry in root.iterdir())
+    raise ValueError(
+        f"{root}: not a known layout.\nLooked for:\n"
+        + "\n".join(f"  {layout.name:9}{layout.looks_for}" for layout in layouts)
+        + f"\nFound: {', '.join(found[:12]) or 'nothing, the folder is empty'}{', …' if len(found) > 12 else ''}\n"
+        "Give the folder that holds these, or describe the images in a CSV file and pass --csv."
+    )
+
+
+def read_table(root: Path, table: Path) -> list[Sample]:
+    """Reads a CSV of columns image, label and, if wanted, mask, group, class, split; paths relative to `root`.
+
+    Raises:
+        FileNotFoundError: If there is no such table.
+        ValueError: If a column or a value is wrong; names the line.
+    """
+    if not table.is_file():
+        raise FileNotFoundError(f"{table}: no such table. Give a CSV file with columns image and label.")
+    rows = _read_csv(table)
+    if not {"image", "label"} <= set(rows.columns):
+        raise ValueError(f"{table}: needs columns image and label, has {', '.join(rows.columns)}.")
+    names = {"": None, "train": "training", "training": "training", "test": "test"}
+    names |= dict.fromkeys(("valid", "val", "validation"), "validation")
+    samples = []
+    for line, row in enumerate(rows.to_dict("records"), start=2):
+        if row["label"] not in ("0", "1") or row.get("split", "").lower() not in names:
+            raise ValueError(
+                f"{table}: line {line} needs a label of 0 or 1 and a split of train, valid, test or none, "
+                f"has {row['label']!r} and {row.get('split', '')!r}."
+            )
+        samples.append(
+            Sample(
+                root / row["image"],
+                int(row["label"]),
+                row.get("group") or row["image"],
+                root / row["mask"] if row.get("mask") else None,
+                row.get("class") or None,
+                names[row.get("split", "").lower()],
+            )
+        )
+    if len({sample.split is None for sample in samples}) > 1:
+        raise ValueError(f"{table}: gives some images a split and others none. Give it to all or drop the column.")
+    return samples
+
+
+def _layout(looks_for: str) -> Callable[[Callable[[Path], list[Sample]]], Callable[[Path], list[Sample]]]:
+    def register(read: Callable[[Path], list[Sample]]) -> Callable[[Path], list[Sample]]:
+        LAYOUTS[read.__name__] = Layout(read.__name__, looks_for, read)
+        return read
+
+    return register
+
+
+@_layout("meta.json of ADer: {train, test}: {class: [{img_path, mask_path, anomaly}]}")
+def ader(root: Path) -> list[Sample]:
+    """Reads Uni-Medical and other data sets prepared for ADer."""
+    meta = root / "meta.json"
+    if not meta.is_file():
+        return []
+    try:
+        return [
+            Sample(
+                root / entry["img_path"],
+                int(bool(entry["anomaly"])),
+                entry["img_path"],
+                root / entry["mask_path"] if entry.get("mask_path") and entry["anomaly"] else None,
+                organ,
+                split,
+            )
+            for name, split in (("train", "training"), ("test", "test"))
+            for organ, entries in json.loads(meta.read_text(encoding="utf-8"))[name].items()
+            for entry in entries
+        ]
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"{meta}: not the meta.json of an ADer data set ({error!r}). Fetch it again.") from error
+
+
+@_layout("labels.csv with columns id, hemorrhage beside head_ct/NNN.png")
+def headct(root: Path) -> list[Sample]:
+    """Reads HeadCT: slices numbered from 0, one a patient, labelled in a table."""
+    table = root / "labels.csv"
+    if not table.is_file():
+        return []
+    rows = _read_csv(table)
+    folder = next((folder for folder in (root / "head_ct/head_ct", root / "head_ct") if folder.is_dir()), None)
+    if not {"id", "hemorrhage"} <= set(rows.columns) or folder is None:
+        return []
+    samples = []
+    for number, label in zip(rows["id"], rows["hemorrhage"], strict=True):
+        if not number.isdigit() or label not in ("0", "1"):
+            raise ValueError(
+                f"{table}: needs a number and a label of 0 or 1, has {number!r}, {label!r}. Fetch it again."
+            )
+        image = folder / f"{int(number):03}.png"
+        samples.append(Sample(image, int(label), image.name))
+    return samples
+
+
+@_layout("{train,test}/{NORMAL,PNEUMONIA}, if need be in chest_xray/")
+def zhanglab(root: Path) -> list[Sample]:
+    """Reads Kermany's chest X-rays; the file names give the patient."""
+    for base in (root, *_folders(root)):
+        folders = {
+            (split, label): base / name / finding
+            for name, split in (("train", "training"), ("val", "validation"), ("test", "test"))
+            for label, finding in enumerate(("NORMAL", "PNEUMONIA"))
+        }
+        if folders["training", 0].is_dir() and folders["test", 0].is_dir():
+            return [
+                Sample(image, label, _kermany_patient(image, root), split=split)
+                for (split, label), folder in folders.items()
+                for image in _images(folder)
+            ]
+    return []
+
+
+@_layout("yes/ and no/, as in BrainMRI")
+def yes_no(root: Path) -> list[Sample]:
+    """Reads BrainMRI and the like: a folder with and one without the finding."""
+    for base in (root, *_folders(root)):
+        if (base / "yes").is_dir() and (base / "no").is_dir():
+            return [
+                Sample(image, label, image.relative_to(base).as_posix())
+                for label, name in enumerate(("no", "yes"))
+                for image in _images(base / name)
+            ]
+    return []
+
+
+@_layout("{train,valid,test}/{good,Ungood}/{img,anomaly_mask}, for one class or in a folder a class")
+def bmad(root: Path) -> list[Sample]:
+    """Reads BMAD; images may lie in good/ and Ungood/ themselves, masks in anomaly_mask/ or label/."""
+    samples = []
+    for base in (root, *_folders(root)):
+        if not (_child(base, "test/ungood") and _child(base, "train/good")):
+            continue
+        for name, split in (("train", "training"), ("valid", "validation"), ("val", "validation"), ("test", "test")):
+            for label, kind in enumerate(("good", "ungood")):
+                folder = _child(base, f"{name}/{kind}")
+                if folder is None:
+                    continue
+                mask_folder = _child(folder, "anomaly_mask") or _child(folder, "label")
+                for image in _images(_child(folder, "img") or folder):
+                    mask = _mask_of(image, mask_folder) if label else None
+                    group = image.relative_to(root).as_posix()
+                    samples.append(Sample(image, label, group, mask, base.resolve().name, split))
+    return samples
+
+
+@_layout("train/good, test/<type>, ground_truth/<type>, as in MVTec, for one class or in a folder a class")
+def mvtec(root: Path) -> list[Sample]:
+    """Reads the layout of MVTec; masks are NAME_mask or NAME in ground_truth/<type>."""
+    samples = []
+    for base in (root, *_folders(root)):
+        if not ((base / "train/good").is_dir() and (base / "test").is_dir()):
+            continue
+        for name, split in (("train", "training"), ("test", "test")):
+            for folder in _folders(base / name):
+                label = int(folder.name != "good")
+                for image in _images(folder):
+                    mask = _mask_of(image, base / "ground_truth" / folder.name) if label else None
+                    group = image.relative_to(root).as_posix()
+                    samples.append(Sample(image, label, group, mask, base.resolve().name, split))
+    return samples
+
+
+@_layout("one CSV file with columns image, label[, mask, group, class, split]")
+def csv(root: Path) -> list[Sample]:
+    """Reads the only table in the folder that has the columns; `read_table` reads one that lies elsewhere."""
+    tables = [table for table in sorted(root.glob("*.csv")) if {"image", "label"} <= set(_read_csv(table).columns)]
+    if len(tables) > 1:
+        raise ValueError(f"{root}: has several tables: {', '.join(t.name for t in tables)}. Name one with --csv.")
+    return read_table(root, tables[0]) if tables else []
+
+
+def _read_csv(table: Path) -> pd.DataFrame:
+    """Reads a table as text, names and values stripped, as HeadCT writes 'id, hemorrhage'."""
+    try:
+        rows = pd.read_csv(table, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{table}: not a CSV table in UTF-8 ({error}). Save it again, or name another with --csv."
+        ) from error
+    rows.columns = rows.columns.str.strip().str.lower()
+    return rows.apply(lambda column: column.str.strip())
+
+
+def _images(folder: Path) -> Iterator[Path]:
+    if folder.is_dir():
+        for path in sorted(folder.iterdir()):
+            if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."):
+                yield path
+
+
+def _folders(root: Path) -> list[Path]:
+    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith((".", "__")))
+
+
+def _child(root: Path, names: str) -> Path | None:
+    """Follows lower-case names, joined by '/', from `root` down, whatever the case on disk."""
+    for name in names.split("/"):
+        match = [folder for folder in _folders(root) if folder.name.lower() == name]
+        if not match:
+            return None
+        root = match[0]
+    return root
+
+
+def _mask_of(image: Path, folder: Path | None) -> Path | None:
+    if folder is None:
+        return None
+    stems = (f"{image.stem}_mask", image.stem)
+    candidates = (folder / f"{stem}{suffix}" for stem in stems for suffix in (image.suffix, *IMAGE_SUFFIXES))
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _kermany_patient(image: Path, root: Path) -> str:
+    """Gives 'person12' of person12_virus_3, 'IM-0115' of IM-0115-0001, else the whole path."""
+    match = re.match(r"(person\d+)_|(.*?-\d+)(?:-\d+)+$", image.stem)
+    return image.relative_to(root).as_posix() if match is None else match[1] or match[2]

@@ -1,0 +1,112 @@
+"""Ignite engines for distillation, on MONAI's."""
+
+from typing import Any
+
+import torch
+from monai.engines import SupervisedEvaluator, SupervisedTrainer
+from monai.engines.utils import IterationEvents
+from monai.inferers import SimpleInferer
+from monai.utils.enums import CommonKeys as Keys
+from torch import Tensor, nn
+
+from scripts.data.feature_cache import FeatureCache
+from scripts.networks.detector import Detector, Distillation
+
+
+class MixedPrecisionInferer(SimpleInferer):
+    """Runs the network on the whole batch, in bfloat16 autocast where asked, on whatever device the images are.
+
+    MONAI's own ``amp`` knows CUDA only; bfloat16 has float32's range and so needs no gradient scaler.
+    """
+
+    def __init__(self, amp: bool = False) -> None:
+        super().__init__()
+        self.amp = amp
+
+    def __call__(self, inputs: Tensor, network: Any, *args: Any, **kwargs: Any) -> Any:
+        with torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=self.amp):
+            return super().__call__(inputs, network, *args, **kwargs)
+
+
+class DistillationTrainer(SupervisedTrainer):
+    """Trains a ``Detector`` by a loss that gives ``(total, {name: part})``.
+
+    ``engine.state.output`` holds ``loss`` (a float), ``parts`` (floats) and ``batch_size``; a loss that is not finite
+    stops the training with the batch's files named, before it can reach the weights.
+
+    Args:
+        detector: the network, without what wraps it for several processes.
+        feature_cache: keeps the teachers' features of one epoch for the next.
+        others: as of ``SupervisedTrainer``.
+
+    Raises:
+        ValueError: if there is nothing to train on.
+        FloatingPointError: at a loss that is not finite.
+    """
+
+    def __init__(self, *others: Any, detector: Detector, feature_cache: FeatureCache, **more: Any) -> None:
+        super().__init__(*others, decollate=False, **more)
+        if not self.state.epoch_length:
+            raise ValueError("There is no training image: check the datalist and --dataset_dir.")
+        self.detector, self.feature_cache = detector, feature_cache
+
+    def _iteration(self, engine: SupervisedTrainer, batchdata: dict[str, Any]) -> dict[str, Any]:
+        images, names = _images(engine, batchdata)
+        engine.network.train()
+        engine.optimizer.zero_grad(set_to_none=True)
+        distillation = engine.inferer(images, _Distil(engine.network, self.detector, self.feature_cache, names))
+        engine.fire_event(IterationEvents.FORWARD_COMPLETED)
+        loss, parts = engine.loss_function(distillation)
+        if not torch.isfinite(loss):
+            raise FloatingPointError(
+                f"The loss is {loss.item()} in epoch {engine.state.epoch}, iteration {engine.state.iteration} (parts: "
+                f"{ {name: part.item() for name, part in parts.items()} }), on the batch of {', '.join(names)}. "
+                "Look at these images, or lower the learning rate."
+            )
+        engine.fire_event(IterationEvents.LOSS_COMPLETED)
+        loss.backward()
+        engine.fire_event(IterationEvents.BACKWARD_COMPLETED)
+        engine.optimizer.step()
+        engine.fire_event(IterationEvents.MODEL_COMPLETED)
+        return _output(loss, parts, images)
+
+
+class DistillationEvaluator(SupervisedEvaluator):
+    """Computes the loss of held-out normals; the network stays in evaluation mode, so no statistics move.
+
+    ``engine.state.output`` is as of ``DistillationTrainer``.
+    """
+
+    def __init__(self, *others: Any, loss_function: nn.Module, feature_cache: FeatureCache, **more: Any) -> None:
+        super().__init__(*others, decollate=False, **more)
+        self.loss_function, self.feature_cache = loss_function, feature_cache
+
+    def _iteration(self, engine: SupervisedEvaluator, batchdata: dict[str, Any]) -> dict[str, Any]:
+        images, names = _images(engine, batchdata)
+        engine.network.eval()
+        with torch.no_grad():
+            distil = _Distil(engine.network.distill, engine.network, self.feature_cache, names)
+            loss, parts = self.loss_function(engine.inferer(images, distil))
+        return _output(loss, parts, images)
+
+
+class _Distil:
+    """What an inferer calls in place of the network: images -> distillation, by way of the cached features."""
+
+    def __init__(self, network: Any, detector: Detector, feature_cache: FeatureCache, names: list[str]) -> None:
+        self.network, self.detector, self.feature_cache, self.names = network, detector, feature_cache, names
+
+    def __call__(self, images: Tensor) -> Distillation:
+        return self.network(self.feature_cache(self.detector, images, self.names))
+
+
+def _images(engine: Any, batchdata: dict[str, Any]) -> tuple[Tensor, list[str]]:
+    """The batch on its device, without MONAI's metadata, which every operation would carry along; and its file names."""
+    images = batchdata[Keys.IMAGE]
+    names = images.meta["filename_or_obj"]
+    return images.as_tensor().to(engine.state.device, non_blocking=engine.non_blocking), list(names)
+
+
+def _output(loss: Tensor, parts: dict[str, Tensor], images: Tensor) -> dict[str, Any]:
+    floats = {name: part.item() for name, part in parts.items()}
+    return {Keys.LOSS: loss.item(), "parts": floats, "batch_size": len(images)}

@@ -1,0 +1,200 @@
+"""Figures of results for reports and MLflow, 1000 pixels wide: colour-blind safe and without pyplot's global state."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+
+from .metrics.curves import checked, detection_curve
+
+WIDTH = 10  # inches; at DPI it makes 1000 pixels
+DPI = 100
+COLOUR_MAP = colormaps["inferno"]
+OPACITY = 0.75  # at most, in an overlay
+BLUE, ORANGE, SKY = "#0072b2", "#d55e00", "#56d4ff"
+CHANCE = {"color": "0.45", "linestyle": "--", "linewidth": 1.5}
+
+
+class Case(NamedTuple):
+    """One image and what the detector made of it.
+
+    Attributes:
+        image: (H,W) or (H,W,3), in [0, 1].
+        mask: (H,W), 0 or 1, or None where there is none.
+        anomaly_map: (H,W), unbounded and finite.
+        score: anomaly score of the image.
+        label: 0 (normal) or 1 (anomalous).
+        name: what to call it.
+    """
+
+    image: np.ndarray
+    mask: np.ndarray | None
+    anomaly_map: np.ndarray
+    score: float
+    label: int
+    name: str
+
+
+def roc_and_pr(scores: np.ndarray, labels: np.ndarray) -> Figure:
+    """ROC curve with AUROC and precision-recall curve with AP, each beside chance.
+
+    Args:
+        scores: (N,), unbounded, higher is more anomalous.
+        labels: (N,), 0 or 1.
+
+    Raises:
+        ValueError: when a score is not finite, a label neither 0 nor 1, or one class is missing.
+    """
+    curve = detection_curve(scores, labels)
+    figure = Figure(figsize=(WIDTH, 5.5), dpi=DPI, layout="constrained")
+    roc, pr = figure.subplots(1, 2)
+
+    roc.plot(curve.fpr, curve.tpr, color=BLUE, linewidth=2.5, label=f"AUROC {curve.auroc():.3f}")
+    roc.plot([0, 1], [0, 1], label="chance 0.500", **CHANCE)
+    roc.set(title="ROC", xlabel="False-positive rate (1 − specificity)", ylabel="True-positive rate (sensitivity)")
+
+    # Starts at recall 0, precision 1, as scikit-learn's curve does.
+    precision = np.append(1.0, curve.precision)
+    ap = curve.average_precision()
+    pr.plot(curve.tpr, precision, color=BLUE, linewidth=2.5, drawstyle="steps-pre", label=f"AP {ap:.3f}")
+    pr.plot([0, 1], [curve.prevalence] * 2, label=f"chance {curve.prevalence:.3f}", **CHANCE)
+    pr.set(title="Precision and recall", xlabel="Recall (sensitivity)", ylabel="Precision (PPV)")
+
+    for axes in (roc, pr):
+        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+        axes.grid(color="0.9")
+        _finish(axes)
+    return figure
+
+
+def score_histogram(scores: np.ndarray, labels: np.ndarray) -> Figure:
+    """Anomaly scores of normal and of anomalous images on common bins, with their numbers.
+
+    Args:
+        scores: (N,), unbounded.
+        labels: (N,), 0 or 1; one class may be missing.
+
+    Raises:
+        ValueError: when there is no score, one is not finite, or a label is neither 0 nor 1.
+    """
+    scores, labels = checked(scores, labels)
+    figure = Figure(figsize=(WIDTH, 5), dpi=DPI, layout="constrained")
+    axes = figure.subplots()
+    bins = np.histogram_bin_edges(scores, bins=30)
+    for label, name, colour, hatch in ((0, "normal", BLUE, ""), (1, "anomalous", ORANGE, "//")):
+        of_class = scores[labels == label]
+        axes.hist(
+            of_class,
+            bins=bins.tolist(),
+            histtype="stepfilled",
+            color=(colour, 0.4),
+            edgecolor=colour,
+            linewidth=1.8,
+            hatch=hatch,
+            label=f"{name} (n = {of_class.size})",
+        )
+    axes.set(title="Anomaly scores", xlabel="Anomaly score", ylabel="Number of images")
+    axes.locator_params(axis="y", integer=True)
+    axes.grid(axis="y", color="0.9")
+    axes.set_axisbelow(True)
+    _finish(axes)
+    return figure
+
+
+def heat_map_grid(cases: Sequence[Case], title: str) -> Figure:
+    """One row a case: input, mask, anomaly map and overlay with the mask's outline.
+
+    The colours mean the same in all rows: from the median of all maps, below which nothing is laid over the image, to
+    their 99.9th percentile.
+
+    Raises:
+        ValueError: when there is no case, or an image, mask and map differ in size.
+    """
+    if not cases:
+        raise ValueError("heat_map_grid needs at least one case")
+    pixels = np.concatenate([np.ravel(case.anomaly_map) for case in cases])
+    low, high = (float(limit) for limit in np.percentile(pixels, (50, 99.9)))
+    if high <= low:  # flat maps, or anomalies on less than 0.1 % of the pixels
+        high = max(float(pixels.max()), low + 1e-6 * max(1.0, abs(low)))
+
+    rows = len(cases)
+    figure = Figure(figsize=(WIDTH, 1.95 * rows + 0.85), dpi=DPI, layout="constrained")
+    grid = figure.subplots(rows, 5, squeeze=False, width_ratios=(0.85, 1, 1, 1, 1))
+    figure.suptitle(title, fontsize=16)
+    for column, name in enumerate(("Input", "Mask", "Anomaly map", "Overlay"), start=1):
+        grid[0, column].set_title(name, fontsize=13)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for (text, image, mask, heat, both), case in zip(grid, cases):
+        _describe(text, case)
+        grey = {"cmap": "gray", "vmin": 0, "vmax": 1}
+        image.imshow(np.clip(case.image, 0, 1), **grey)
+        both.imshow(overlay(case.image, case.anomaly_map, low, high))
+        heat.imshow(case.anomaly_map, cmap=COLOUR_MAP, vmin=low, vmax=high)
+        if case.mask is None:
+            mask.text(0.5, 0.5, "no mask", ha="center", va="center", fontsize=12, transform=mask.transAxes)
+            continue
+        if np.shape(case.mask) != np.shape(case.anomaly_map):
+            raise ValueError(f"{case.name}: mask {np.shape(case.mask)} and map {np.shape(case.anomaly_map)} differ")
+        mask.imshow(case.mask, **grey)
+        if np.any(case.mask):
+            both.contour(case.mask, levels=[0.5], colors=SKY, linewidths=1.2)
+    colours = ScalarMappable(Normalize(low, high), COLOUR_MAP)
+    bar = figure.colorbar(colours, ax=grid, extend="both", extendfrac=0.04 / rows, aspect=15 * rows, pad=0.01)
+    bar.set_label("Anomaly map", fontsize=12)
+    bar.ax.tick_params(labelsize=11)
+    return figure
+
+
+def overlay(image: np.ndarray, anomaly_map: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Anomaly map over the image in grey: transparent up to `low`, most opaque from halfway to `high` on.
+
+    Args:
+        image: (H,W) or (H,W,3), in [0, 1].
+        anomaly_map: (H,W), finite.
+        low: value of the map at and below which the image stays as it is.
+        high: value from which the colour stays the same.
+
+    Returns:
+        RGB, uint8 (H,W,3).
+
+    Raises:
+        ValueError: when sizes differ, the map is not finite, or `low` is not below `high`.
+    """
+    image, anomaly_map = np.asarray(image, dtype=np.float64), np.asarray(anomaly_map, dtype=np.float64)
+    if anomaly_map.ndim != 2 or image.shape not in (anomaly_map.shape, (*anomaly_map.shape, 3)):
+        raise ValueError(f"image {image.shape} must be (H,W) or (H,W,3) and anomaly map {anomaly_map.shape} (H,W)")
+    if wrong := np.count_nonzero(~np.isfinite(anomaly_map)):
+        raise ValueError(f"the anomaly map holds {wrong} NaN or infinite values of {anomaly_map.size}")
+    if not low < high:
+        raise ValueError(f"low ({low}) must be less than high ({high})")
+    grey = np.clip(image if image.ndim == 2 else image @ (0.299, 0.587, 0.114), 0, 1)[..., None]
+    heat = np.clip((anomaly_map - low) / (high - low), 0, 1)
+    alpha = OPACITY * np.minimum(1, 2 * heat)[..., None]
+    return np.rint(255 * ((1 - alpha) * grey + alpha * COLOUR_MAP(heat)[..., :3])).astype(np.uint8)
+
+
+def _finish(axes: Axes) -> None:
+    """Larger print, and the legend where it covers no curve."""
+    axes.title.set_fontsize(15)
+    axes.xaxis.label.set_fontsize(13)
+    axes.yaxis.label.set_fontsize(13)
+    axes.tick_params(labelsize=12)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2, frameon=False, fontsize=13)
+
+
+def _describe(axes: Axes, case: Case) -> None:
+    """Name, label and score beside a row."""
+    name = textwrap.fill(case.name, 15, max_lines=4, placeholder="…")
+    axes.text(0, 0.62, name, fontsize=11, va="bottom", transform=axes.transAxes)
+    label, colour = ("anomalous", ORANGE) if case.label else ("normal", BLUE)
+    axes.text(0, 0.5, label, fontsize=12, fontweight="bold", color=colour, va="center", transform=axes.transAxes)
+    axes.text(0, 0.38, f"score {case.score:.4g}", fontsize=11, va="top", transform=axes.transAxes)

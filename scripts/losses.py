@@ -1,0 +1,65 @@
+"""Losses: ``loss(distillation) -> (total, {name: part})``."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from scripts.networks.detector import Distillation
+
+
+def flat_cosine(a: Tensor, b: Tensor) -> Tensor:
+    """Cosine similarity of the flattened features of each image: (B, C, H, W) twice -> (B,)."""
+    return F.cosine_similarity(a.flatten(1), b.flatten(1), dim=1)
+
+
+class PDDLoss(nn.Module):
+    """``L = kr L_kr + prp L_prp + div L_div`` (PDD section 3.4); the defaults are the released code's weights.
+
+    L_kr = sum_i MSE(f_b^i, s1^i); L_prp = sum_i [a MSE(f_b^i, s2^i) + b (1 - cos(f_b^i, s2^i))];
+    L_div = sum_{i low} mean max(0, cos(s1^i, s2^i) - tau_low) - sum_{i high} mean min(0, cos(s1^i, s2^i) - tau_high),
+    where "low" is the shallowest level and "high" the others.
+
+    Args:
+        kr, prp, div: weights of the three parts.
+        prp_mse, prp_cosine: a and b. The released code pushes student 2 away from its target: ``prp_cosine`` -0.05.
+        tau_low: similarity of the students above which the shallowest level is penalised.
+        tau_high: similarity below which the deeper levels are penalised.
+    """
+
+    def __init__(
+        self,
+        kr: float = 0.02,
+        prp: float = 1.0,
+        div: float = 0.5,
+        prp_mse: float = 0.02,
+        prp_cosine: float = 0.05,
+        tau_low: float = 0.75,
+        tau_high: float = 0.30,
+    ) -> None:
+        super().__init__()
+        self.kr, self.prp, self.div = kr, prp, div
+        self.prp_mse, self.prp_cosine = prp_mse, prp_cosine
+        self.tau_low, self.tau_high = tau_low, tau_high
+
+    def forward(self, distillation: Distillation) -> tuple[Tensor, dict[str, Tensor]]:
+        """The total, with gradient, and its unweighted parts ``kr``, ``prp`` and ``div``, without."""
+        targets = [target.float() for target in distillation.targets]
+        student1, student2 = ([feature.float() for feature in student] for student in distillation.students)
+        kr = torch.stack([F.mse_loss(s, t) for s, t in zip(student1, targets, strict=True)]).sum()
+        prp = torch.stack(
+            [
+                self.prp_mse * F.mse_loss(s, t) + self.prp_cosine * (1 - flat_cosine(s, t)).mean()
+                for s, t in zip(student2, targets, strict=True)
+            ]
+        ).sum()
+        div = diversity_loss(student1, student2, self.tau_low, self.tau_high)
+        total = self.kr * kr + self.prp * prp + self.div * div
+        return total, {"kr": kr.detach(), "prp": prp.detach(), "div": div.detach()}
+
+
+def diversity_loss(student1: list[Tensor], student2: list[Tensor], tau_low: float, tau_high: float) -> Tensor:
+    """L_div of PDD for features shallow to deep: students may differ in detail but must agree in meaning."""
+    similarity = [flat_cosine(a, b) for a, b in zip(student1, student2, strict=True)]
+    low = F.relu(similarity[0] - tau_low).mean()
+    high = [F.relu(tau_high - level).mean() for level in similarity[1:]]
+    return torch.stack([low, *high]).sum()

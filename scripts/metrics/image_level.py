@@ -1,0 +1,71 @@
+"""Metrics of whole images: is an anomaly in it or not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import ignite.distributed as idist
+import numpy as np
+import torch
+from ignite.engine import Engine
+from ignite.metrics import Metric
+
+from .curves import detection_metrics
+
+NAMES = ("auroc", "ap", "f1max", "f1max_floor")
+
+
+class ImageMetrics(Metric):
+    """`image_auroc`, `image_ap`, `image_f1max` (an oracle) and `image_f1max_floor`, exact, over all ranks.
+
+    Each is a scalar of its own in `engine.state.metrics`, so any of them can be the evaluator's key metric:
+    `key_val_metric={"image_auroc": ImageMetrics(from_engine(["score", "label"]))}`. An item that a distributed sampler
+    repeats to fill its last batch counts twice: use a sampler that does not pad.
+
+    Args:
+        output_transform: gives (scores, labels) from the engine's output: tensors (B,), or lists of B numbers or
+            one-element tensors. Scores are unbounded, labels 0 or 1.
+    """
+
+    def __init__(self, output_transform: Callable = lambda x: x) -> None:
+        # Unrolled by ignite, Python floats would be rounded to float32.
+        super().__init__(output_transform, skip_unrolling=True)
+
+    def reset(self) -> None:
+        """Forgets all items."""
+        self._items = np.empty((2, 0))  # scores, labels
+
+    def update(self, output: Sequence) -> None:
+        """Adds a batch (scores, labels).
+
+        Raises:
+            ValueError: when there are not as many labels as scores.
+        """
+        scores, labels = (_vector(values) for values in output)
+        if len(scores) != len(labels):
+            raise ValueError(f"{len(scores)} image scores but {len(labels)} labels: there must be one of each an image")
+        self._items = np.concatenate((self._items, (scores, labels)), axis=1)
+
+    def compute(self) -> dict[str, float]:
+        """Metrics over the items of all ranks.
+
+        Raises:
+            ValueError: when they are not defined: no item, one class only, scores not finite, labels not 0 or 1.
+        """
+        scores, labels = np.concatenate(cast(list, idist.all_gather(self._items)), axis=1)
+        try:
+            metrics = detection_metrics(scores, labels)
+        except ValueError as error:
+            raise ValueError(f"image {error}") from None
+        return {f"image_{name}": metrics[name] for name in NAMES}
+
+    def completed(self, engine: Engine, name: str) -> None:
+        """Writes the scalars, and no nested dict, to `engine.state.metrics`; `name` is not used."""
+        engine.state.metrics.update(self.compute())
+
+
+def _vector(values: Any) -> np.ndarray:
+    if isinstance(values, torch.Tensor):
+        return values.detach().double().cpu().numpy().reshape(-1)
+    return np.array([float(value) for value in values])

@@ -1,0 +1,83 @@
+"""What every method of this bundle is: frozen teachers, a trainable distiller, and an anomaly map."""
+
+import json
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from scripts.anomaly_map import AnomalyMap
+from scripts.networks.teachers import Teacher
+
+
+class Distillation(NamedTuple):
+    """Features that a loss compares; all lists run from shallow to deep, each tensor is (B, C_i, H_i, W_i)."""
+
+    targets: list[Tensor]
+    students: list[list[Tensor]]
+
+
+class Detector(nn.Module):
+    """An anomaly detector. Images are (B, 3, H, W) in [0, 1]; H and W divisible by the deepest stride.
+
+    ``forward`` gives the ``Distillation`` in training mode and the anomaly map in evaluation mode. The state dict holds
+    the distiller alone, and the identity of the teachers it was trained with: loading it next to others is an error.
+
+    Args:
+        teachers: frozen; their order is the distiller's business.
+        distiller: takes the teachers' features, one list a teacher, and gives a ``Distillation``.
+        sigma: of the anomaly map's Gaussian, in pixels.
+    """
+
+    def __init__(self, teachers: list[Teacher], distiller: nn.Module, sigma: float = 4.0) -> None:
+        super().__init__()
+        self.teachers = nn.ModuleList(teachers)
+        self.distiller = distiller
+        self.anomaly_map = AnomalyMap(sigma)
+        self.stride = max(stride for teacher in teachers for stride in teacher.strides)
+        self.register_state_dict_post_hook(_drop_teachers)
+        self.register_load_state_dict_post_hook(_allow_missing_teachers)
+
+    def features(self, image: Tensor) -> list[list[Tensor]]:
+        """The teachers' features, without gradient; always the same for the same image, so they may be cached."""
+        if any(side % self.stride for side in image.shape[-2:]):
+            raise ValueError(f"The image is {tuple(image.shape[-2:])}; both sides must be divisible by {self.stride}.")
+        return [teacher(image) for teacher in self.teachers]
+
+    def distill(self, features: list[list[Tensor]]) -> Distillation:
+        """The distiller's targets and students for the teachers' ``features``."""
+        return self.distiller(features)
+
+    def forward(self, image: Tensor | list[list[Tensor]]) -> Distillation | Tensor:
+        """(B, 3, H, W) -> (B, 1, H, W) float32 anomaly map in evaluation mode, ``Distillation`` in training mode.
+
+        Training may give the teachers' features of an image in its place.
+        """
+        if self.training:
+            return self.distill(self.features(image) if isinstance(image, Tensor) else image)
+        return self.anomaly_map(*self.distill(self.features(image)), size=image.shape[-2:])
+
+    def get_extra_state(self) -> Tensor:
+        """Names and weight hashes of the teachers as JSON bytes: a tensor, as checkpoint tools expect of every entry."""
+        identity = json.dumps([teacher.identity() for teacher in self.teachers]).encode()
+        return torch.frombuffer(bytearray(identity), dtype=torch.uint8)
+
+    def set_extra_state(self, state: Any) -> None:
+        trained = json.loads(bytes(state.cpu().tolist()))
+        for ours, theirs in zip([teacher.identity() for teacher in self.teachers], trained, strict=True):
+            if (ours["name"], ours["sha256"]) != (theirs["name"], theirs["sha256"]):
+                raise RuntimeError(
+                    f"The checkpoint was trained with teacher {theirs['name']} ({theirs['weights']}, "
+                    f"sha256 {theirs['sha256'][:12]}), but {ours['name']} ({ours['weights']}, "
+                    f"sha256 {ours['sha256'][:12]}) is configured. Give the same teachers as in training: the same "
+                    "overlays in --config_file and the same network_def#...#weights."
+                )
+
+
+def _drop_teachers(module: nn.Module, state_dict: dict[str, Any], prefix: str, _: Any) -> None:
+    for key in [key for key in state_dict if key.startswith(f"{prefix}teachers.")]:
+        del state_dict[key]
+
+
+def _allow_missing_teachers(module: nn.Module, incompatible: Any) -> None:
+    incompatible.missing_keys[:] = [key for key in incompatible.missing_keys if "teachers." not in key]

@@ -1,0 +1,118 @@
+"""Frozen feature extractors from timm's registry."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.layers import Format
+from torch import Tensor, nn
+
+import scripts.networks.vmamba  # noqa: F401  registers VMamba with timm
+from scripts.networks.weights import WeightsError, load_state_dict, teacher_weights, weights_hash
+
+logger = logging.getLogger(__name__)
+
+FINEST_STRIDE = 4  # stems at stride 2 are no level of any method here
+
+
+class Teacher(nn.Module):
+    """A frozen timm backbone: no gradient, and evaluation mode whatever ``train`` is called with.
+
+    Args:
+        name: of a timm model that offers ``features_only``, ``vmamba_*`` included; a tag may follow a dot.
+        weights: ``"pretrained"`` fetches the published weights into ``models_dir`` once, ``"untrained"`` takes random
+            ones drawn from ``seed``, anything else is the path of a ``.safetensors`` or ``.pth`` file.
+        levels: indices of timm's features to use (``out_indices``); by default all at stride 4 and coarser.
+        options: further arguments of ``timm.create_model``.
+        seed: of untrained weights.
+        models_dir: where fetched weights are kept.
+
+    Attributes:
+        channels: of every level, shallow to deep.
+        strides: of every level, in input pixels.
+
+    Raises:
+        WeightsError: if the weights cannot be had or do not fit; the text names file and remedy.
+        ValueError: if timm has no such model.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        name: str,
+        weights: str = "pretrained",
+        levels: Sequence[int] | None = None,
+        options: dict[str, Any] | None = None,
+        seed: int = 0,
+        models_dir: str = "models",
+    ) -> None:
+        super().__init__()
+        if not timm.is_model(name):
+            similar = ", ".join(timm.list_models(f"*{name.split('_')[0]}*")[:8])
+            raise ValueError(f"timm has no model '{name}'. Similar: {similar or 'none'}; timm.list_models() lists all.")
+        arguments: dict[str, Any] = {"features_only": True, **(options or {})}
+        if timm.models.model_entrypoint(name).__module__.endswith(".vision_transformer"):
+            arguments.setdefault("dynamic_img_size", True)
+        if levels is not None:
+            arguments["out_indices"] = tuple(levels)
+        self.name, self.weights, self.untrained = name, weights, weights == "untrained"
+        if self.untrained:
+            logger.warning("Teacher %s is UNTRAINED (random weights, seed %d), as configured.", name, seed)
+            self.backbone = _create_untrained(name, seed, arguments)
+            self.weights = f"untrained, seed {seed}"
+        else:
+            path = teacher_weights(name, models_dir) if weights == "pretrained" else Path(weights)
+            self.backbone = _create_trained(name, path, arguments)
+        info = self.backbone.feature_info
+        self.take = [i for i, stride in enumerate(info.reduction()) if stride >= FINEST_STRIDE]
+        self.channels = [info.channels()[i] for i in self.take]
+        self.strides = [info.reduction()[i] for i in self.take]
+        self.channels_last = getattr(self.backbone, "output_fmt", Format.NCHW) == Format.NHWC
+        for statistic in ("mean", "std"):
+            values = torch.tensor(self.backbone.pretrained_cfg[statistic]).view(1, 3, 1, 1)
+            self.register_buffer(statistic, values, persistent=False)
+        self.sha256 = weights_hash(self.backbone.state_dict())
+        self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> "Teacher":
+        """Stays in evaluation mode: a teacher's batch statistics are part of its weights."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) in [0, 1] -> (B, channels[i], H / strides[i], W / strides[i]), shallow to deep."""
+        features = self.backbone((image - self.mean) / self.std)
+        features = [features[i] for i in self.take]
+        return [feature.permute(0, 3, 1, 2) for feature in features] if self.channels_last else features
+
+    def identity(self) -> dict[str, str]:
+        """What the weights are: name, origin and hash, for checkpoints, logs and reports."""
+        return {"name": self.name, "weights": self.weights, "sha256": self.sha256}
+
+
+def _create_untrained(name: str, seed: int, arguments: dict[str, Any]) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return timm.create_model(name, **arguments)
+
+
+def _create_trained(name: str, path: Path, arguments: dict[str, Any]) -> nn.Module:
+    state_dict = load_state_dict(path)
+    backbone = timm.create_model(name, **arguments)
+    try:
+        if state_dict.keys() == backbone.state_dict().keys():  # a file made for just these levels
+            backbone.load_state_dict(state_dict)
+            return backbone
+        # A whole classifier: timm drops its head and converts old names, then loads strictly.
+        return timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": str(path)}, **arguments)
+    except (RuntimeError, KeyError) as error:
+        raise WeightsError(
+            f"{path} does not hold weights of {name}: {error}. Give the file that belongs to this model in "
+            "network_def#..._teacher#weights, or another teacher's name."
+        ) from error

@@ -1,0 +1,33 @@
+"""The MLflow run of an evaluation."""
+
+from pathlib import Path
+from typing import Any
+
+from ignite.engine import Engine
+
+from scripts.tracking.run import Run
+
+
+class EvaluationRun(Run):
+    """Logs the metrics, also at the training run as ``test_...``, and the files of ``EvaluationResults``.
+
+    Args:
+        results_dir: where those files are, written before this handler's turn.
+        others: as of ``Run``.
+    """
+
+    kind = "evaluation"
+
+    def __init__(self, *others: Any, results_dir: str | Path, **more: Any) -> None:
+        super().__init__(*others, **more)
+        self.results_dir = Path(results_dir)
+
+    def finish(self, engine: Engine) -> None:
+        self.log_metrics(engine.state.metrics)
+        trained_by = self.provenance.facts.get("mlflow_run_id")
+        if trained_by is not None and self.exists(trained_by):  # where people compare models
+            self.log_metrics({f"test_{name}": value for name, value in engine.state.metrics.items()}, run_id=trained_by)
+            for picture in self.results_dir.glob("*.png"):
+                self.client.log_artifact(trained_by, str(picture), "test")
+        self.client.log_artifacts(self.run_id, str(self.results_dir))
+        super().finish(engine)

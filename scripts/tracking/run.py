@@ -1,0 +1,125 @@
+"""What every MLflow run of this bundle has in common."""
+
+import getpass
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from ignite.engine import Engine, Events
+from mlflow.entities import Metric, Param, RunStatus, RunTag
+from mlflow.tracking import MlflowClient
+
+from scripts.networks.detector import Detector
+from scripts.provenance import Provenance, current_config, device_name, flattened, git_commit, versions
+
+logger = logging.getLogger(__name__)
+
+_MAX_VALUE = 5000  # characters of a parameter or tag; MLflow takes 6000 or more
+_PARAMS_A_CALL = 100
+_SQLITE = "sqlite:///"
+
+
+class Run:
+    """One MLflow run, from the start of an engine to its end: FINISHED, FAILED with the error, or KILLED by the user.
+
+    Attach it after the handlers whose results it logs, and before MONAI's ``StatsHandler``, which ends the handling of
+    an exception.
+
+    Args:
+        tracking_uri: of the store; the folder of a SQLite file is made.
+        experiment_name: made if it does not exist.
+        provenance: of the model; a training fills in its run, the others refer to it.
+        network: whose teachers are described in the parameters.
+        run_name: None takes the kind of run and the time.
+        params: further parameters.
+    """
+
+    kind: str
+
+    def __init__(
+        self,
+        tracking_uri: str,
+        experiment_name: str,
+        provenance: Provenance,
+        network: Detector,
+        run_name: str | None = None,
+        params: dict[str, Any] | None = None,
+    ) -> None:
+        self.tracking_uri, self.experiment_name = tracking_uri, experiment_name
+        self.provenance, self.network = provenance, network
+        self.run_name = run_name or f"{self.kind} {time.strftime('%Y-%m-%d %H:%M:%S')}"
+        self.params = params or {}
+        self.config = current_config()
+        self.run_id = ""
+
+    @property
+    def client(self) -> MlflowClient:
+        return MlflowClient(self.tracking_uri)
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self.start)
+        engine.add_event_handler(Events.COMPLETED, self.finish)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self.fail)
+
+    def start(self, engine: Engine) -> None:
+        if self.tracking_uri.startswith(_SQLITE):
+            Path(self.tracking_uri.removeprefix(_SQLITE)).parent.mkdir(parents=True, exist_ok=True)
+        mlflow.set_tracking_uri(self.tracking_uri)
+        tags = {"kind": self.kind, "mlflow.user": getpass.getuser(), **self.tags()}
+        experiment = self.client.get_experiment_by_name(self.experiment_name)
+        experiment_id = experiment.experiment_id if experiment else self._create_experiment()
+        self.run_id = self.client.create_run(experiment_id, run_name=self.run_name, tags=tags).info.run_id
+        self._log_params()
+        self.client.log_dict(self.run_id, self.config, "config.json")
+        logger.info("MLflow run '%s', id %s, in %s", self.run_name, self.run_id, self.tracking_uri)
+
+    def tags(self) -> dict[str, str]:
+        """By default those that lead to the training run of the model."""
+        trained_by = self.provenance.facts.get("mlflow_run_id")
+        if trained_by is None:
+            return {}
+        tags = {"training_run_id": trained_by, "training_run": str(self.provenance.facts.get("mlflow_run_name"))}
+        return tags | {"mlflow.parentRunId": trained_by} if self.exists(trained_by) else tags
+
+    def finish(self, engine: Engine) -> None:
+        self.client.set_terminated(self.run_id, RunStatus.to_string(RunStatus.FINISHED))
+
+    def fail(self, engine: Engine, error: BaseException) -> None:
+        if self.run_id:
+            status = RunStatus.KILLED if isinstance(error, KeyboardInterrupt) else RunStatus.FAILED
+            self.client.set_tag(self.run_id, "error", f"{type(error).__name__}: {error}"[:_MAX_VALUE])
+            self.client.set_terminated(self.run_id, RunStatus.to_string(status))
+        raise error
+
+    def exists(self, run_id: str) -> bool:
+        """Whether the store has this run, which a checkpoint from elsewhere may name in vain."""
+        try:
+            self.client.get_run(run_id)
+        except mlflow.MlflowException:
+            return False
+        return True
+
+    def log_metrics(self, values: dict[str, float], step: int = 0, run_id: str | None = None) -> None:
+        now = int(time.time() * 1000)
+        metrics = [Metric(name, float(value), now, step) for name, value in values.items()]
+        self.client.log_batch(run_id or self.run_id, metrics)
+
+    def _create_experiment(self) -> str:
+        location = None
+        if self.tracking_uri.startswith(_SQLITE):  # artifacts beside the database, not in the working directory
+            location = (Path(self.tracking_uri.removeprefix(_SQLITE)).parent / "mlruns").resolve().as_uri()
+        return self.client.create_experiment(self.experiment_name, artifact_location=location)
+
+    def _log_params(self) -> None:
+        facts = {**self.params, **versions(), "git_commit": git_commit(), "device": device_name()}
+        for index, teacher in enumerate(self.network.teachers, start=1):
+            facts |= {f"teacher{index}_{name}": value for name, value in teacher.identity().items()}
+        facts |= flattened(self.config)
+        params = [Param(name.replace("#", "/"), str(value)[:_MAX_VALUE]) for name, value in facts.items()]
+        for start in range(0, len(params), _PARAMS_A_CALL):
+            self.client.log_batch(self.run_id, params=params[start : start + _PARAMS_A_CALL])
+        untrained = [teacher.name for teacher in self.network.teachers if teacher.untrained]
+        if untrained:
+            self.client.log_batch(self.run_id, tags=[RunTag("untrained_teachers", ", ".join(untrained))])

@@ -1,0 +1,77 @@
+"""The MLflow run of a training."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from mlflow.entities import RunStatus
+
+from scripts.serving import register_model
+from scripts.tracking.run import Run
+
+
+class TrainingRun(Run):
+    """Logs every epoch the loss, its parts, the learning rate, the validation loss and the images a second; at the end
+    the checkpoint, and the model for MLflow's registry. A resumed training goes on in its run.
+
+    Args:
+        optimizer: whose learning rate is logged.
+        checkpoint: written before this handler's turn at the end of the training.
+        validator: whose metrics are logged, if it ran.
+        registered_model_name: name in MLflow's registry; None registers nothing.
+        others: as of ``Run``.
+    """
+
+    kind = "training"
+
+    def __init__(
+        self,
+        *others: Any,
+        optimizer: torch.optim.Optimizer,
+        checkpoint: str | Path,
+        validator: Engine | None = None,
+        registered_model_name: str | None = None,
+        **more: Any,
+    ) -> None:
+        super().__init__(*others, **more)
+        self.optimizer, self.checkpoint, self.validator = optimizer, Path(checkpoint), validator
+        self.registered_model_name = registered_model_name
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._count)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._log_epoch)
+        super().attach(engine)
+
+    def start(self, engine: Engine) -> None:
+        resumed = self.provenance.facts.get("mlflow_run_id")
+        if resumed is not None and engine.state.epoch > 0 and self.exists(resumed):
+            self.run_id = resumed
+            self.client.update_run(resumed, status=RunStatus.to_string(RunStatus.RUNNING))
+            return
+        super().start(engine)
+        self.provenance.facts |= {"mlflow_run_id": self.run_id, "mlflow_run_name": self.run_name}
+
+    def tags(self) -> dict[str, str]:
+        return {}
+
+    def finish(self, engine: Engine) -> None:
+        self.client.log_artifact(self.run_id, str(self.checkpoint), "checkpoint")
+        if self.registered_model_name is not None:
+            register_model(self.network, self.config, self.run_id, self.registered_model_name)
+        super().finish(engine)
+
+    def _count(self, engine: Engine) -> None:
+        self._images += engine.state.output["batch_size"]
+        self._seconds = time.perf_counter() - self._epoch_started
+
+    def _start_epoch(self) -> None:
+        self._images, self._seconds, self._epoch_started = 0, 0.0, time.perf_counter()
+
+    def _log_epoch(self, engine: Engine) -> None:
+        values = {**engine.state.metrics, **(self.validator.state.metrics if self.validator is not None else {})}
+        values["images_per_second"] = self._images / self._seconds
+        values["learning_rate"] = self.optimizer.param_groups[0]["lr"]
+        self.log_metrics(values, step=engine.state.epoch)
