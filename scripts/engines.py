@@ -6,6 +6,7 @@ import torch
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.engines.utils import IterationEvents
 from monai.inferers import SimpleInferer
+from monai.utils import convert_to_tensor
 from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor, nn
 
@@ -16,7 +17,8 @@ from scripts.networks.detector import Detector, Distillation
 class MixedPrecisionInferer(SimpleInferer):
     """Runs the network on the whole batch, in bfloat16 autocast where asked, on whatever device the images are.
 
-    MONAI's own ``amp`` knows CUDA only; bfloat16 has float32's range and so needs no gradient scaler.
+    MONAI's own ``amp`` knows CUDA only; bfloat16 has float32's range and so needs no gradient scaler. MONAI's metadata
+    stays outside: every operation of the network would carry it along.
     """
 
     def __init__(self, amp: bool = False) -> None:
@@ -25,7 +27,7 @@ class MixedPrecisionInferer(SimpleInferer):
 
     def __call__(self, inputs: Tensor, network: Any, *args: Any, **kwargs: Any) -> Any:
         with torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=self.amp):
-            return super().__call__(inputs, network, *args, **kwargs)
+            return super().__call__(convert_to_tensor(inputs, track_meta=False), network, *args, **kwargs)
 
 
 class DistillationTrainer(SupervisedTrainer):
@@ -101,10 +103,9 @@ class _Distil:
 
 
 def _images(engine: Any, batchdata: dict[str, Any]) -> tuple[Tensor, list[str]]:
-    """The batch on its device, without MONAI's metadata, which every operation would carry along; and its file names."""
+    """The batch on its device, and its file names."""
     images = batchdata[Keys.IMAGE]
-    names = images.meta["filename_or_obj"]
-    return images.as_tensor().to(engine.state.device, non_blocking=engine.non_blocking), list(names)
+    return images.to(engine.state.device, non_blocking=engine.non_blocking), list(images.meta["filename_or_obj"])
 
 
 def _output(loss: Tensor, parts: dict[str, Tensor], images: Tensor) -> dict[str, Any]:

@@ -21,7 +21,7 @@ class EvaluationResults:
     """Writes into ``output_dir``: ``metrics.json`` (with what was evaluated), ``scores.csv`` (a line an image),
     ``roc_pr.png``, ``scores.png`` and ``heat_maps.png`` (the most and the least anomalous images).
 
-    Takes decollated outputs with ``image``, ``pred``, ``score``, ``label`` and maybe ``mask``.
+    Takes decollated outputs with ``image``, ``pred``, ``score``, ``label`` and maybe ``ground_truth``.
 
     Args:
         output_dir: made if missing.
@@ -78,7 +78,7 @@ def _case(item: dict[str, Any]) -> Case:
     file = item["image"].meta["filename_or_obj"]
     return Case(
         image=np.moveaxis(_array(item["image"]), 0, -1).clip(0, 1),
-        mask=_array(item["mask"])[0] if "mask" in item else None,
+        mask=_array(item["ground_truth"])[0] if "ground_truth" in item else None,
         anomaly_map=_array(item["pred"])[0],
         score=float(item["score"]),
         label=int(item["label"]),
