@@ -12,7 +12,7 @@ from torch import Tensor
 
 DIRECTIONS = 4
 # Elements of the state history that are held at once: few enough to stay in a core's cache, enough to amortise a call.
-_CHUNK_ELEMENTS = 2**20
+_CHUNK_ELEMENTS = 2**18
 
 
 def selective_scan_2d(x: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
