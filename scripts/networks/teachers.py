@@ -15,7 +15,7 @@ from scripts.networks.weights import WeightsError, load_state_dict, teacher_weig
 
 logger = logging.getLogger(__name__)
 
-FINEST_STRIDE = 4  # stems at stride 2 are no level of any method here
+FINEST_STRIDE = 4  # a stem at stride 2 is a level only if asked for
 
 
 class Teacher(nn.Module):
@@ -69,7 +69,8 @@ class Teacher(nn.Module):
             path = teacher_weights(name, models_dir) if weights == "pretrained" else Path(weights)
             self.backbone = _create_trained(name, path, arguments)
         info = self.backbone.feature_info
-        self.take = [i for i, stride in enumerate(info.reduction()) if stride >= FINEST_STRIDE]
+        finest = 1 if levels is not None else FINEST_STRIDE
+        self.take = [i for i, stride in enumerate(info.reduction()) if stride >= finest]
         self.channels = [info.channels()[i] for i in self.take]
         self.strides = [info.reduction()[i] for i in self.take]
         self.channels_last = getattr(self.backbone, "output_fmt", Format.NCHW) == Format.NHWC
