@@ -169,12 +169,11 @@ class InputSettings:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         different = {name: value for name, value in state.items() if self.settings.get(name) != value}
         if different:
-            remedy = " ".join(f'--{name} "{_as_argument(value)}"' for name, value in different.items())
+            remedy = ", ".join(
+                f"without --{name}" if value is None else f'with --{name} "{value}"' for name, value in different.items()
+            )
             ours = ", ".join(f"{name} {self.settings.get(name)}" for name in different)
             raise ValueError(
-                f"The checkpoint was trained with other input settings than configured ({ours}): run with {remedy}."
+                f"The checkpoint was trained with other input settings than configured ({ours}): run {remedy}."
             )
 
-
-def _as_argument(value: Any) -> str:
-    return "None" if value is None else str(value)

@@ -20,7 +20,7 @@ class TrainingRun(Run):
         optimizer: whose learning rate is logged.
         checkpoint: written before this handler's turn at the end of the training.
         validator: whose metrics are logged, if it ran.
-        registered_model_name: name in MLflow's registry; None registers nothing.
+        registered_model_name: name in MLflow's registry; an empty one registers nothing.
         others: as of ``Run``.
     """
 
@@ -32,7 +32,7 @@ class TrainingRun(Run):
         optimizer: torch.optim.Optimizer,
         checkpoint: str | Path,
         validator: Engine | None = None,
-        registered_model_name: str | None = None,
+        registered_model_name: str = "",
         **more: Any,
     ) -> None:
         super().__init__(*others, **more)
@@ -59,7 +59,7 @@ class TrainingRun(Run):
 
     def finish(self, engine: Engine) -> None:
         self.client.log_artifact(self.run_id, str(self.checkpoint), "checkpoint")
-        if self.registered_model_name is not None:
+        if self.registered_model_name:
             register_model(self.network, self.config, self.run_id, self.registered_model_name)
         super().finish(engine)
 
