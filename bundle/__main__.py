@@ -3,9 +3,9 @@
 import argparse
 import sys
 
-from bundle import phantom, prepare, weights
+from bundle import baseline, demo, phantom, prepare, weights
 
-VERBS = {"prepare": prepare, "weights": weights, "phantom": phantom}
+VERBS = {"prepare": prepare, "weights": weights, "baseline": baseline, "phantom": phantom, "demo": demo}
 
 
 def main(arguments: list[str] | None = None) -> int:

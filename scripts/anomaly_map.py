@@ -8,7 +8,7 @@ TRUNCATE = 4.0  # of the Gaussian, in sigmas, as scipy.ndimage.gaussian_filter h
 
 
 class AnomalyMap(nn.Module):
-    """Sums ``1 - cosine`` over all levels and students at the image's size, then smooths (PDD section 3.5, RD4AD eq. 2-3).
+    """Sums ``1 - cosine`` over levels and students at the image's size, then smooths (as RD4AD, equations 2 and 3).
 
     Args:
         sigma: of the Gaussian, in pixels of the network's input; 0 leaves the map as it is.
@@ -34,9 +34,10 @@ class AnomalyMap(nn.Module):
         ]
         # Levels differ in size, so each is brought to the image's before they are summed.
         maps = [F.interpolate(distance, size=size, mode="bilinear", align_corners=True) for distance in distances]
-        return self._smooth(torch.stack(maps).sum(0))
+        return self.smooth(torch.stack(maps).sum(0))
 
-    def _smooth(self, x: Tensor) -> Tensor:
+    def smooth(self, x: Tensor) -> Tensor:
+        """Gaussian smoothing of (B, 1, H, W), mirrored at the edges as scipy does."""
         radius = self.kernel.numel() // 2
         kernel = self.kernel.to(x.dtype)
         x = F.conv2d(_mirror(x, radius), kernel.view(1, 1, 1, -1))

@@ -37,7 +37,9 @@ def save_atomically(content: Mapping[str, Any], path: str | Path) -> None:
     except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
         if isinstance(error, (OSError, RuntimeError)):  # torch reports a full disk as RuntimeError
-            raise OSError(f"Cannot write the checkpoint {path}: {error}. Free space or set ckpt_dir elsewhere.") from error
+            raise OSError(
+                f"Cannot write the checkpoint {path}: {error}. Free space, or set ckpt_path and resume_path elsewhere."
+            ) from error
         raise
 
 
@@ -89,28 +91,33 @@ class CheckpointReader:
         """
         Raises:
             FileNotFoundError: if there is no such checkpoint.
-            ValueError: if it is damaged, lacks an object, or is already past the epochs asked for.
+            ValueError: if it is damaged, lacks an object or fits none, or is already past the epochs asked for.
         """
         checkpoint = load_checkpoint(self.path, self.map_location)
         missing = [name for name in self.objects if name not in checkpoint]
         if missing:
             raise ValueError(f"{self.path} does not hold {', '.join(missing)}: it is no checkpoint of this bundle.")
         for name, item in self.objects.items():
-            item.load_state_dict(checkpoint[name])
+            try:
+                item.load_state_dict(checkpoint[name])
+            except (RuntimeError, ValueError) as error:
+                raise ValueError(f"{self.path} does not fit: {error}") from error
         if self.resume:
             self._resume(engine, checkpoint[_PROGRESS])
         logger.info("Restored %s from %s", ", ".join(self.objects), self.path)
 
     def _resume(self, engine: Engine, progress: dict[str, Any]) -> None:
-        asked, length = engine.state.max_epochs, engine.state.epoch_length
+        asked, length = engine.state.max_epochs or 0, engine.state.epoch_length
         if progress["epoch_length"] != length:
             raise ValueError(
-                f"{self.path} comes from epochs of {progress['epoch_length']} iterations, these have {length}: resume with "
-                "the same datalist, batch size and number of processes."
+                f"{self.path} comes from epochs of {progress['epoch_length']} iterations, these have {length}: resume "
+                "with the same datalist, batch size and number of processes."
             )
         engine.load_state_dict({**progress, "max_epochs": asked})
-        if engine.state.epoch >= asked:
-            raise ValueError(f"{self.path} already has {engine.state.epoch} epochs behind it, {asked} were asked for.")
+        if engine.state.epoch > asked:
+            raise ValueError(
+                f"{self.path} already has {engine.state.epoch} epochs behind it, {asked} were asked for: ask for more."
+            )
 
 
 def load_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") -> dict[str, Any]:
@@ -136,10 +143,10 @@ class RandomState:
     """The state of Python's, NumPy's and torch's generators, as part of a checkpoint."""
 
     def state_dict(self) -> dict[str, Any]:
-        numpy_state = np.random.get_state(legacy=True)
+        numpy_state: Any = np.random.get_state()  # noqa: NPY002  the global one is what libraries draw from
         return {
             "python": random.getstate(),
-            "numpy": (numpy_state[0], torch.from_numpy(np.asarray(numpy_state[1]).astype(np.int64)), *numpy_state[2:]),
+            "numpy": (numpy_state[0], torch.from_numpy(numpy_state[1].astype(np.int64)), *numpy_state[2:]),
             "torch": torch.get_rng_state(),
             "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         }
@@ -147,7 +154,7 @@ class RandomState:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         random.setstate(state["python"])
         name, keys, *rest = state["numpy"]
-        np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
+        np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
         torch.set_rng_state(state["torch"].cpu())
         if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
             torch.cuda.set_rng_state_all([value.cpu() for value in state["cuda"]])
@@ -170,10 +177,10 @@ class InputSettings:
         different = {name: value for name, value in state.items() if self.settings.get(name) != value}
         if different:
             remedy = ", ".join(
-                f"without --{name}" if value is None else f'with --{name} "{value}"' for name, value in different.items()
+                f"without --{name}" if value is None else f'with --{name} "{value}"'
+                for name, value in different.items()
             )
             ours = ", ".join(f"{name} {self.settings.get(name)}" for name in different)
             raise ValueError(
                 f"The checkpoint was trained with other input settings than configured ({ours}): run {remedy}."
             )
-

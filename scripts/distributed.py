@@ -21,11 +21,12 @@ def data_parallel(network: Detector, device: torch.device) -> DistributedDataPar
 
 
 class CPUSyncBatchNorm2d(nn.BatchNorm2d):
-    """Batch normalisation over all processes, where torch's own knows accelerators only; same names in the state dict."""
+    """Batch normalisation over all processes, where torch's own knows accelerators only; the same state dict."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)
+        dtype, x = x.dtype, x.float()
         count = x.new_tensor(x.numel() / x.shape[1])
         dist.all_reduce(count)
         mean = all_reduce(x.sum((0, 2, 3))) / count
@@ -37,7 +38,7 @@ class CPUSyncBatchNorm2d(nn.BatchNorm2d):
             self.running_var.lerp_(variance * count / (count - 1), momentum)  # type: ignore[union-attr]
             self.num_batches_tracked.add_(1)  # type: ignore[union-attr]
         scale = self.weight * torch.rsqrt(variance + self.eps)
-        return centred * scale.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
+        return (centred * scale.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)).to(dtype)
 
 
 def _convert_for_cpu(module: nn.Module) -> nn.Module:

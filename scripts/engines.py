@@ -47,7 +47,7 @@ class DistillationTrainer(SupervisedTrainer):
     """
 
     def __init__(self, *others: Any, detector: Detector, feature_cache: FeatureCache, **more: Any) -> None:
-        super().__init__(*others, decollate=False, **more)
+        super().__init__(*others, **{**more, "decollate": False})
         if not self.state.epoch_length:
             raise ValueError("There is no training image: check the datalist and --dataset_dir.")
         self.detector, self.feature_cache = detector, feature_cache
@@ -80,14 +80,15 @@ class DistillationEvaluator(SupervisedEvaluator):
     """
 
     def __init__(self, *others: Any, loss_function: nn.Module, feature_cache: FeatureCache, **more: Any) -> None:
-        super().__init__(*others, decollate=False, **more)
+        super().__init__(*others, **{**more, "decollate": False})
         self.loss_function, self.feature_cache = loss_function, feature_cache
 
     def _iteration(self, engine: SupervisedEvaluator, batchdata: dict[str, Any]) -> dict[str, Any]:
         images, names = _images(engine, batchdata)
         engine.network.eval()
         with torch.no_grad():
-            distil = _Distil(engine.network.distill, engine.network, self.feature_cache, names)
+            network: Any = engine.network
+            distil = _Distil(network, network, self.feature_cache, names)
             loss, parts = self.loss_function(engine.inferer(images, distil))
         return _output(loss, parts, images)
 

@@ -133,7 +133,7 @@ def heat_map_grid(cases: Sequence[Case], title: str) -> Figure:
         grid[0, column].set_title(name, fontsize=13)
     for axes in grid.flat:
         axes.set_axis_off()
-    for (text, image, mask, heat, both), case in zip(grid, cases):
+    for (text, image, mask, heat, both), case in zip(grid, cases, strict=False):
         _describe(text, case)
         grey = {"cmap": "gray", "vmin": 0, "vmax": 1}
         image.imshow(np.clip(case.image, 0, 1), **grey)

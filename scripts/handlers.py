@@ -1,6 +1,9 @@
 """Ignite handlers for the configs, beside those MONAI has."""
 
-from ignite.engine import Engine
+from typing import Any
+
+from ignite.engine import Engine, Events
+from ignite.handlers import EarlyStopping
 from ignite.handlers.tqdm_logger import ProgressBar as IgniteProgressBar
 
 
@@ -19,3 +22,40 @@ class ProgressBar:
         transform = (lambda output: {"loss": output["loss"]}) if self.show_loss else None
         bar = IgniteProgressBar(desc=self.description, dynamic_ncols=True, mininterval=0.5)
         bar.attach(engine, output_transform=transform)
+
+
+class EarlyStop:
+    """Ends a training whose validation no longer improves; a resumed one goes on counting where it was.
+
+    Args:
+        validator: engine that the training runs every now and then.
+        metric: name of its metric that should fall.
+        patience: as many validations in a row may bring no improvement; 0 never stops.
+
+    Raises:
+        ValueError: on attaching, if there is nothing to validate on.
+    """
+
+    def __init__(self, validator: Engine, metric: str, patience: int = 0) -> None:
+        self.validator, self.metric, self.patience = validator, metric, patience
+        self._handler: EarlyStopping | None = None
+
+    def attach(self, engine: Engine) -> None:
+        if not self.patience:
+            return
+        if not self.validator.state.epoch_length:
+            raise ValueError(
+                "early_stop_patience needs validation images, and the datalist has none: prepare it with "
+                "--validation-fraction, or leave early_stop_patience out."
+            )
+        self._handler = EarlyStopping(
+            self.patience, lambda validator: validator.state.metrics[self.metric], trainer=engine, mode="min"
+        )
+        self.validator.add_event_handler(Events.EPOCH_COMPLETED, self._handler)
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(self._handler.state_dict()) if self._handler else {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if self._handler and state:
+            self._handler.load_state_dict(state)

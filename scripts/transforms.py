@@ -34,7 +34,7 @@ class ScaleToUnitd(MapTransform):
             if self.intensity_range is None and image.dtype != torch.uint8:
                 raise ValueError(
                     f"{_name(image)} is deeper than 8 bits (its values go from {image.min():g} to {image.max():g}), so "
-                    "intensity_range must say which values become 0 and 1: add --intensity_range \"[low, high]\", as "
+                    'intensity_range must say which values become 0 and 1: add --intensity_range "[low, high]", as '
                     "`python -m bundle prepare` prints it, to training, evaluation and inference alike."
                 )
             low, high = self.intensity_range or (0, 255)
@@ -56,7 +56,7 @@ class ToThreeChannelsd(MapTransform):
 
 
 class EmptyMaskd(Transform):
-    """Gives an item without ``mask`` an empty one (1, H, W) of the size of its ``image``; for normals of a set with masks."""
+    """Gives an item without ``mask`` an empty one (1, H, W) like its ``image``; for the normals of a set with masks."""
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         return {**data, "mask": data["mask"] if "mask" in data else torch.zeros_like(data["image"][:1])}

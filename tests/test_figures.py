@@ -106,7 +106,7 @@ def test_heat_map_grid_shows_the_data_on_one_colour_scale():
     low, high = np.percentile(np.concatenate([c.anomaly_map.ravel() for c in cases]), (50, 99.9))
 
     assert bar.get_ylim() == pytest.approx((low, high))
-    for (_, image, mask, heat, both), shown in zip(grid, cases):
+    for (_, image, mask, heat, both), shown in zip(grid, cases, strict=False):
         np.testing.assert_array_equal(image.images[0].get_array(), shown.image)
         np.testing.assert_array_equal(heat.images[0].get_array(), shown.anomaly_map)
         assert heat.images[0].get_clim() == pytest.approx((low, high))
@@ -160,7 +160,8 @@ def test_overlay_is_the_grey_image_up_to_low(size):
     anomaly_map = RNG.normal(size=size)
     result = overlay(image, anomaly_map, low=anomaly_map.max(), high=anomaly_map.max() + 1)
 
-    assert result.dtype == np.uint8 and result.shape == (*size, 3)
+    assert result.dtype == np.uint8
+    assert result.shape == (*size, 3)
     np.testing.assert_array_equal(result, np.rint(255 * image)[..., None].repeat(3, -1))
 
 

@@ -40,7 +40,7 @@ def load_datalist(path: str | Path) -> dict[str, Any]:
             other = split_of_group.setdefault(item["group"], split)
             if other != split:
                 raise ValueError(
-                    f"{path}: group {item['group']!r} is in {other} and in {split}. Keep all images of a patient in one."
+                    f"{path}: group {item['group']!r} is in {other} and in {split}. Keep a patient's images in one."
                 )
     return datalist
 
@@ -78,14 +78,14 @@ def load_items(
     missing = [file for file in files if not Path(file).is_file()]
     if missing:
         raise FileNotFoundError(
-            f"{path}: {len(missing)} of {len(files)} files of {split} are missing under {root}: {', '.join(missing[:3])}"
-            f"{', …' if len(missing) > 3 else ''}. Set dataset_dir to where they are, or prepare the datalist again."
+            f"{path}: {len(missing)} of {len(files)} files of {split} are missing in {root}: {', '.join(missing[:2])}"
+            f"{', …' if len(missing) > 2 else ''}. Set dataset_dir to where they are, or prepare the datalist again."
         )
     return items
 
 
 def load_test_items(path: str | Path, dataset_dir: str | Path | None = None) -> list[Item]:
-    """Gives the items of the test split, after checking that metrics can be computed of them; raises as those checks."""
+    """Gives the items of the test split, once it is sure that metrics can be computed of them."""
     items = load_items(path, "test", dataset_dir)
     require_both_classes(items, path)
     return items

@@ -29,7 +29,10 @@ class FeatureCache:
         # resumed training repeats the unbroken one to the bit.
         single = [self._features_of(network, image[None], name) for image, name in zip(images, names, strict=True)]
         return [
-            [torch.cat([features[teacher][level].to(images.device) for features in single]) for level in range(len(levels))]
+            [
+                torch.cat([features[teacher][level].to(images.device) for features in single])
+                for level in range(len(levels))
+            ]
             for teacher, levels in enumerate(single[0])
         ]
 

@@ -65,7 +65,7 @@ def read_image(path: PathLike) -> np.ndarray:
         raise UnreadableImageError(
             f"{path}: holds NaN or infinite values. Replace them by a finite background value, or leave the file out."
         )
-    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
+    return np.require(array, array.dtype.newbyteorder("="), ["C", "W"])  # torch warns of arrays it cannot write to
 
 
 def read_mask(path: PathLike) -> np.ndarray:

@@ -32,7 +32,7 @@ class DetectionCurve(NamedTuple):
     def from_items(
         cls, score: np.ndarray, positive: np.ndarray, negative: np.ndarray, region: np.ndarray
     ) -> DetectionCurve:
-        """Sorts N items by score and adds up those of equal score; all arguments have shape (N,), weights are float64."""
+        """Sorts N items by score and adds up those of equal score; all of shape (N,), weights in float64."""
         order = np.argsort(score)[::-1]
         score = score[order]
         first = np.flatnonzero(np.append(True, score[1:] != score[:-1])[: score.size])
@@ -109,7 +109,7 @@ def detection_curve(scores: np.ndarray, labels: np.ndarray) -> DetectionCurve:
     scores, labels = checked(scores, labels)
     if labels.min() == labels.max():
         raise ValueError(
-            f"AUROC is not defined: all {labels.size} labels are {labels[0]:g}; AUROC, AP and F1 need items of both classes"
+            f"AUROC is not defined: all {labels.size} labels are {labels[0]:g}; AUROC, AP and F1 need both classes"
         )
     return DetectionCurve.from_items(scores, labels, 1 - labels, labels)
 

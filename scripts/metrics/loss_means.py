@@ -1,5 +1,7 @@
 """Mean losses of an epoch."""
 
+from typing import Any
+
 import ignite.distributed as idist
 import torch
 from ignite.engine import Engine
@@ -31,7 +33,8 @@ class LossMeans(Metric):
 
     def compute(self) -> dict[str, float]:
         totals = torch.tensor([*self._sums.values(), self._images], dtype=torch.float64, device=idist.device())
-        *sums, images = idist.all_reduce(totals).tolist()
+        reduced: Any = idist.all_reduce(totals)
+        *sums, images = reduced.tolist()
         return {f"{self.prefix}{name}": total / images for name, total in zip(self._sums, sums, strict=True)}
 
     def completed(self, engine: Engine, name: str) -> None:

@@ -70,7 +70,7 @@ class PixelMetrics(Metric):
             )
         if len(maps) != len(masks):
             raise ValueError(f"{len(maps)} anomaly maps but {len(masks)} masks: there must be one of each an image")
-        for scores, mask in zip(maps, masks):
+        for scores, mask in zip(maps, masks, strict=False):
             scores, mask = torch.as_tensor(scores), torch.as_tensor(mask)
             if scores.shape != mask.shape or scores.ndim != 3 or scores.shape[0] != 1:
                 raise ValueError(
@@ -90,9 +90,9 @@ class PixelMetrics(Metric):
         self._fold()
         curve = self._curve
         if idist.get_world_size() > 1:
-            curves, shifts = zip(*cast(list, idist.all_gather((curve, self._shift))))
+            curves, shifts = zip(*cast(list, idist.all_gather((curve, self._shift))), strict=False)
             self._shift = max(shifts)
-            curve = self._binned(*(np.concatenate(part) for part in zip(*curves)))
+            curve = self._binned(*(np.concatenate(part) for part in zip(*curves, strict=False)))
         if not curve.positive.any() or not curve.negative.any():
             raise ValueError(
                 "pixel metrics need masks with anomalous and with normal pixels, but "
@@ -116,7 +116,7 @@ class PixelMetrics(Metric):
         self._waiting = []
         positive = (size > 0).astype(np.float64)
         pixels = score, positive, 1 - positive, positive / np.maximum(size, 1)
-        self._curve = self._binned(*(np.concatenate(both) for both in zip(self._curve, pixels)))
+        self._curve = self._binned(*(np.concatenate(both) for both in zip(self._curve, pixels, strict=False)))
 
     def _binned(
         self, score: np.ndarray, positive: np.ndarray, negative: np.ndarray, region: np.ndarray

@@ -51,20 +51,25 @@ class Detector(nn.Module):
     def forward(self, image: Tensor | list[list[Tensor]]) -> Distillation | Tensor:
         """(B, 3, H, W) -> (B, 1, H, W) float32 anomaly map in evaluation mode, ``Distillation`` in training mode.
 
-        Training may give the teachers' features of an image in its place.
+        For the teachers' features in place of the image it is the ``Distillation`` in either mode.
         """
-        if self.training:
-            return self.distill(self.features(image) if isinstance(image, Tensor) else image)
-        return self.anomaly_map(*self.distill(self.features(image)), size=image.shape[-2:])
+        distillation = self.distill(self.features(image) if isinstance(image, Tensor) else image)
+        if self.training or not isinstance(image, Tensor):
+            return distillation
+        return self.anomaly_map(*distillation, size=image.shape[-2:])
+
+    def identities(self) -> list[dict[str, str]]:
+        """What the teachers are, see ``Teacher.identity``."""
+        return [teacher.identity() for teacher in self.teachers if isinstance(teacher, Teacher)]
 
     def get_extra_state(self) -> Tensor:
-        """Names and weight hashes of the teachers as JSON bytes: a tensor, as checkpoint tools expect of every entry."""
-        identity = json.dumps([teacher.identity() for teacher in self.teachers]).encode()
+        """Names and weight hashes of the teachers as JSON bytes: a tensor, as tools expect of every entry."""
+        identity = json.dumps(self.identities()).encode()
         return torch.frombuffer(bytearray(identity), dtype=torch.uint8)
 
     def set_extra_state(self, state: Any) -> None:
         trained = json.loads(bytes(state.cpu().tolist()))
-        for ours, theirs in zip([teacher.identity() for teacher in self.teachers], trained, strict=True):
+        for ours, theirs in zip(self.identities(), trained, strict=True):
             if (ours["name"], ours["sha256"]) != (theirs["name"], theirs["sha256"]):
                 raise RuntimeError(
                     f"The checkpoint was trained with teacher {theirs['name']} ({theirs['weights']}, "

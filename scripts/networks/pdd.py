@@ -1,5 +1,7 @@
 """PDD: Manifold-Prior Diverse Distillation (arXiv 2603.07142)."""
 
+import itertools
+
 from torch import Tensor, nn
 
 from scripts.networks.blocks import Adapter, ReverseDecoder, initialise, resize_like
@@ -57,7 +59,7 @@ class PDDDistiller(nn.Module):
                 f"PDD needs two teachers with equally many levels, at least two; the local one has "
                 f"{len(local_channels)}, the global one {len(global_channels)}. Choose with the teachers' 'levels'."
             )
-        scales = [deep // shallow for shallow, deep in zip(local_strides[:-1], local_strides[1:], strict=True)]
+        scales = [deep // shallow for shallow, deep in itertools.pairwise(local_strides)]
         self.detach_targets = detach_targets
         self.adapters = nn.ModuleList(
             Adapter(global_, local) for global_, local in zip(global_channels, local_channels, strict=True)
@@ -72,7 +74,8 @@ class PDDDistiller(nn.Module):
     def forward(self, features: list[list[Tensor]]) -> Distillation:
         local, global_ = features
         fused = [
-            resize_like(adapter(f_m), f_c) + f_c for adapter, f_m, f_c in zip(self.adapters, global_, local, strict=True)
+            resize_like(adapter(f_m), f_c) + f_c
+            for adapter, f_m, f_c in zip(self.adapters, global_, local, strict=True)
         ]
         targets, unified = fused[:-1], fused[-1]
         if self.detach_targets:

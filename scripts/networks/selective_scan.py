@@ -1,7 +1,7 @@
 """The selective scan of VMamba (S6 along four directions of an image), behind one function.
 
-``selective_scan_2d`` is the only door: mamba-ssm's CUDA kernel serves CUDA tensors where it is installed, a plain PyTorch
-recurrence serves everything else. Both compute in float32, or float64 for float64 inputs on the PyTorch path.
+``selective_scan_2d`` is the only door: mamba-ssm's CUDA kernel serves CUDA tensors where it is installed, a plain
+PyTorch recurrence serves everything else. Both compute in float32, or float64 for float64 inputs on the PyTorch path.
 """
 
 import functools
@@ -35,9 +35,9 @@ def selective_scan_2d(x: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor,
     with torch.autocast(x.device.type, enabled=False):
         image, delta, b, c = x.to(dtype), delta.to(dtype), b.to(dtype), c.to(dtype)
         inputs = image.unsqueeze(3).expand(-1, -1, -1, DIRECTIONS, -1)
-        sequences = [_cross_scan(values) for values in (inputs, delta, b, c)]
         kernel = _cuda_kernel() if x.is_cuda and dtype == torch.float32 else None
-        scanned = (_scan_torch if kernel is None else kernel)(*sequences, a.to(dtype))
+        scan = _scan_torch if kernel is None else kernel
+        scanned = scan(_cross_scan(inputs), _cross_scan(delta), _cross_scan(b), _cross_scan(c), a.to(dtype))
         merged = _cross_merge(scanned, x.shape[1], x.shape[2]) + image * d.to(dtype).sum(0)
     return merged.to(x.dtype)
 
@@ -94,7 +94,7 @@ def _cuda_kernel() -> Callable[..., Tensor] | None:
         return None
 
     def scan(x: Tensor, delta: Tensor, b: Tensor, c: Tensor, a: Tensor) -> Tensor:
-        length, directions, batch, channels = x.shape
+        _length, directions, _batch, channels = x.shape
         fused = [values.permute(2, 1, 3, 0).flatten(1, 2).contiguous() for values in (x, delta)]
         shared = [values.permute(2, 1, 3, 0).contiguous() for values in (b, c)]  # (B, 4, N, L)
         y = selective_scan_fn(*fused, a.flatten(0, 1).contiguous(), *shared)

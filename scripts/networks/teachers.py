@@ -7,11 +7,14 @@ from typing import Any
 
 import timm
 import torch
+from monai.utils import ensure_tuple
 from timm.layers import Format
 from torch import Tensor, nn
 
 import scripts.networks.vmamba  # noqa: F401  registers VMamba with timm
 from scripts.networks.weights import WeightsError, load_state_dict, teacher_weights, weights_hash
+
+UNTRAINED = "untrained"  # the word that asks for random weights
 
 logger = logging.getLogger(__name__)
 
@@ -60,22 +63,23 @@ class Teacher(nn.Module):
             arguments.setdefault("dynamic_img_size", True)
         if levels is not None:
             arguments["out_indices"] = tuple(levels)
-        self.name, self.weights, self.untrained = name, weights, weights == "untrained"
+        self.name, self.weights, self.untrained = name, weights, weights == UNTRAINED
         if self.untrained:
             logger.warning("Teacher %s is UNTRAINED (random weights, seed %d), as configured.", name, seed)
             self.backbone = _create_untrained(name, seed, arguments)
-            self.weights = f"untrained, seed {seed}"
+            self.weights = f"{UNTRAINED}, seed {seed}"
         else:
             path = teacher_weights(name, models_dir) if weights == "pretrained" else Path(weights)
             self.backbone = _create_trained(name, path, arguments)
-        info = self.backbone.feature_info
+        backbone: Any = self.backbone
+        info = backbone.feature_info
         finest = 1 if levels is not None else FINEST_STRIDE
         self.take = [i for i, stride in enumerate(info.reduction()) if stride >= finest]
         self.channels = [info.channels()[i] for i in self.take]
         self.strides = [info.reduction()[i] for i in self.take]
         self.channels_last = getattr(self.backbone, "output_fmt", Format.NCHW) == Format.NHWC
         for statistic in ("mean", "std"):
-            values = torch.tensor(self.backbone.pretrained_cfg[statistic]).view(1, 3, 1, 1)
+            values = torch.tensor(backbone.pretrained_cfg[statistic]).view(1, 3, 1, 1)
             self.register_buffer(statistic, values, persistent=False)
         self.sha256 = weights_hash(self.backbone.state_dict())
         self.requires_grad_(False)
@@ -110,8 +114,14 @@ def _create_trained(name: str, path: Path, arguments: dict[str, Any]) -> nn.Modu
         if state_dict.keys() == backbone.state_dict().keys():  # a file made for just these levels
             backbone.load_state_dict(state_dict)
             return backbone
-        # A whole classifier: timm drops its head and converts old names, then loads strictly.
-        return timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": str(path)}, **arguments)
+        # A whole model: timm converts old names, but would load features_only leniently and so leave random what the
+        # file lacks. Without a classifier on either side it loads strictly.
+        heads = ensure_tuple(timm.get_pretrained_cfg(name).classifier)
+        headless = {
+            key: value for key, value in state_dict.items() if not key.startswith(tuple(f"{h}." for h in heads))
+        }
+        overlay = {"state_dict": headless, "classifier": None}
+        return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0, **arguments)
     except (RuntimeError, KeyError) as error:
         raise WeightsError(
             f"{path} does not hold weights of {name}: {error}. Give the file that belongs to this model in "

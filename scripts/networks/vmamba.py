@@ -1,4 +1,4 @@
-"""VMamba-Tiny (Liu et al., 2024, arXiv 2401.10166) for timm's registry, key by key compatible with the released weights.
+"""VMamba-Tiny (Liu et al., 2024, arXiv 2401.10166) for timm's registry; the released weights load key by key.
 
 Every feature is taken after its stage's down-sampling, as PDD does: (192, 384, 768, 768) channels at strides
 (8, 16, 32, 32). Activations are channels-last inside, features leave as NCHW.
@@ -42,7 +42,7 @@ def _layer_norm(channels: int) -> nn.LayerNorm:
 
 
 class MergePatches(nn.Module):
-    """Stacks the four pixels of a 2x2 patch: (B, H, W, C) -> (B, H/2, W/2, 4C); an odd last row or column is zero-padded."""
+    """Stacks the four pixels of a 2x2 patch: (B, H, W, C) -> (B, H/2, W/2, 4C); an odd edge is zero-padded."""
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
@@ -76,7 +76,9 @@ class SS2D(nn.Module):
         self._reset_parameters()
 
     def _reset_parameters(self) -> None:
-        nn.init.uniform_(self.x_proj_weight, -(self.x_proj_weight.shape[2] ** -0.5), self.x_proj_weight.shape[2] ** -0.5)
+        nn.init.uniform_(
+            self.x_proj_weight, -(self.x_proj_weight.shape[2] ** -0.5), self.x_proj_weight.shape[2] ** -0.5
+        )
         nn.init.uniform_(self.dt_projs_weight, -(self.rank**-0.5), self.rank**-0.5)
         # Mamba's initialisation: softplus(bias) is log-uniform in [1e-3, 1e-1].
         with torch.no_grad():
@@ -235,7 +237,8 @@ class VMamba(nn.Module):
 def checkpoint_filter_fn(state_dict: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """Renames the keys of every released form (v0, v2, and the one-file model) to those of this module.
 
-    Linear weights stored as 1x1 convolutions are reshaped; no entry is dropped or made up.
+    Linear weights stored as 1x1 convolutions are reshaped. No entry is made up, and only the head is dropped, where the
+    model has none.
     """
     renamed = {}
     for key, value in state_dict.items():
@@ -244,12 +247,12 @@ def checkpoint_filter_fn(state_dict: dict[str, Tensor], model: nn.Module) -> dic
         key = _RENAMED_TOP_LEVEL.get(key.rsplit(".", 1)[0], key.rsplit(".", 1)[0]) + key[key.rfind(".") :]
         if key.endswith(("in_proj.weight", "out_proj.weight", "fc1.weight", "fc2.weight")):
             value = value.flatten(1)
-        if key.endswith("op.x_proj_weight"):
-            value = value.reshape(DIRECTIONS, -1, value.shape[-1])
-        elif key.endswith("op.dt_projs_weight"):
+        if key.endswith(("op.x_proj_weight", "op.dt_projs_weight")):
             value = value.reshape(DIRECTIONS, -1, value.shape[-1])
         elif key.endswith("op.dt_projs_bias"):
             value = value.reshape(DIRECTIONS, -1)
+        if key.startswith("classifier.head.") and not getattr(model, "num_classes", 0):
+            continue
         renamed[key] = value
     return renamed
 

@@ -43,8 +43,9 @@ class EvaluationResults:
         self._lowest: list[Case] = []
 
     def _collect(self, engine: Engine) -> None:
-        cases = [_case(item) for item in engine.state.output]
-        files = [item["image"].meta["filename_or_obj"] for item in engine.state.output]
+        output: Any = engine.state.output
+        cases = [_case(item) for item in output]
+        files = [item["image"].meta["filename_or_obj"] for item in output]
         self._rows += [
             {"image": file, "label": case.label, "score": case.score} for file, case in zip(files, cases, strict=True)
         ]
@@ -67,7 +68,7 @@ class EvaluationResults:
         summary = {
             "metrics": {name: float(value) for name, value in engine.state.metrics.items()},
             "images": {"normal": int((labels == 0).sum()), "anomalous": int((labels == 1).sum())},
-            "teachers": [teacher.identity() for teacher in self.network.teachers],
+            "teachers": self.network.identities(),
             "model": self.provenance.facts,
         }
         (self.output_dir / "metrics.json").write_text(json.dumps(summary, indent=4) + "\n")

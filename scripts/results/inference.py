@@ -63,7 +63,8 @@ class InferenceResults:
         self._started = time.time()
 
     def _collect(self, engine: Engine) -> None:
-        for item in engine.state.output:
+        output: Any = engine.state.output
+        for item in output:
             anomaly_map = item["anomaly_map"][0].cpu().float().numpy()
             file = Path(item["image"].meta["filename_or_obj"])
             name = self._unique_name(file)
@@ -96,7 +97,7 @@ class InferenceResults:
             "device": device_name(),
             "versions": versions(),
             "git_commit": git_commit(),
-            "teachers": [teacher.identity() for teacher in self.network.teachers],
+            "teachers": self.network.identities(),
             "model": self.provenance.facts,
             "display_range": [low, high],
             "files": table.to_dict("records"),

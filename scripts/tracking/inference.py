@@ -31,5 +31,7 @@ class InferenceRun(Run):
         scores = pd.read_csv(self.results_dir / "scores.csv")
         for overlay in scores["overlay"][:_OVERLAYS]:
             self.client.log_artifact(self.run_id, str(self.results_dir / overlay), "overlays")
-        self.log_metrics({"images": len(scores), "score_max": scores["score"].max(), "score_mean": scores["score"].mean()})
+        self.log_metrics(
+            {"images": len(scores), "score_max": scores["score"].max(), "score_mean": scores["score"].mean()}
+        )
         super().finish(engine)

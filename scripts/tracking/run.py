@@ -12,6 +12,7 @@ from mlflow.entities import Metric, Param, RunStatus, RunTag
 from mlflow.tracking import MlflowClient
 
 from scripts.networks.detector import Detector
+from scripts.networks.teachers import UNTRAINED
 from scripts.provenance import Provenance, current_config, device_name, flattened, git_commit, versions
 
 logger = logging.getLogger(__name__)
@@ -114,12 +115,14 @@ class Run:
 
     def _log_params(self) -> None:
         facts = {**self.params, **versions(), "git_commit": git_commit(), "device": device_name()}
-        for index, teacher in enumerate(self.network.teachers, start=1):
-            facts |= {f"teacher{index}_{name}": value for name, value in teacher.identity().items()}
+        for index, identity in enumerate(self.network.identities(), start=1):
+            facts |= {f"teacher{index}_{name}": value for name, value in identity.items()}
         facts |= flattened(self.config)
         params = [Param(name.replace("#", "/"), str(value)[:_MAX_VALUE]) for name, value in facts.items()]
         for start in range(0, len(params), _PARAMS_A_CALL):
             self.client.log_batch(self.run_id, params=params[start : start + _PARAMS_A_CALL])
-        untrained = [teacher.name for teacher in self.network.teachers if teacher.untrained]
+        untrained = [
+            teacher["name"] for teacher in self.network.identities() if teacher["weights"].startswith(UNTRAINED)
+        ]
         if untrained:
             self.client.log_batch(self.run_id, tags=[RunTag("untrained_teachers", ", ".join(untrained))])

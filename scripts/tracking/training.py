@@ -38,6 +38,7 @@ class TrainingRun(Run):
         super().__init__(*others, **more)
         self.optimizer, self.checkpoint, self.validator = optimizer, Path(checkpoint), validator
         self.registered_model_name = registered_model_name
+        self._images, self._seconds, self._epoch_started = 0, 0.0, 0.0
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
@@ -50,6 +51,8 @@ class TrainingRun(Run):
         if resumed is not None and engine.state.epoch > 0 and self.exists(resumed):
             self.run_id = resumed
             self.client.update_run(resumed, status=RunStatus.to_string(RunStatus.RUNNING))
+            if "error" in self.client.get_run(resumed).data.tags:  # of what broke it off
+                self.client.delete_tag(resumed, "error")
             return
         super().start(engine)
         self.provenance.facts |= {"mlflow_run_id": self.run_id, "mlflow_run_name": self.run_name}
@@ -64,14 +67,17 @@ class TrainingRun(Run):
         super().finish(engine)
 
     def _count(self, engine: Engine) -> None:
-        self._images += engine.state.output["batch_size"]
+        output: Any = engine.state.output
+        self._images += output["batch_size"]
         self._seconds = time.perf_counter() - self._epoch_started
 
     def _start_epoch(self) -> None:
         self._images, self._seconds, self._epoch_started = 0, 0.0, time.perf_counter()
+        self._learning_rate = self.optimizer.param_groups[0]["lr"]  # at the end the schedule has already moved on
 
     def _log_epoch(self, engine: Engine) -> None:
-        values = {**engine.state.metrics, **(self.validator.state.metrics if self.validator is not None else {})}
+        values = {**engine.state.metrics, "learning_rate": self._learning_rate}
         values["images_per_second"] = self._images / self._seconds
-        values["learning_rate"] = self.optimizer.param_groups[0]["lr"]
+        if self.validator is not None and self.validator.state.epoch == engine.state.epoch:
+            values |= self.validator.state.metrics
         self.log_metrics(values, step=engine.state.epoch)

@@ -43,8 +43,11 @@ def test_images_are_12_bits_in_16(folder: Path, index: pd.DataFrame) -> None:
     for name in index["image"]:
         with Image.open(folder / name) as image:
             values = np.asarray(image)
-        assert values.dtype == np.uint16 and values.shape == (64, 64)
-        assert values.max() <= 4095 and values.max() > 2000 and np.median(values[:3]) < 300
+        assert values.dtype == np.uint16
+        assert values.shape == (64, 64)
+        assert values.max() <= 4095
+        assert values.max() > 2000
+        assert np.median(values[:3]) < 300
 
 
 def test_masks_exist_exactly_where_label_is_1(folder: Path, index: pd.DataFrame) -> None:
@@ -52,7 +55,8 @@ def test_masks_exist_exactly_where_label_is_1(folder: Path, index: pd.DataFrame)
     assert (index["mask"].notna() == (index["label"] == 1)).all()
     for name in index["mask"].dropna():
         values = np.asarray(Image.open(folder / name))
-        assert values.dtype == np.uint8 and set(np.unique(values)) == {0, 255}
+        assert values.dtype == np.uint8
+        assert set(np.unique(values)) == {0, 255}
     assert len(list((folder / "images").iterdir())) == len(index) == 36
     assert len(list((folder / "masks").iterdir())) == index["label"].sum()
 
@@ -71,7 +75,8 @@ def test_splits_are_by_subject_and_normal_but_for_test(index: pd.DataFrame) -> N
 def test_abnormal_subjects_have_normal_slices_too(tmp_path: Path) -> None:
     index = pd.read_csv(write_phantoms(tmp_path, subjects=20, slices=6, size=32))
     abnormal = index.groupby("group").filter(lambda rows: rows["label"].any())
-    assert set(abnormal["label"]) == {0, 1} and set(abnormal["split"]) == {"test"}
+    assert set(abnormal["label"]) == {0, 1}
+    assert set(abnormal["split"]) == {"test"}
 
 
 def test_the_seed_decides_every_byte(folder: Path, tmp_path: Path) -> None:
@@ -88,7 +93,8 @@ def test_a_lesion_changes_the_image_in_its_mask_within_the_brain(kind: str) -> N
         subject = subject_with(kind, seed)
         image, mask, brain = draw_slice(subject, 0.5)
         normal = draw_slice(replace(subject, lesion=None), 0.5)
-        assert not normal.mask.any() and not (mask & ~brain).any()
+        assert not normal.mask.any()
+        assert not (mask & ~brain).any()
         change = np.abs(image.astype(int) - normal.image.astype(int))
         assert np.median(change[mask]) > 80
         assert np.median(change[~mask]) == 0
@@ -122,7 +128,8 @@ def test_anatomy() -> None:
     subject = replace(Subject.draw(np.random.default_rng(3)), angle=0.0, shift=(0.0, 0.0), noise=1.0)
     low, high = draw_slice(subject, 0.3), draw_slice(subject, 0.95)
     assert low.brain.sum() > high.brain.sum()
-    assert label(low.brain)[1] == 1 and np.array_equal(binary_fill_holes(low.brain), low.brain)
+    assert label(low.brain)[1] == 1
+    assert np.array_equal(binary_fill_holes(low.brain), low.brain)
     middle = np.zeros_like(low.brain)
     middle[32:96, 45:83] = True
     fluid = subject.gain * 1000 + subject.offset

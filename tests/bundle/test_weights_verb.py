@@ -54,14 +54,17 @@ def test_a_failure_is_told_and_the_others_fetched(
     monkeypatch.setitem(RELEASES, "vmamba_tiny_s1l8", Release(f"{url}/net.pth", None, "net.pth"))
     assert run("vmamba_tiny_s2l5", "no_such_net", "vmamba_tiny_s1l8", "--models-dir", str(tmp_path)) == 1
     out, err = capsys.readouterr()
-    assert out.startswith("vmamba_tiny_s1l8: ") and "404" in err and "'no_such_net'" in err
+    assert out.startswith("vmamba_tiny_s1l8: ")
+    assert "404" in err
+    assert "'no_such_net'" in err
 
 
 def test_defaults_are_the_teachers_of_the_paper() -> None:
     parser = argparse.ArgumentParser()
     verb.configure(parser)
     args = parser.parse_args([])
-    assert args.names == ["wide_resnet50_2", "vmamba_tiny_v0"] and args.models_dir == Path("models")
+    assert args.names == ["wide_resnet50_2", "vmamba_tiny_v0"]
+    assert args.models_dir == Path("models")
 
 
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:

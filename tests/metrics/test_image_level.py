@@ -76,7 +76,7 @@ def test_reset_forgets():
 
 
 def test_key_metric_of_a_monai_evaluator():
-    items = [{"image": torch.full((1, 4, 4), float(s)), "label": int(y)} for s, y in zip(SCORES, LABELS)]
+    items = [{"image": torch.full((1, 4, 4), float(s)), "label": int(y)} for s, y in zip(SCORES, LABELS, strict=False)]
     evaluator = SupervisedEvaluator(
         device=torch.device("cpu"),
         val_data_loader=DataLoader(Dataset(items), batch_size=4),

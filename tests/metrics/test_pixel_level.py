@@ -50,7 +50,7 @@ def metrics_of(maps, masks, bins=None, batch=4):
 
 def flood_fill(mask):
     """8-connected regions as sets of pixels."""
-    left, regions = set(zip(*np.nonzero(mask))), []
+    left, regions = set(zip(*np.nonzero(mask), strict=False)), []
     while left:
         region, edge = set(), {left.pop()}
         while edge:
@@ -64,13 +64,15 @@ def flood_fill(mask):
 def brute_force_aupro(maps, masks, limit=0.3):
     """By the definition: every threshold anew, then the area on a fine grid of FPR."""
     maps, masks = maps[:, 0].numpy(), masks[:, 0].numpy()
-    regions = [maps[i][tuple(zip(*region))] for i, mask in enumerate(masks) for region in flood_fill(mask)]
+    regions = [
+        maps[i][tuple(zip(*region, strict=False))] for i, mask in enumerate(masks) for region in flood_fill(mask)
+    ]
     fpr, overlap = [0.0], [0.0]
     for threshold in np.unique(maps)[::-1]:
         fpr.append((maps[masks == 0] >= threshold).mean())
         overlap.append(np.mean([(values >= threshold).mean() for values in regions]))
     area = 0.0
-    for left, right, low, high in zip(fpr[:-1], fpr[1:], overlap[:-1], overlap[1:]):
+    for left, right, low, high in zip(fpr[:-1], fpr[1:], overlap[:-1], overlap[1:], strict=False):
         if left < limit and right > left:
             end = min(right, limit)
             area += (end - left) * (low + low + (high - low) * (end - left) / (right - left)) / 2
@@ -142,7 +144,8 @@ def test_streaming_keeps_no_more_than_bins_and_does_not_depend_on_batches(monkey
     metric = PixelMetrics(bins=200)
     for i in torch.randperm(12, generator=torch.Generator().manual_seed(0)):
         metric.update((maps[i : i + 1], masks[i : i + 1]))
-        assert 50 < len(metric._curve.score) <= 200 and not metric._waiting
+        assert 50 < len(metric._curve.score) <= 200
+        assert not metric._waiting
 
     assert metric.compute() == pytest.approx(at_once, rel=1e-12)
 
@@ -179,7 +182,7 @@ def test_compute_can_be_repeated_and_reset_forgets():
 
 def test_additional_metric_of_a_monai_evaluator():
     maps, masks = make()
-    items = [{"image": m, "label": y} for m, y in zip(maps, masks)]
+    items = [{"image": m, "label": y} for m, y in zip(maps, masks, strict=False)]
     evaluator = SupervisedEvaluator(
         device=torch.device("cpu"),
         val_data_loader=DataLoader(Dataset(items), batch_size=4),

@@ -189,7 +189,8 @@ def test_not_found(server: Server, path: Path) -> None:
     server.status = 404
     with pytest.raises(WeightsError, match="404"):
         fetch(server.url, path)
-    assert not path.exists() and len(server.log) == 1
+    assert not path.exists()
+    assert len(server.log) == 1
 
 
 def test_a_web_page_is_no_weight_file(server: Server, path: Path) -> None:
@@ -211,7 +212,8 @@ def test_wrong_hash_of_a_file_already_there(server: Server, path: Path) -> None:
     path.write_bytes(b"mine")
     with pytest.raises(WeightsError, match="delete it"):
         fetch(server.url, path, SHA256)
-    assert path.read_bytes() == b"mine" and not server.log
+    assert path.read_bytes() == b"mine"
+    assert not server.log
 
 
 def test_server_down(path: Path) -> None:
@@ -306,7 +308,8 @@ def test_timm_weights_come_from_the_hub_otherwise(
 
 def test_the_default_teacher_is_the_racm_release() -> None:
     cfg = timm.get_pretrained_cfg("wide_resnet50_2")
-    assert cfg is not None and str(cfg.url).endswith("/wide_resnet50_racm-8234f177.pth")
+    assert cfg is not None
+    assert str(cfg.url).endswith("/wide_resnet50_racm-8234f177.pth")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,63 @@
+"""Transforms: intensities keep their depth, channels are three, masks are filled in."""
+
+from typing import Any
+
+import pytest
+import torch
+from monai.data import MetaTensor
+
+from scripts.transforms import AnomalyScored, EmptyMaskd, ScaleToUnitd, ToThreeChannelsd
+
+
+def test_eight_bits_become_zero_to_one_by_the_type_not_by_the_image() -> None:
+    image = torch.tensor([[[0, 51, 102]]], dtype=torch.uint8)
+    assert ScaleToUnitd("image")({"image": image})["image"].tolist() == [
+        [[0.0, pytest.approx(0.2), pytest.approx(0.4)]]
+    ]
+
+
+def test_a_twelve_bit_ramp_keeps_all_its_values_and_what_lies_beyond() -> None:
+    ramp = torch.arange(4096, dtype=torch.int32).view(1, 64, 64)
+    scaled = ScaleToUnitd("image", [0, 4095])({"image": ramp})["image"]
+    assert len(scaled.unique()) == 4096
+    torch.testing.assert_close(scaled.double() * 4095, ramp.double(), rtol=0, atol=1e-3)
+    beyond = ScaleToUnitd("image", [1000, 2000])({"image": ramp})["image"]
+    assert (beyond.min().item(), beyond.max().item()) == (-1.0, pytest.approx(3.095))
+
+
+def test_deeper_images_without_a_range_are_refused_by_name_with_the_remedy() -> None:
+    image = MetaTensor(torch.tensor([[[7, 3000]]]), meta={"filename_or_obj": "scan.png"})
+    with pytest.raises(
+        ValueError, match=r"scan\.png is deeper than 8 bits \(its values go from 7 to 3000\).*--intensity_range"
+    ):
+        ScaleToUnitd("image")({"image": image})
+
+
+def test_an_empty_range_is_refused() -> None:
+    with pytest.raises(ValueError, match="low < high"):
+        ScaleToUnitd("image", [5, 5])
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_grey_is_repeated_and_colour_passes(channels: int) -> None:
+    image = torch.rand(channels, 4, 5)
+    result = ToThreeChannelsd("image")({"image": image})["image"]
+    torch.testing.assert_close(result, image.expand(3, 4, 5))
+
+
+def test_other_channels_are_refused() -> None:
+    with pytest.raises(ValueError, match="has 4 channels"):
+        ToThreeChannelsd("image")({"image": torch.rand(4, 2, 2)})
+
+
+def test_a_normal_gets_an_empty_mask_and_an_anomaly_keeps_its_own() -> None:
+    image, mask = torch.rand(3, 4, 4), torch.ones(1, 4, 4)
+    assert EmptyMaskd()({"image": image})["mask"].shape == (1, 4, 4)
+    assert EmptyMaskd()({"image": image})["mask"].sum() == 0
+    assert EmptyMaskd()({"image": image, "mask": mask})["mask"] is mask
+
+
+@pytest.mark.parametrize(("pooling", "expected"), [("max", 3.0), ("mean", 1.5)])
+def test_the_score_is_the_pooled_map(pooling: str, expected: float) -> None:
+    data: dict[Any, Any] = AnomalyScored(pooling)({"pred": torch.tensor([[[0.0, 1.0], [2.0, 3.0]]])})
+    assert data["score"].item() == expected
