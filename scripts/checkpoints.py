@@ -107,17 +107,16 @@ class CheckpointReader:
         logger.info("Restored %s from %s", ", ".join(self.objects), self.path)
 
     def _resume(self, engine: Engine, progress: dict[str, Any]) -> None:
-        asked, length = engine.state.max_epochs or 0, engine.state.epoch_length
+        asked, length = engine.state.max_epochs or 0, engine.state.epoch_length or 0
         if progress["epoch_length"] != length:
             raise ValueError(
                 f"{self.path} comes from epochs of {progress['epoch_length']} iterations, these have {length}: resume "
                 "with the same datalist, batch size and number of processes."
             )
+        done = progress["iteration"] // length
+        if done > asked:
+            raise ValueError(f"{self.path} already has {done} epochs behind it, {asked} were asked for: ask for more.")
         engine.load_state_dict({**progress, "max_epochs": asked})
-        if engine.state.epoch > asked:
-            raise ValueError(
-                f"{self.path} already has {engine.state.epoch} epochs behind it, {asked} were asked for: ask for more."
-            )
 
 
 def load_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") -> dict[str, Any]:
@@ -135,8 +134,10 @@ def load_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") 
         )
     try:
         return torch.load(path, map_location=map_location, weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path} is damaged or no checkpoint: {error}. Take another one, or train again.") from error
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+        # The error's own text is left to the traceback: torch's proposes to load with weights_only=False.
+        reason = type(error).__name__
+        raise ValueError(f"{path} is damaged or no checkpoint ({reason}). Take another one, or train again.") from error
 
 
 class RandomState:

@@ -26,7 +26,7 @@ class CPUSyncBatchNorm2d(nn.BatchNorm2d):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)
-        dtype, x = x.dtype, x.float()
+        dtype, x = x.dtype, x.to(self.weight.dtype)
         count = x.new_tensor(x.numel() / x.shape[1])
         dist.all_reduce(count)
         mean = all_reduce(x.sum((0, 2, 3))) / count

@@ -12,10 +12,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import mlflow.pyfunc
+import mlflow
 import pandas as pd
 import torch
 from mlflow.models import ModelSignature
+from mlflow.pyfunc.model import PythonModel
 from mlflow.types import ColSpec, Schema
 from mlflow.types.schema import Array
 from monai.bundle import ConfigParser
@@ -36,9 +37,9 @@ _REQUIREMENTS = (
 )
 
 
-class AnomalyModel(mlflow.pyfunc.PythonModel):
-    """Takes images, gives anomaly scores and maps. Its artifacts are ``network``, teachers and distiller in TorchScript,
-    and ``settings``, the ``SETTINGS`` of the training.
+class AnomalyModel(PythonModel):
+    """Takes images, gives anomaly scores and maps. Its artifacts are ``network``, teachers and distiller in one
+    TorchScript file, and ``settings``, the ``SETTINGS`` of the training.
     """
 
     def load_context(self, context: Any) -> None:
