@@ -78,8 +78,9 @@ def load_items(
     missing = [file for file in files if not Path(file).is_file()]
     if missing:
         raise FileNotFoundError(
-            f"{path}: {len(missing)} of {len(files)} files of {split} are missing in {root}: {', '.join(missing[:2])}"
-            f"{', …' if len(missing) > 2 else ''}. Set dataset_dir to where they are, or prepare the datalist again."
+            f"{path}: {len(missing)} of {len(files)} files of {split} are missing in {root}: "
+            f"{', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}. "
+            "Set dataset_dir to where they are, or prepare the datalist again."
         )
     return items
 

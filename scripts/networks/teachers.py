@@ -116,10 +116,9 @@ def _create_trained(name: str, path: Path, arguments: dict[str, Any]) -> nn.Modu
             return backbone
         # A whole model: timm converts old names, but would load features_only leniently and so leave random what the
         # file lacks. Without a classifier on either side it loads strictly.
-        heads = ensure_tuple(timm.get_pretrained_cfg(name).classifier)
-        headless = {
-            key: value for key, value in state_dict.items() if not key.startswith(tuple(f"{h}." for h in heads))
-        }
+        cfg = timm.get_pretrained_cfg(name)
+        heads = tuple(f"{head}." for head in ensure_tuple(cfg and cfg.classifier))
+        headless = {key: value for key, value in state_dict.items() if not key.startswith(heads)}
         overlay = {"state_dict": headless, "classifier": None}
         return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0, **arguments)
     except (RuntimeError, KeyError) as error:

@@ -1,0 +1,142 @@
+"""A small data set, and an overlay that makes the bundle's configs small enough to be run in seconds."""
+
+import argparse
+import json
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads starve processes that share few cores
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from monai.bundle import ConfigWorkflow
+from monai.utils import set_determinism
+
+from bundle import prepare
+from bundle.phantom import write_phantoms
+
+torch.set_num_threads(2)
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = ROOT / "configs"
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The datalist of phantom images, 64 pixels wide: 16 to train on, 2 for validation, 8 for test (2 abnormal)."""
+    folder = tmp_path_factory.mktemp("phantoms")
+    write_phantoms(folder / "images", subjects=13, slices=2, size=64, abnormal_fraction=0.15)
+    parser = argparse.ArgumentParser()
+    prepare.configure(parser)
+    out = folder / "datalist.json"
+    assert prepare.run(parser.parse_args([str(folder / "images"), "--out", str(out), "--modality", "CT"])) == 0
+    return out
+
+
+@pytest.fixture(scope="session")
+def tracking_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A store that all tests share, as making one takes seconds; experiments keep them apart."""
+    return f"sqlite:///{tmp_path_factory.mktemp('tracking')}/mlruns.db"
+
+
+@pytest.fixture
+def bundle_args(tiny_dataset: Path, tracking_uri: str, tmp_path: Path) -> dict[str, Any]:
+    """Overrides of any of the bundle's configs; ``tmp_path`` takes all that is written, and names the experiment."""
+    return {
+        "bundle_root": str(tmp_path),
+        "datalist": str(tiny_dataset),
+        "tracking_uri": tracking_uri,
+        "experiment_name": str(tmp_path),
+        "registered_model_name": "",
+        "device": "$torch.device('cpu')",
+        "image_size": 64,
+        "intensity_range": [0, 4095],
+        "epochs": 2,
+        "batch_size": 4,
+        "network_def#local_teacher": {
+            "_target_": "scripts.networks.Teacher",
+            "name": "test_resnet",
+            "weights": "untrained",
+        },
+        "network_def#global_teacher": {
+            "_target_": "scripts.networks.Teacher",
+            "name": "vmamba_pico",
+            "weights": "untrained",
+        },
+    }
+
+
+@pytest.fixture
+def tiny_overlay(bundle_args: dict[str, Any], tmp_path: Path) -> Path:
+    """``bundle_args`` as a config file, to come last in ``--config_file``."""
+    path = tmp_path / "tiny.json"
+    path.write_text(json.dumps(bundle_args))
+    return path
+
+
+@pytest.fixture
+def workflow(bundle_args: dict[str, Any]) -> Iterator[Callable[..., ConfigWorkflow]]:
+    """``workflow("train.json", epochs=3)``: the bundle in this process, initialised and not yet run."""
+
+    def build(*configs: str, **overrides: Any) -> ConfigWorkflow:
+        files = [str(CONFIGS / config) for config in configs]
+        kind = "train" if configs[-1] == "train.json" else "inference"
+        made = ConfigWorkflow(files, workflow_type=kind, logging_file=False, **(bundle_args | overrides))
+        made.initialize()
+        return made
+
+    path = list(sys.path)
+    yield build
+    sys.path[:] = path
+    set_determinism(None)
+
+
+@pytest.fixture
+def raises_because() -> Callable[..., AbstractContextManager[None]]:
+    """Like ``pytest.raises``, for an error that MONAI wraps in its own while it evaluates a config."""
+
+    @contextmanager
+    def check(kind: type[BaseException], *texts: str) -> Iterator[None]:
+        with pytest.raises(Exception) as caught:
+            yield
+        error: BaseException | None = caught.value
+        while error is not None and not isinstance(error, kind):
+            error = error.__cause__
+        if error is None:
+            raise caught.value
+        assert all(text in str(error) for text in texts), str(error)
+
+    return check
+
+
+@pytest.fixture
+def command(tiny_overlay: Path) -> Callable[..., list[str]]:
+    """``command("training", "train.json", "--resume", "True")``: words of the bundle's command line."""
+
+    def build(verb: str, *words: str, launcher: tuple[str, ...] = (sys.executable,)) -> list[str]:
+        configs = [f"configs/{word}" for word in words if word.endswith(".json")]
+        options = [word for word in words if not word.endswith(".json")]
+        files = str([*configs, str(tiny_overlay)])
+        return [*launcher, "-m", "monai.bundle", "run", verb, "--config_file", files, *options]
+
+    return build
+
+
+@pytest.fixture
+def run_command(command: Callable[..., list[str]]) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs ``command(...)`` in the repository's root, and gives its exit code and all that it printed."""
+
+    def run(*args: Any, **more: Any) -> subprocess.CompletedProcess[str]:
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        return subprocess.run(
+            command(*args, **more), cwd=ROOT, env=environment, text=True, stdout=-1, stderr=-2, timeout=300, check=False
+        )
+
+    return run

@@ -1,0 +1,207 @@
+"""Train, evaluate and infer: what lies there afterwards, that it is right, and what a wrong input is told."""
+
+import json
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+import torch
+from PIL import Image
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from scripts.networks.detector import Detector
+
+
+@pytest.fixture
+def infer(workflow: Callable[..., Any], used: Any, tmp_path: Path) -> Callable[..., Path]:
+    """``infer(input)`` in this process with the trained model, gives the folder of results."""
+
+    def run(path: Any, **overrides: Any) -> Path:
+        workflow("inference.json", **{"ckpt_path": str(used.checkpoint), "input": str(path), **overrides}).run()
+        return tmp_path / "eval" / "inference"
+
+    return run
+
+
+def told(infer: Callable[..., Path], path: Any, **overrides: Any) -> str:
+    """What a failing inference says: the messages of the exception and of its causes, as a traceback shows them."""
+    with pytest.raises(RuntimeError) as caught:
+        infer(path, **overrides)
+    texts, error = [], caught.value
+    while error is not None:
+        texts.append(str(error))
+        error = error.__cause__ or error.__context__
+    return "\n".join(texts)
+
+
+def test_training_leaves_its_checkpoints(used: Any) -> None:
+    final = torch.load(used.checkpoint, weights_only=True)
+    assert set(final) == {"model", "input", "provenance", "trainer"}
+    assert final["trainer"]["epoch_length"] == 4
+    assert not any(name.startswith("teachers.") for name in final["model"])
+    resumable = torch.load(used.root / "models" / "last.pt", weights_only=True)
+    assert {*final, "optimizer", "lr_scheduler", "random"} <= set(resumable)
+    assert all(torch.equal(final["model"][name], value) for name, value in resumable["model"].items())
+
+
+def test_evaluation_leaves_metrics_scores_and_pictures(used: Any) -> None:
+    folder = used.root / "eval" / "test"
+    assert {path.name for path in folder.iterdir()} == {
+        *("metrics.json", "scores.csv", "roc_pr.png", "scores.png", "heat_maps.png")
+    }
+    for picture in folder.glob("*.png"):
+        with Image.open(picture) as image:
+            assert min(image.size) > 100
+    summary = json.loads((folder / "metrics.json").read_text())
+    assert summary["images"] == {"normal": 6, "anomalous": 2}
+    assert [teacher["name"] for teacher in summary["teachers"]] == ["test_resnet", "vmamba_pico"]
+    assert summary["model"]["method"] == "PDD"
+
+
+def test_metrics_are_those_of_scikit_learn_on_the_scores(used: Any) -> None:
+    folder = used.root / "eval" / "test"
+    metrics = json.loads((folder / "metrics.json").read_text())["metrics"]
+    table = pd.read_csv(folder / "scores.csv")
+    assert metrics["image_auroc"] == pytest.approx(roc_auc_score(table["label"], table["score"]), abs=1e-12)
+    assert metrics["image_ap"] == pytest.approx(average_precision_score(table["label"], table["score"]), abs=1e-12)
+    assert table["score"].is_monotonic_decreasing
+    assert {"pixel_auroc", "pixel_ap", "pixel_f1max", "pixel_aupro"} <= metrics.keys()
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+def test_scores_do_not_depend_on_the_batch_size(
+    batch_size: int, used: Any, workflow: Callable[..., Any], tmp_path: Path
+) -> None:
+    workflow("train.json", "evaluate.json", ckpt_path=str(used.checkpoint), batch_size=batch_size).run()
+    ours, theirs = (
+        pd.read_csv(root / "eval" / "test" / "scores.csv", index_col="image").sort_index()
+        for root in (tmp_path, used.root)
+    )
+    assert (ours["label"] == theirs["label"]).all()
+    np.testing.assert_allclose(ours["score"], theirs["score"], rtol=1e-5)
+
+
+def test_inference_leaves_scores_maps_overlays_and_manifest(used: Any) -> None:
+    folder = used.root / "eval" / "inference"
+    table = pd.read_csv(folder / "scores.csv")
+    assert list(table.columns) == ["image", "score", "map", "overlay"]
+    assert len(table) == 3
+    for image, score, anomaly_map, overlay in table.itertuples(index=False):
+        with Image.open(image) as original, Image.open(folder / overlay) as picture:
+            assert picture.size == original.size
+            assert picture.mode == "RGB"
+            values = tifffile.imread(folder / anomaly_map)
+            assert values.shape == original.size[::-1]
+        assert values.dtype == np.float32
+        assert np.isfinite(values).all()
+        # The score is that of the map in the network's pixels; resampling can only lower its maximum.
+        assert 0.5 * score < values.max() <= score * (1 + 1e-6)
+    assert len({*table["map"], *table["overlay"]}) == 6  # part.png and more/part.png are not written over each other
+
+
+def test_an_unreadable_image_is_left_out_and_named(used: Any) -> None:
+    manifest = json.loads((used.root / "eval" / "inference" / "manifest.json").read_text())
+    broken = str(used.inputs / "broken.png")
+    assert list(manifest["unreadable"]) == [broken]
+    assert broken in manifest["unreadable"][broken]
+    assert [Path(entry["image"]).name for entry in manifest["files"]].count("broken.png") == 0
+    assert f"Left out: {broken}" in used.printed["inferring"]
+
+
+def test_the_manifest_says_all_that_the_results_depend_on(used: Any) -> None:
+    manifest = json.loads((used.root / "eval" / "inference" / "manifest.json").read_text())
+    assert manifest["config"]["image_size"] == 64
+    assert manifest["config"]["input"] == str(used.inputs)
+    assert manifest["versions"]["version_torch"] == version("torch")
+    assert manifest["model"]["method"] == "PDD"
+    assert all(len(teacher["sha256"]) == 64 for teacher in manifest["teachers"])
+    assert manifest["display_range"][0] < manifest["display_range"][1]
+
+
+def test_inference_scores_a_datalist_as_the_evaluation_did(
+    used: Any, infer: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = infer(used.datalist)
+    ours = pd.read_csv(folder / "scores.csv", index_col="image").sort_index()
+    theirs = pd.read_csv(used.root / "eval" / "test" / "scores.csv", index_col="image").sort_index()
+    assert list(ours.index) == list(theirs.index)
+    np.testing.assert_allclose(ours["score"], theirs["score"], rtol=1e-5)
+
+
+@pytest.mark.parametrize(("path", "names"), [("part.png", ["part.png"]), ("**/part.png", ["part.png", "part.png"])])
+def test_input_may_be_an_image_or_a_glob(path: str, names: list[str], used: Any, infer: Callable[..., Path]) -> None:
+    table = pd.read_csv(infer(used.inputs / path) / "scores.csv")
+    assert [Path(image).name for image in table["image"]] == names
+
+
+@pytest.mark.parametrize("keep_aspect_ratio", [False, True])
+def test_a_lesion_stays_at_its_place(
+    keep_aspect_ratio: bool,
+    used: Any,
+    infer: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Detector, "forward", lambda self, image: image[:, :1])  # the image is its own anomaly map
+    checkpoint = torch.load(used.checkpoint, weights_only=True)
+    checkpoint["input"]["keep_aspect_ratio"] = keep_aspect_ratio
+    torch.save(checkpoint, tmp_path / "model.pt")
+    spots = {"wide": ((40, 152), (8, 130)), "high": ((90, 33), (70, 5)), "same": ((64, 64), (10, 50))}
+    (tmp_path / "spots").mkdir()
+    for name, (size, (row, column)) in spots.items():
+        image = np.zeros(size, np.uint8)
+        image[row - 3 : row + 4, column - 3 : column + 4] = 200
+        Image.fromarray(image).save(tmp_path / "spots" / f"{name}.png")
+    folder = infer(
+        tmp_path / "spots", ckpt_path=str(tmp_path / "model.pt"), keep_aspect_ratio=keep_aspect_ratio, batch_size=3
+    )
+    for name, (size, place) in spots.items():
+        values = tifffile.imread(folder / "maps" / f"{name}.tiff").astype(np.float64)
+        assert values.shape == size
+        values[values < values.max() / 2] = 0
+        rows, columns = np.indices(size)
+        centre = [(axis * values).sum() / values.sum() for axis in (rows, columns)]
+        np.testing.assert_allclose(centre, place, atol=0.5)
+
+
+def test_nothing_to_infer(infer: Callable[..., Path], tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    for path, text in {
+        "empty": f"{tmp_path / 'empty'} holds no image; looked for .png",
+        "missing": f"There is no file or folder {tmp_path / 'missing'}",
+        "bad.png": f"None of the 1 images of {tmp_path / 'bad.png'} can be read",
+    }.items():
+        assert text in told(infer, tmp_path / path)
+    assert "say what to look at with --input PATH" in told(infer, "", input=None)
+
+
+def test_a_checkpoint_of_other_teachers_is_refused(used: Any, infer: Callable[..., Path]) -> None:
+    teacher = {"_target_": "scripts.networks.Teacher", "name": "test_resnet", "weights": "untrained", "seed": 1}
+    text = told(infer, used.inputs / "part.png", **{"network_def#local_teacher": teacher})
+    assert "trained with teacher test_resnet (untrained, seed 0" in text
+    assert "Give the same teachers as in training" in text
+
+
+def test_a_checkpoint_of_other_input_settings_is_refused(used: Any, infer: Callable[..., Path]) -> None:
+    text = told(infer, used.inputs / "part.png", intensity_range=[0, 255])
+    assert 'run with --intensity_range "[0, 4095]"' in text
+
+
+def test_a_damaged_checkpoint_is_named(used: Any, infer: Callable[..., Path], tmp_path: Path) -> None:
+    path = tmp_path / "damaged.pt"
+    path.write_bytes(used.checkpoint.read_bytes()[:1000])
+    assert f"{path} is damaged or no checkpoint" in told(infer, used.inputs / "part.png", ckpt_path=str(path))
+
+
+def test_without_a_checkpoint_the_log_says_what_to_do(used: Any, run_command: Callable[..., Any]) -> None:
+    done = run_command("inferring", "inference.json", "--input", str(used.inputs), "--ckpt_path", "nowhere/model.pt")
+    assert done.returncode == 1
+    before_traceback = done.stdout.split("Traceback")[0]
+    assert "There is no checkpoint nowhere/model.pt. Train a model first" in before_traceback
+    assert "--ckpt_path" in before_traceback

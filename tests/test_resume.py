@@ -1,0 +1,118 @@
+"""A training that was killed goes on as if nothing had happened, or says why it cannot."""
+
+import json
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+import torch
+from monai.bundle import ConfigWorkflow
+
+EPOCHS, ITERATIONS = 3, 4
+
+Because = Callable[..., Any]
+Workflow = Callable[..., ConfigWorkflow]
+
+
+def test_a_training_killed_at_any_step_and_resumed_gives_the_unbroken_ones_weights(
+    run_command: Callable[..., Any], tiny_overlay: Path, tmp_path: Path, tracking_uri: str
+) -> None:
+    settings = json.loads(tiny_overlay.read_text()) | {"epochs": EPOCHS}
+    tiny_overlay.write_text(json.dumps(settings))
+    whole = run_command("training", "train.json", "--ckpt_path", str(tmp_path / "whole.pt"))
+    assert whole.returncode == 0, whole.stdout
+    (tmp_path / "models/last.pt").unlink()
+
+    step = random.Random(11).randrange(ITERATIONS + 1, EPOCHS * ITERATIONS)
+    kill = f"ignite.engine.Events.ITERATION_COMPLETED(once={step}), lambda: os.kill(os.getpid(), signal.SIGKILL)"
+    killing = {
+        "imports": ["$import os", "$import sys", "$import torch", "$import monai", "$import signal", "$import ignite"],
+        "run": [f"$@train#trainer.add_event_handler({kill})", "$@train#trainer.run()"],
+        "experiment_name": f"{tmp_path} killed",
+    }
+    tiny_overlay.write_text(json.dumps(settings | killing))
+    killed = run_command("training", "train.json")
+    assert killed.returncode == -9, killed.stdout
+    assert not (tmp_path / "models/model.pt").exists()
+    done = torch.load(tmp_path / "models/last.pt", weights_only=True)["trainer"]["iteration"]
+    assert done == (step - 1) // ITERATIONS * ITERATIONS
+
+    tiny_overlay.write_text(json.dumps(settings | {"experiment_name": f"{tmp_path} killed"}))
+    resumed = run_command("training", "train.json", "--resume", "True")
+    assert resumed.returncode == 0, resumed.stdout
+    first = torch.load(tmp_path / "whole.pt", weights_only=True)["model"]
+    second = torch.load(tmp_path / "models/model.pt", weights_only=True)["model"]
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+    client = mlflow.MlflowClient(tracking_uri)
+    (run,) = client.search_runs([client.get_experiment_by_name(f"{tmp_path} killed").experiment_id])
+    assert run.info.status == "FINISHED"
+    assert [point.step for point in client.get_metric_history(run.info.run_id, "loss")] == [1, 2, 3]
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("trained") / "models"
+
+
+@pytest.fixture
+def trained(workflow: Workflow, kept: Path, tmp_path: Path) -> Workflow:
+    """As ``workflow``, beside the checkpoints of two epochs."""
+    if kept.exists():
+        shutil.copytree(kept, tmp_path / "models")
+    else:
+        workflow("train.json").run()
+        shutil.copytree(tmp_path / "models", kept)
+    return workflow
+
+
+def test_resuming_without_a_checkpoint_names_what_is_missing(
+    workflow: Workflow, tmp_path: Path, raises_because: Because
+) -> None:
+    with raises_because(FileNotFoundError, str(tmp_path / "models/last.pt"), "--resume_path"):
+        workflow("train.json", resume=True).run()
+
+
+def test_resuming_from_a_truncated_checkpoint_names_it(
+    trained: Workflow, tmp_path: Path, raises_because: Because
+) -> None:
+    path = tmp_path / "models/last.pt"
+    path.write_bytes(path.read_bytes()[:-1000])
+    with raises_because(ValueError, str(path), "damaged"):
+        trained("train.json", resume=True).run()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "texts"),
+    [
+        ({"network_def#local_teacher#seed": 1}, ["test_resnet", "sha256", "same teachers"]),
+        ({"network_def#global_teacher#name": "test_convnext"}, ["vmamba_pico", "test_convnext"]),
+        ({"image_size": 32}, ["image_size 32", '--image_size "64"']),
+        ({"intensity_range": None}, ['--intensity_range "[0, 4095]"']),
+        ({"batch_size": 8}, ["4 iterations, these have 2", "batch size"]),
+        ({"epochs": 1}, ["2 epochs behind it, 1 were asked for"]),
+        ({"resume_path": "$@ckpt_path"}, ["model.pt does not hold", "optimizer"]),
+    ],
+    ids=lambda value: next(iter(value)).split("#", 1)[-1] if isinstance(value, dict) else "",
+)
+def test_resuming_with_other_settings_names_checkpoint_and_setting(
+    trained: Workflow, tmp_path: Path, raises_because: Because, overrides: dict[str, Any], texts: list[str]
+) -> None:
+    with raises_because(ValueError, str(tmp_path / "models"), *texts):
+        trained("train.json", **({"epochs": 4, "resume": True} | overrides)).run()
+
+
+def test_a_training_that_was_killed_after_its_last_epoch_still_gives_its_model(
+    trained: Workflow, tmp_path: Path
+) -> None:
+    model = tmp_path / "models/model.pt"
+    expected = torch.load(model, weights_only=True)["model"]
+    model.unlink()
+    trained("train.json", resume=True).run()
+    restored = torch.load(model, weights_only=True)["model"]
+    assert all(torch.equal(value, restored[name]) for name, value in expected.items())
