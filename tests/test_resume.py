@@ -29,9 +29,10 @@ def test_a_training_killed_at_any_step_and_resumed_gives_the_unbroken_ones_weigh
 
     step = random.Random(11).randrange(ITERATIONS + 1, EPOCHS * ITERATIONS)
     kill = f"ignite.engine.Events.ITERATION_COMPLETED(once={step}), lambda: os.kill(os.getpid(), signal.SIGKILL)"
+    config = json.loads((Path(__file__).parents[1] / "configs/train.json").read_text())
     killing = {
-        "imports": ["$import os", "$import sys", "$import torch", "$import monai", "$import signal", "$import ignite"],
-        "run": [f"$@train#trainer.add_event_handler({kill})", "$@train#trainer.run()"],
+        "imports": [*config["imports"], "$import signal", "$import ignite"],
+        "run": [f"$@train#trainer.add_event_handler({kill})", *config["run"]],
         "experiment_name": f"{tmp_path} killed",
     }
     tiny_overlay.write_text(json.dumps(settings | killing))

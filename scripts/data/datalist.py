@@ -119,6 +119,11 @@ def require_both_classes(items: list[Item], path: str | Path) -> None:
         )
 
 
+def datalist_name(path: str | Path) -> str:
+    """Gives the name of the data set, or of the datalist file if it has none; raises as `load_datalist`."""
+    return str(load_datalist(path).get("name") or Path(path).stem)
+
+
 def datalist_hash(path: str | Path) -> str:
     """Gives the SHA-256 of the datalist file, hexadecimal."""
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()

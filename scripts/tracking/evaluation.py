@@ -24,9 +24,15 @@ class EvaluationRun(Run):
 
     def finish(self, engine: Engine) -> None:
         self.log_metrics(engine.state.metrics)
+        scores = ", ".join(
+            f"{name.replace('_', ' ')} **{value:.3f}**" for name, value in sorted(engine.state.metrics.items())
+        )
+        self.describe(f"Test set: {scores}")
         trained_by = self.provenance.facts.get("mlflow_run_id")
         if trained_by is not None and self.exists(trained_by):  # where people compare models
             self.log_metrics({f"test_{name}": value for name, value in engine.state.metrics.items()}, run_id=trained_by)
+            summary = self.client.get_run(trained_by).data.tags.get("mlflow.note.content", "").split("\n")[0]
+            self.describe(f"{summary}\n\nTest set: {scores}. Pictures: Artifacts, test.", run_id=trained_by)
             for picture in self.results_dir.glob("*.png"):
                 self.client.log_artifact(trained_by, str(picture), "test")
         self.client.log_artifacts(self.run_id, str(self.results_dir))

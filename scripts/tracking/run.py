@@ -33,7 +33,7 @@ class Run:
         experiment_name: made if it does not exist.
         provenance: of the model; a training fills in its run, the others refer to it.
         network: whose teachers are described in the parameters.
-        run_name: None takes the kind of run and the time.
+        run_name: None takes one that tells what it is a run of.
         params: further parameters.
     """
 
@@ -50,7 +50,7 @@ class Run:
     ) -> None:
         self.tracking_uri, self.experiment_name = tracking_uri, experiment_name
         self.provenance, self.network = provenance, network
-        self.run_name = run_name or f"{self.kind} {time.strftime('%Y-%m-%d %H:%M:%S')}"
+        self.run_name = run_name
         self.params = params or {}
         self.config = current_config()
         self.run_id = ""
@@ -68,13 +68,28 @@ class Run:
         if self.tracking_uri.startswith(_SQLITE):
             Path(self.tracking_uri.removeprefix(_SQLITE)).parent.mkdir(parents=True, exist_ok=True)
         mlflow.set_tracking_uri(self.tracking_uri)
-        tags = {"kind": self.kind, "mlflow.user": getpass.getuser(), **self.tags()}
+        tags = {
+            "kind": self.kind,
+            "mlflow.user": getpass.getuser(),
+            "mlflow.source.name": "python -m monai.bundle run",
+            "mlflow.source.type": "LOCAL",
+            "mlflow.source.git.commit": git_commit(),
+            **self.tags(),
+        }
         experiment = self.client.get_experiment_by_name(self.experiment_name)
         experiment_id = experiment.experiment_id if experiment else self._create_experiment()
+        self.run_name = self.run_name or self.default_name()
         self.run_id = self.client.create_run(experiment_id, run_name=self.run_name, tags=tags).info.run_id
         self._log_params()
         self.client.log_dict(self.run_id, self.config, "config.json")
         logger.info("MLflow run '%s', id %s, in %s", self.run_name, self.run_id, self.tracking_uri)
+
+    def default_name(self) -> str:
+        return f"{self.kind} of {self.provenance.facts.get('mlflow_run_name', 'an untracked training')}"
+
+    def describe(self, text: str, run_id: str | None = None) -> None:
+        """Sets the description that MLflow shows with a run, in Markdown."""
+        self.client.set_tag(run_id or self.run_id, "mlflow.note.content", text)
 
     def tags(self) -> dict[str, str]:
         """By default those that lead to the training run of the model."""
@@ -111,7 +126,8 @@ class Run:
         location = None
         if self.tracking_uri.startswith(_SQLITE):  # artifacts beside the database, not in the working directory
             location = (Path(self.tracking_uri.removeprefix(_SQLITE)).parent / "mlruns").resolve().as_uri()
-        return self.client.create_experiment(self.experiment_name, artifact_location=location)
+        tags = {"mlflow.experimentKind": "custom_model_development"}  # else MLflow opens it as one of language models
+        return self.client.create_experiment(self.experiment_name, artifact_location=location, tags=tags)
 
     def _log_params(self) -> None:
         facts = {**self.params, **versions(), "git_commit": git_commit(), "device": device_name()}

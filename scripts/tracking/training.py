@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
-from mlflow.entities import RunStatus
+from mlflow.entities import Dataset, DatasetInput, RunStatus
 
 from scripts.serving import register_model
 from scripts.tracking.run import Run
@@ -55,10 +55,29 @@ class TrainingRun(Run):
                 self.client.delete_tag(resumed, "error")
             return
         super().start(engine)
+        dataset = Dataset(str(self._facts["data"]), str(self._facts["datalist_sha256"])[:8], "local", "{}")
+        self.client.log_inputs(self.run_id, datasets=[DatasetInput(dataset, [])])
+        self.describe(self._summary())
         self.provenance.facts |= {"mlflow_run_id": self.run_id, "mlflow_run_name": self.run_name}
+
+    def default_name(self) -> str:
+        return "{method} {data} seed {seed}".format(**self._facts)
 
     def tags(self) -> dict[str, str]:
         return {}
+
+    @property
+    def _facts(self) -> dict[str, Any]:
+        return {
+            "method": "a method",
+            "data": "unknown data",
+            "seed": "?",
+            "datalist_sha256": "",
+        } | self.provenance.facts
+
+    def _summary(self) -> str:
+        teachers = [f"{teacher['name']} ({teacher['weights']})" for teacher in self.network.identities()]
+        return f"{self.default_name()}. Teachers: {', '.join(teachers)}."
 
     def finish(self, engine: Engine) -> None:
         self.client.log_artifact(self.run_id, str(self.checkpoint), "checkpoint")
