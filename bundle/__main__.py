@@ -1,6 +1,7 @@
 """Tools around the bundle; training, evaluation and inference run by ``python -m monai.bundle run``."""
 
 import argparse
+import logging
 import sys
 
 from bundle import baseline, demo, phantom, prepare, weights
@@ -19,6 +20,9 @@ def main(arguments: list[str] | None = None) -> int:
             verbs.add_parser(name, help=text.split("\n")[0].rstrip("."), description=text, formatter_class=formatter)
         )
     args = parser.parse_args(arguments)
+    logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(
+        logging.ERROR
+    )  # tells everyone of a missing extra
     try:
         return VERBS[args.verb].run(args)
     except (OSError, ValueError, RuntimeError) as error:

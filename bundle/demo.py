@@ -12,11 +12,8 @@ import sys
 import time
 from pathlib import Path
 
-from monai.bundle import ConfigParser
-
-from bundle import baseline
-
 ROOT = Path(__file__).parent.parent
+CONFIGS = ("configs/train.json", "configs/demo.json")
 TRAIN = "['configs/train.json','configs/demo.json']"
 EVALUATE = "['configs/train.json','configs/evaluate.json','configs/demo.json']"
 INFER = "['configs/inference.json','configs/demo.json']"
@@ -48,10 +45,9 @@ def run(args: argparse.Namespace) -> int:
     _step("4/5 Evaluate", "monai.bundle", "run", "evaluating", "--config_file", EVALUATE, *evaluate)
     infer = ["--input", str(datalist), "--output_dir", str(folder / "inference"), *common]
     _step("5/5 Infer", "monai.bundle", "run", "inferring", "--config_file", INFER, *infer)
-    config = ConfigParser(
-        ConfigParser.load_config_files([str(ROOT / "configs" / f) for f in ("train.json", "demo.json")])
+    trivial = json.loads(
+        _output("bundle", "baseline", "mean_image", "--datalist", str(datalist), "--config_file", *CONFIGS)
     )
-    trivial = baseline.evaluate("mean_image", config, datalist)
     _report(folder, json.loads((results / "metrics.json").read_text())["metrics"], trivial, time.time() - started)
     return 0
 
@@ -59,8 +55,17 @@ def run(args: argparse.Namespace) -> int:
 def _step(title: str, module: str, *arguments: str) -> None:
     quoted = " ".join(f'"{argument}"' if "[" in argument else argument for argument in arguments)
     print(f"\n=== {title}\n$ python -m {module} {quoted}\n", flush=True)
-    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
-    subprocess.run([sys.executable, "-m", module, *arguments], cwd=ROOT, env=environment, check=True)
+    subprocess.run([sys.executable, "-m", module, *arguments], cwd=ROOT, env=_quiet(), check=True)
+
+
+def _output(module: str, *arguments: str) -> str:
+    command = [sys.executable, "-m", module, *arguments]
+    return subprocess.run(command, cwd=ROOT, env=_quiet(), check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def _quiet() -> dict[str, str]:
+    """Without the libraries' warnings, which a newcomer would have to read past."""
+    return {**os.environ, "PYTHONWARNINGS": "ignore"}
 
 
 def _report(folder: Path, pdd: dict[str, float], trivial: dict[str, float], seconds: float) -> None:

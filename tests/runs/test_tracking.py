@@ -54,10 +54,12 @@ def tracked(tracking_uri: str, tmp_path: Path) -> Callable[[], list[Run]]:
 
 
 @pytest.mark.parametrize("kind", ["training", "evaluation", "inference"])
-def test_a_run_is_finished_named_and_of_its_user(kind: str, runs: dict[str, Run]) -> None:
+def test_a_run_is_finished_named_and_of_its_user(kind: str, used: Any, runs: dict[str, Run]) -> None:
     assert len(runs) == 3
     assert runs[kind].info.status == "FINISHED"
-    assert runs[kind].info.run_name.startswith(f"{kind} 20")
+    training = f"PDD {json.loads(used.datalist.read_text())['name']} seed 0"
+    expected = training if kind == "training" else f"{kind} of {training}"
+    assert runs[kind].info.run_name == expected
     assert runs[kind].data.tags["mlflow.user"]
     assert "error" not in runs[kind].data.tags
     assert runs[kind].data.tags["untrained_teachers"] == "test_resnet, vmamba_pico"
