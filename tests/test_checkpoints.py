@@ -83,7 +83,6 @@ def test_last_holds_all_that_a_training_goes_on_with_and_no_code(
         "image_size": 64,
         "keep_aspect_ratio": False,
         "intensity_range": [0, 4095],
-        "score_pooling": "max",
     }
     assert last["provenance"]["method"] == "PDD"
     assert last["provenance"]["mlflow_run_id"]
