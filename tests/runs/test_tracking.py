@@ -200,7 +200,7 @@ def test_a_checkpoint_from_elsewhere_is_evaluated_all_the_same(
 ) -> None:
     workflow("train.json", "evaluate.json", ckpt_path=str(used.checkpoint)).run()
     (run,) = tracked()
-    assert run.data.tags["training_run"].startswith("training 20")
+    assert run.data.tags["training_run"] == f"PDD {json.loads(used.datalist.read_text())['name']} seed 0"
     assert "mlflow.parentRunId" not in run.data.tags
 
 
