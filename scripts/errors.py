@@ -3,11 +3,13 @@
 import sys
 from types import TracebackType
 
+_WRAPPINGS = ("Failed to evaluate", "Failed to instantiate")  # how MONAI's configuration errors begin
+
 
 def end_with_the_cause() -> None:
-    """Lets a traceback end with the error that caused it.
+    """Lets a traceback end with the error that MONAI wrapped.
 
-    MONAI wraps whatever goes wrong in a configuration into "Failed to evaluate ...", which hides file and remedy above.
+    Whatever goes wrong in a configuration ends as "Failed to evaluate ...", with file and remedy hidden far above.
     """
     sys.excepthook = _excepthook
 
@@ -15,7 +17,7 @@ def end_with_the_cause() -> None:
 def _excepthook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
     sys.__excepthook__(kind, error, traceback)
     cause = error
-    while cause.__cause__ is not None:
+    while cause.__cause__ is not None and str(cause).startswith(_WRAPPINGS):
         cause = cause.__cause__
     if cause is not error:
         print(f"\nThe cause: {type(cause).__name__}: {cause}", file=sys.stderr)
