@@ -9,7 +9,7 @@ from scripts.tracking.run import Run
 
 
 class EvaluationRun(Run):
-    """Logs the metrics, also at the training run as ``test_...``, and the files of ``EvaluationResults``.
+    """Logs the metrics, also at the training run as ``test_...`` and in its name, and the files of the results.
 
     Args:
         results_dir: where those files are, written before this handler's turn.
@@ -33,6 +33,9 @@ class EvaluationRun(Run):
             self.log_metrics({f"test_{name}": value for name, value in engine.state.metrics.items()}, run_id=trained_by)
             summary = self.client.get_run(trained_by).data.tags.get("mlflow.note.content", "").split("\n")[0]
             self.describe(f"{summary}\n\nTest set: {scores}. Pictures: Artifacts, test.", run_id=trained_by)
+            # MLflow's list of runs shows no metric by itself, so the name tells which run is best.
+            name = f"{self.provenance.facts['mlflow_run_name']}, image AUROC {engine.state.metrics['image_auroc']:.3f}"
+            self.client.update_run(trained_by, name=name)
             for picture in self.results_dir.glob("*.png"):
                 self.client.log_artifact(trained_by, str(picture), "test")
         self.client.log_artifacts(self.run_id, str(self.results_dir))

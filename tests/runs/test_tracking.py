@@ -58,7 +58,8 @@ def test_a_run_is_finished_named_and_of_its_user(kind: str, used: Any, runs: dic
     assert len(runs) == 3
     assert runs[kind].info.status == "FINISHED"
     training = f"PDD {json.loads(used.datalist.read_text())['name']} seed 0"
-    expected = training if kind == "training" else f"{kind} of {training}"
+    auroc = runs["evaluation"].data.metrics["image_auroc"]
+    expected = f"{training}, image AUROC {auroc:.3f}" if kind == "training" else f"{kind} of {training}"
     assert runs[kind].info.run_name == expected
     assert runs[kind].data.tags["mlflow.user"]
     assert "error" not in runs[kind].data.tags
