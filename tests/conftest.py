@@ -46,15 +46,10 @@ def tracking_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     return f"sqlite:///{tmp_path_factory.mktemp('tracking')}/mlruns.db"
 
 
-@pytest.fixture
-def bundle_args(tiny_dataset: Path, tracking_uri: str, tmp_path: Path) -> dict[str, Any]:
-    """Overrides of any of the bundle's configs; ``tmp_path`` takes all that is written, and names the experiment."""
+@pytest.fixture(scope="session")
+def tiny_config() -> dict[str, Any]:
+    """What makes any of the bundle's configs small enough for a test."""
     return {
-        "bundle_root": str(tmp_path),
-        "datalist": str(tiny_dataset),
-        "tracking_uri": tracking_uri,
-        "experiment_name": str(tmp_path),
-        "registered_model_name": "",
         "device": "$torch.device('cpu')",
         "image_size": 64,
         "intensity_range": [0, 4095],
@@ -70,6 +65,19 @@ def bundle_args(tiny_dataset: Path, tracking_uri: str, tmp_path: Path) -> dict[s
             "name": "vmamba_pico",
             "weights": "untrained",
         },
+    }
+
+
+@pytest.fixture
+def bundle_args(tiny_config: dict[str, Any], tiny_dataset: Path, tracking_uri: str, tmp_path: Path) -> dict[str, Any]:
+    """Overrides of any of the bundle's configs; ``tmp_path`` takes all that is written, and names the experiment."""
+    return {
+        "bundle_root": str(tmp_path),
+        "datalist": str(tiny_dataset),
+        "tracking_uri": tracking_uri,
+        "experiment_name": str(tmp_path),
+        "registered_model_name": "",
+        **tiny_config,
     }
 
 

@@ -5,30 +5,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
-TINY = {
-    "device": "$torch.device('cpu')",
-    "image_size": 64,
-    "intensity_range": [0, 4095],
-    "epochs": 2,
-    "batch_size": 4,
-    "network_def#local_teacher": {
-        "_target_": "scripts.networks.Teacher",
-        "name": "test_resnet",
-        "weights": "untrained",
-    },
-    "network_def#global_teacher": {
-        "_target_": "scripts.networks.Teacher",
-        "name": "vmamba_pico",
-        "weights": "untrained",
-    },
-}
 
 
 class Used(NamedTuple):
@@ -53,12 +36,12 @@ class Used(NamedTuple):
 
 
 @pytest.fixture(scope="session")
-def used(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Used:
+def used(tiny_config: dict[str, Any], tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Used:
     root = tmp_path_factory.mktemp("user") / "medical_anomaly_pdd"
     root.mkdir()
     for folder in ("configs", "scripts"):
         (root / folder).symlink_to(ROOT / folder)
-    (root / "tiny.json").write_text(json.dumps(TINY | {"datalist": str(tiny_dataset)}))
+    (root / "tiny.json").write_text(json.dumps(tiny_config | {"datalist": str(tiny_dataset)}))
     inputs = _write_inputs(root / "inputs", tiny_dataset)
     printed = {}
     for run_id, configs, options in (
