@@ -1,8 +1,10 @@
 """A small data set, and an overlay that makes the bundle's configs small enough to be run in seconds."""
 
 import argparse
+import copy
 import json
 import os
+import shutil
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads starve processes that share few cores
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -77,7 +79,7 @@ def bundle_args(tiny_config: dict[str, Any], tiny_dataset: Path, tracking_uri: s
         "tracking_uri": tracking_uri,
         "experiment_name": str(tmp_path),
         "registered_model_name": "",
-        **tiny_config,
+        **copy.deepcopy(tiny_config),  # a config parser writes its overrides into the dicts it is given
     }
 
 
@@ -148,3 +150,19 @@ def run_command(command: Callable[..., list[str]]) -> Callable[..., subprocess.C
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def program() -> Callable[[str], str]:
+    """``program("dciodvfy")``: path of an outside program; where it is missing, the test is skipped, or fails in CI."""
+
+    def find(name: str) -> str:
+        path = shutil.which(name, path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+        if path is None:
+            reason = f"the program {name} is not installed: see 'make programs'"
+            if os.environ.get("REQUIRE_PROGRAMS") == "1":
+                pytest.fail(reason)
+            pytest.skip(reason)
+        return path
+
+    return find
