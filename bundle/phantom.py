@@ -1,18 +1,19 @@
-"""Draw head-CT-like phantom slices, normal and abnormal, for the demonstration and the tests: no patient, no download.
+"""Draw phantom head CT, normal and abnormal, for the demonstration and the tests: no patient, no download.
 
-Every subject has a head of its own shape, pose, texture, grey scale and noise. FOLDER receives images/ (16-bit grey PNG
-of 12-bit values), masks/ (8-bit PNG, 0 or 255, of the abnormal slices) and index.csv with the columns image, label,
-mask, group, split.
+Every subject has a head of its own shape, pose, texture, calibration and noise. FOLDER receives images/ (16-bit grey
+PNG of 12-bit values), masks/ (8-bit PNG, 0 or 255, of the abnormal slices) and index.csv with the columns image, label,
+mask, group, split. With --volumes it receives normal/ and anomalous/ with a folder per subject of ct.nii.gz (Hounsfield
+units) and lesion.nii.gz, and dicom/ with one of the abnormal subjects again, as a DICOM series.
 """
 
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
@@ -20,28 +21,32 @@ Array = NDArray[np.float64]
 
 MAX_VALUE = 4095
 KINDS = ("haemorrhage", "infarct", "subdural", "mass")
-# Grey values before a subject's own gain and offset: a wide brain window stretched to 12 bits.
-AIR, SCALP, BONE, CSF, GREY, WHITE = 40.0, 1150.0, 2750.0, 800.0, 1640.0, 1400.0
+# Hounsfield units before a subject's own gain and offset.
+AIR, SCALP, BONE, CSF, GREY, WHITE = -1000.0, 30.0, 1000.0, 6.0, 37.0, 28.0
+WINDOW = (-25.0, 130.0)  # HU at both ends of a PNG's grey values
 MIN_LESION = 0.001  # area of the smallest lesion marked, as a share of the image
+# What the verb makes unless told otherwise.
+SLICES: dict[str, Any] = {"subjects": 60, "slices": 4, "size": 128, "abnormal_fraction": 0.2}
+VOLUMES: dict[str, Any] = {"subjects": 12, "slices": 16, "size": 96, "abnormal_fraction": 1 / 3}
 
 
-class Slice(NamedTuple):
-    """One drawn slice.
+class Head(NamedTuple):
+    """A drawn head; rows go to posterior, columns to the patient's left, slices to superior.
 
     Attributes:
-        image: (size, size), uint16, 0..4095.
-        mask: (size, size), bool, the lesion.
-        brain: (size, size), bool, all that lies within the skull.
+        image: (rows, columns, slices), HU.
+        mask: same shape, bool, the lesion.
+        brain: same shape, bool, all that lies within the skull.
     """
 
-    image: NDArray[np.uint16]
+    image: Array
     mask: NDArray[np.bool_]
     brain: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class Lesion:
-    """A lesion in head coordinates (the skull's outer edge is the unit circle); `contrast` in grey values."""
+    """A lesion in head coordinates (the skull's outer edge is the unit circle); `contrast` in HU."""
 
     kind: str
     level: float
@@ -57,10 +62,10 @@ class Lesion:
         """Draw a lesion whose middle is at a level."""
         kind = str(rng.choice(KINDS))
         low, high, least, most = {
-            "haemorrhage": (0.09, 0.23, 450, 1200),
-            "infarct": (0.16, 0.33, -620, -260),
-            "subdural": (0.07, 0.16, 500, 1100),
-            "mass": (0.09, 0.19, 350, 1000),
+            "haemorrhage": (0.09, 0.23, 17, 45),
+            "infarct": (0.16, 0.33, -23, -10),
+            "subdural": (0.07, 0.16, 19, 41),
+            "mass": (0.09, 0.19, 13, 38),
         }[kind]
         radius = rng.uniform(low, high)
         distance, bearing = rng.uniform(0.3, 0.62), rng.uniform(0, 2 * np.pi)
@@ -78,7 +83,7 @@ class Lesion:
 
 @dataclass(frozen=True)
 class Subject:
-    """What stays the same over the slices of one subject: drawn once, so that any slice can be drawn again."""
+    """What stays the same over the slices of one subject: drawn once, so that it can be drawn again."""
 
     seed: int
     axes: tuple[float, float]
@@ -111,33 +116,40 @@ class Subject:
             atrophy=rng.uniform(0.3, 1.0),
             ventricles=rng.uniform(0.75, 1.25),
             asymmetry=rng.normal(0, 0.08),
-            gain=rng.uniform(0.94, 1.06),
-            offset=rng.uniform(-50, 50),
+            gain=rng.uniform(0.95, 1.05),
+            offset=rng.uniform(-2, 2),
             bias=rng.normal(0, (0.025, 0.025, 0.015, 0.02)),
-            noise=rng.uniform(30, 50),
+            noise=rng.uniform(1.1, 1.9),
             lesion=None if lesion_level is None else Lesion.draw(rng, lesion_level),
         )
 
 
-def _noise(rng: np.random.Generator, size: int, scale: float) -> Array:
-    """Smooth noise of unit variance whose details are `scale` of the image wide, (size, size)."""
-    field = gaussian_filter(rng.standard_normal((size, size)), scale * size, mode="wrap")
+def _noise(rng: np.random.Generator, shape: tuple[int, ...], scale: float) -> Array:
+    """Smooth noise of unit variance whose details are `scale` of each axis wide, of `shape`."""
+    field = gaussian_filter(rng.standard_normal(shape), scale * np.array(shape), mode="wrap")
     return (field - field.mean()) / field.std()
 
 
-def _soft(distance: Array, width: float) -> Array:
+def _soft(distance: Array, width: float | Array) -> Array:
     """Step from 0 to 1 over about `width` around distance 0."""
     return 1 / (1 + np.exp(-np.clip(4 * distance / width, -30, 30)))
 
 
-def _ellipse(x: Array, y: Array, centre: tuple[float, float], radii: tuple[float, float], angle: float) -> Array:
+def _ellipse(
+    x: Array, y: Array, centre: tuple[float, float], radii: tuple[float | Array, float | Array], angle: float
+) -> Array:
     """Distance from an ellipse's centre: 0 there, 1 on the ellipse."""
     cos, sin = np.cos(angle), np.sin(angle)
     dx, dy = x - centre[0], y - centre[1]
-    return np.hypot((cos * dx + sin * dy) / radii[0], (cos * dy - sin * dx) / radii[1])
+    return np.sqrt(((cos * dx + sin * dy) / radii[0]) ** 2 + ((cos * dy - sin * dx) / radii[1]) ** 2)
 
 
-def _ventricles(x: Array, y: Array, level: float, subject: Subject, width: float) -> Array:
+def _section(level: Array, middle: float, extent: float) -> Array:
+    """Width at `level` of an ellipsoid whose width is 1 in the middle; just above 0 beyond its extent."""
+    return np.sqrt(np.maximum(1e-12, 1 - ((level - middle) / extent) ** 2))
+
+
+def _ventricles(x: Array, y: Array, level: Array, subject: Subject, width: Array) -> Array:
     """Share of cerebrospinal fluid in the ventricles: horns low, bodies in the middle, none at the vertex."""
     fluid = np.zeros_like(x)
     for middle, extent, centre, radii, angle in (
@@ -146,64 +158,69 @@ def _ventricles(x: Array, y: Array, level: float, subject: Subject, width: float
         (0.35, 0.32, (0.26, 0.36), (0.075, 0.17), -0.45),  # atrium and occipital horn
         (0.15, 0.22, (0.00, 0.06), (0.022, 0.13), 0.0),  # third ventricle
     ):
-        size = subject.ventricles * np.sqrt(max(0.0, 1 - ((level - middle) / extent) ** 2))
+        size = subject.ventricles * _section(level, middle, extent)
         for side in (-1, 1):
             part = size * (1 + side * subject.asymmetry)
-            if part > 0.2:
-                scaled = (radii[0] * part, radii[1] * np.sqrt(part))
-                inside = 1 - _ellipse(x, y, (side * centre[0], centre[1]), scaled, side * angle)
-                fluid = np.maximum(fluid, _soft(inside * scaled[0], width))
+            scaled = (radii[0] * part, radii[1] * np.sqrt(part))
+            inside = 1 - _ellipse(x, y, (side * centre[0], centre[1]), scaled, side * angle)
+            fluid = np.maximum(fluid, _soft(inside * scaled[0], width) * (part > 0.2))
     return fluid
 
 
 def _add_lesion(
-    tissue: Array, fluid: Array, lesion: Lesion, level: float, x: Array, y: Array, depth: Array
+    tissue: Array, fluid: Array, lesion: Lesion, level: Array, x: Array, y: Array, depth: Array
 ) -> tuple[Array, Array]:
-    """Tissue (grey values) with the lesion's section at `level`, and the lesion's opacity 0..1 (0: not in this slice).
+    """Tissue (HU) with the lesion, and the lesion's opacity 0..1.
 
     Args:
         fluid: share of fluid, which a lesion of the tissue leaves as it is.
         depth: distance from the skull's inner edge.
     """
-    section = np.sqrt(max(0.0, 1 - ((level - lesion.level) / lesion.reach) ** 2))
-    if section == 0:
-        return tissue, np.zeros_like(tissue)
+    section = _section(level, lesion.level, lesion.reach)
     rng = np.random.default_rng(lesion.seed)
-    size = len(tissue)
+    shape = tissue.shape
     if lesion.kind == "subdural":
         bearing = np.arctan2(lesion.centre[1], lesion.centre[0])
         turn = np.angle(np.exp(1j * (np.arctan2(y, x) - bearing))) / (0.9 * section)
         thickness = lesion.radii[0] * section * np.sqrt(np.clip(1 - turn**2, 0, 1))
         opacity = _soft(thickness - depth, 0.02) * (thickness > 0.01)
         return tissue + opacity * (GREY + lesion.contrast - tissue), opacity
-    radii = (lesion.radii[0] * section, lesion.radii[1] * section)
-    distance = _ellipse(x, y, lesion.centre, radii, lesion.angle)
+    distance = _ellipse(x, y, lesion.centre, (lesion.radii[0] * section, lesion.radii[1] * section), lesion.angle)
     if lesion.kind == "haemorrhage":
-        opacity = _soft(1 - distance + 0.18 * _noise(rng, size, 0.03), 0.25)
+        opacity = _soft(1 - distance + 0.18 * _noise(rng, shape, 0.03), 0.25)
         rim = _soft(1.35 - distance, 0.3) * (1 - fluid)
-        tissue = tissue - 150 * rim * (1 - opacity)
+        tissue = tissue - 6 * rim * (1 - opacity)
         return tissue + opacity * (GREY + lesion.contrast - tissue), opacity
     if lesion.kind == "infarct":
-        opacity = _soft(1 - distance + 0.15 * _noise(rng, size, 0.05), 0.5) * (1 - fluid)
+        opacity = _soft(1 - distance + 0.15 * _noise(rng, shape, 0.05), 0.5) * (1 - fluid)
         return tissue + opacity * (0.5 * (GREY + WHITE) + lesion.contrast - tissue), opacity
-    opacity = _soft(1.0 - distance + 0.12 * _noise(rng, size, 0.05), 0.3)
-    oedema = _soft(1.75 - distance + 0.3 * _noise(rng, size, 0.05), 0.4) * (1 - fluid)
+    opacity = _soft(1.0 - distance + 0.12 * _noise(rng, shape, 0.05), 0.3)
+    oedema = _soft(1.75 - distance + 0.3 * _noise(rng, shape, 0.05), 0.4) * (1 - fluid)
     ring = np.exp(-(((distance - 0.85) / 0.25) ** 2))
-    tissue = tissue + oedema * (WHITE - 260 - tissue)
+    tissue = tissue + oedema * (WHITE - 10 - tissue)
     core = GREY + lesion.contrast * ring - 0.25 * lesion.contrast * (1 - ring)
     return tissue + opacity * (core - tissue), np.maximum(opacity, oedema)
 
 
-def draw_slice(subject: Subject, level: float, size: int = 128) -> Slice:
-    """Draw the slice of a subject at a level between the skull base (0) and the vertex (1); always the same one."""
-    rng = np.random.default_rng([subject.seed, round(1e6 * level)])
-    row, column = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
-    taper = np.sqrt(1 - (0.35 * level) ** 2)
+def draw_head(subject: Subject, levels: ArrayLike, shape: tuple[int, int] = (128, 128)) -> Head:
+    """Draw the slices of a subject at levels between the skull base (0) and the vertex (1); always the same ones.
+
+    The nose and a calcification of the left choroid plexus tell the sides apart.
+
+    Args:
+        levels: (slices,), of a whole volume, whose texture goes on from slice to slice, or of one slice.
+        shape: rows and columns, which the field of view fills whatever they are.
+    """
+    levels = np.asarray(levels, float)
+    rng = np.random.default_rng([subject.seed, *np.rint(1e6 * levels).astype(int)])
+    row, column, level = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), levels, indexing="ij", sparse=True)
+    size = (*shape, len(levels))
+    taper = np.sqrt(1 - (0.6 * level) ** 2)
     cos, sin = np.cos(subject.angle), np.sin(subject.angle)
     dx, dy = column - subject.shift[0], row - subject.shift[1]
     x = (cos * dx + sin * dy) / (subject.axes[0] * taper)
     y = (cos * dy - sin * dx) / (subject.axes[1] * taper)
-    pixel = 2 / (size * subject.axes[0] * taper)
+    pixel = 2 / (min(shape) * subject.axes[0] * taper)
 
     turn = np.arctan2(y, x)
     outline = 1 + sum(a * np.cos(k * turn + phase) for k, (a, phase) in enumerate(subject.harmonics, start=2))
@@ -216,8 +233,8 @@ def draw_slice(subject: Subject, level: float, size: int = 128) -> Slice:
     white = _soft(depth - 0.15 + 0.05 * gyri + 0.03 * ripple, 0.08)
     for side in (-1, 1):  # the deep grey nuclei
         nuclei = 1 - _ellipse(x, y, (side * 0.24, -0.02), (0.10, 0.24), side * 0.25)
-        white = white * (1 - 0.8 * _soft(nuclei, 0.5) * max(0.0, 1 - level / 0.55))
-    tissue = GREY + (WHITE - GREY) * white + 22 * _noise(rng, size, 0.012) + 25 * _noise(rng, size, 0.05)
+        white = white * (1 - 0.8 * _soft(nuclei, 0.5) * np.maximum(0, 1 - level / 0.55))
+    tissue = GREY + (WHITE - GREY) * white + 0.8 * _noise(rng, size, 0.012) + 0.9 * _noise(rng, size, 0.05)
 
     sulci = np.exp(-((_noise(rng, size, 0.022) / 0.16) ** 2)) * _soft(0.20 - depth, 0.06)
     fissure = np.exp(-((x / (0.022 + 0.015 * subject.atrophy)) ** 2)) * _soft(np.abs(y) - 0.42 + 0.5 * level, 0.1)
@@ -225,30 +242,38 @@ def draw_slice(subject: Subject, level: float, size: int = 128) -> Slice:
     sylvian = np.zeros_like(x)
     for side in (-1, 1):
         cleft = _ellipse(x, y, (side * 0.62, -0.10), (0.20, 0.028), side * 0.35)
-        sylvian = np.maximum(sylvian, _soft(1 - cleft, 1.0) * max(0.0, 1 - level / 0.5))
+        sylvian = np.maximum(sylvian, _soft(1 - cleft, 1.0) * np.maximum(0, 1 - level / 0.5))
     surface = np.maximum.reduce([0.75 * subject.atrophy * sulci, 0.6 * fissure, 0.8 * rim, 0.8 * sylvian])
     fluid = np.maximum(surface, _ventricles(x, y, level, subject, 2 * pixel))
     tissue = tissue + fluid * (CSF - tissue)
     falx = np.exp(-((x / (0.5 * pixel + 0.006)) ** 2)) * _soft(np.abs(y) - 0.5 + 0.6 * level, 0.06)
-    tissue = tissue + 0.7 * falx * (1950 - tissue)
+    tissue = tissue + 0.7 * falx * (49 - tissue)
+    width = 0.05 * _section(level, 0.4, 0.15)
+    tissue = tissue + _soft(1 - _ellipse(x, y, (0.27, 0.34), (width, width), 0.0), 0.5) * (110 - tissue)
 
     brain = depth > 0
     mask = np.zeros_like(brain)
     if subject.lesion is not None:
         lesioned, opacity = _add_lesion(tissue, fluid, subject.lesion, level, x, y, depth)
-        section = brain & (opacity > 0.5)
-        if section.sum() >= MIN_LESION * size**2:  # less is not drawn: an abnormal slice must be seen to be one
-            tissue, mask = lesioned, section
-    image = AIR + _soft(1 - radius, pixel) * (SCALP + 60 * _noise(rng, size, 0.03) - AIR)
+        mask = brain & (opacity > 0.5)
+        # Less is not drawn: an abnormal slice must be seen to be one.
+        seen = mask.sum(axis=(0, 1), keepdims=True) >= MIN_LESION * shape[0] * shape[1]
+        tissue, mask = np.where(seen, lesioned, tissue), mask & seen
+    width = 0.14 * _section(level, 0.0, 0.4)
+    skin = np.maximum(_soft(1 - radius, pixel), _soft(1 - _ellipse(x, y, (0.0, -0.96), (width, width), 0.0), 0.3))
+    image = AIR + skin * (SCALP + 8 * _noise(rng, size, 0.03) - AIR)
     diploe = np.exp(-(((depth + 0.5 * thickness) / (0.22 * thickness)) ** 2))
-    bone = BONE - 250 * diploe + 60 * _noise(rng, size, 0.02)
+    bone = BONE - 400 * diploe + 50 * _noise(rng, size, 0.02)
     image = image + _soft(table - radius, pixel) * (bone - image)
     image = image + _soft(depth, pixel) * (tissue - image)
 
-    bias = np.stack([column, row, column * row, column**2 + row**2])
-    image = subject.gain * image * (1 + np.tensordot(subject.bias, bias, 1)) + subject.offset
-    image = gaussian_filter(image, 0.45 * size / 128) + subject.noise * _noise(rng, size, 0.5 / 128)
-    return Slice(np.clip(np.rint(image), 0, MAX_VALUE).astype(np.uint16), mask, brain)
+    bias = sum(
+        share * field
+        for share, field in zip(subject.bias, (column, row, column * row, column**2 + row**2), strict=True)
+    )
+    image = subject.gain * image * (1 + bias) + subject.offset
+    image = gaussian_filter(image, 0.45 * min(shape) / 128, axes=(0, 1))
+    return Head(image + subject.noise * _noise(rng, size, 0.5 / 128), mask, brain)
 
 
 def write_phantoms(
@@ -296,9 +321,10 @@ def write_phantoms(
         levels = (np.arange(slices) + rng.uniform(0.3, 0.7, slices)) / slices
         subject = _draw_abnormal(rng, rng.choice(levels), size) if role == "abnormal" else Subject.draw(rng)
         for j, level in enumerate(levels):
-            image, mask, _ = draw_slice(subject, level, size)
+            image, mask, _ = (part[:, :, 0] for part in draw_head(subject, [level], (size, size)))
             name = f"s{i:03d}_{j:02d}.png"
-            Image.fromarray(image).save(folder / "images" / name)
+            grey = np.interp(image, WINDOW, (0, MAX_VALUE))
+            Image.fromarray(np.rint(grey).astype(np.uint16)).save(folder / "images" / name)
             if mask.any():
                 Image.fromarray(mask.astype(np.uint8) * 255).save(folder / "masks" / name)
             rows.append(
@@ -319,24 +345,40 @@ def _draw_abnormal(rng: np.random.Generator, level: float, size: int) -> Subject
     """Draw subjects until the lesion of one is seen in the slice at its level."""
     while True:
         subject = Subject.draw(rng, level)
-        if draw_slice(subject, level, size).mask.any():
+        if draw_head(subject, [level], (size, size)).mask.any():
             return subject
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the verb."""
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="new or empty folder")
-    parser.add_argument("--subjects", type=int, default=60, help="default: %(default)s")
-    parser.add_argument("--slices", type=int, default=4, help="per subject (default: %(default)s)")
-    parser.add_argument("--size", type=int, default=128, help="pixels (default: %(default)s)")
+    parser.add_argument("--volumes", action="store_true", help="write volumes in place of slices")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
-    parser.add_argument(
-        "--abnormal-fraction", type=float, default=0.2, help="share of subjects with a lesion (default: %(default)s)"
-    )
+    for name, text in {
+        "subjects": "number of subjects",
+        "slices": "slices of a subject",
+        "size": "height and width in pixels",
+        "abnormal_fraction": "share of the subjects that have a lesion",
+    }.items():
+        default = f"default: {SLICES[name]:.4g}, with --volumes {VOLUMES[name]:.4g}"
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(SLICES[name]), help=f"{text} ({default})")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the phantoms and print where their index is."""
-    index = write_phantoms(args.folder, args.subjects, args.slices, args.size, args.seed, args.abnormal_fraction)
-    print(f"{index}: {args.subjects} subjects of {args.slices} slices")
+    """Write the phantoms and print where they are."""
+    given = {name: value for name, value in vars(args).items() if name in SLICES and value is not None}
+    if not args.volumes:
+        options = SLICES | given
+        index = write_phantoms(args.folder, seed=args.seed, **options)
+        print(f"{index}: {options['subjects']} subjects of {options['slices']} slices")
+        return 0
+    from bundle.phantom_volumes import write_phantom_volumes  # it draws with this module, and needs pydicom
+
+    options = VOLUMES | given
+    abnormal, size = round(options["abnormal_fraction"] * options["subjects"]), options["size"]
+    shape = (size, size, options["slices"])
+    write_phantom_volumes(
+        args.folder, normal=options["subjects"] - abnormal, anomalous=abnormal, shape=shape, seed=args.seed
+    )
+    print(f"{args.folder}: {options['subjects']} volumes of {options['slices']} slices, {abnormal} of them abnormal")
     return 0

@@ -1,5 +1,6 @@
 """From features of teachers and students to an anomaly map, and from a map to an anomaly score."""
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -64,3 +65,30 @@ def anomaly_score(anomaly_map: Tensor, pooling: str = "max") -> Tensor:
     if pooling == "mean":
         return flat.mean(1)
     raise ValueError(f"Score pooling must be 'max' or 'mean', got '{pooling}'.")
+
+
+def scan_score(maps: Tensor, slice_scores: Tensor, foreground: Tensor, rule: str = "max") -> Tensor:
+    """The anomaly score of a whole scan.
+
+    Args:
+        maps: (D, H, W).
+        slice_scores: (D,).
+        foreground: (D, H, W), bool.
+        rule: ``"max"`` of the slice scores; ``"top_N"``, the mean of the N highest of them; or ``"percentile_P"`` of the
+            maps inside the foreground (everywhere, if there is none).
+
+    Returns:
+        0-dimensional.
+
+    Raises:
+        ValueError: for another rule.
+    """
+    name, _, number = rule.partition("_")
+    if rule == "max":
+        return slice_scores.max()
+    if name == "top" and number.isdigit() and int(number) > 0:
+        return slice_scores.topk(min(int(number), len(slice_scores))).values.mean()
+    if name == "percentile" and number.replace(".", "", 1).isdigit() and float(number) <= 100:
+        values = maps[foreground] if foreground.any() else maps
+        return torch.tensor(np.percentile(values.cpu().numpy(), float(number)), dtype=maps.dtype)
+    raise ValueError(f"Scan pooling must be 'max', 'top_N' or 'percentile_P' (P in 0..100), got '{rule}'.")

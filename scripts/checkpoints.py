@@ -16,6 +16,7 @@ from ignite.engine import Engine, Events
 logger = logging.getLogger(__name__)
 
 _PROGRESS = "trainer"  # key of the engine's own state
+_LANDMARKS = "landmarks"
 
 
 def save_atomically(content: Mapping[str, Any], path: str | Path) -> None:
@@ -165,17 +166,24 @@ class InputSettings:
     """How images are brought to the network. Loading a checkpoint that was trained with other settings is an error.
 
     Args:
+        intensity: the transform of intensities, which names its own ``settings``; what it learnt as ``landmarks`` is
+            kept and restored.
         settings: name to JSON value, as the configs name them.
     """
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, intensity: Any = None, **settings: Any) -> None:
+        if intensity is not None:
+            own = dict(intensity.settings)
+            settings |= {"intensity": own.pop("name"), **own}
         self.settings = settings
+        self.landmarks = getattr(intensity, "landmarks", None)
 
     def state_dict(self) -> dict[str, Any]:
-        return dict(self.settings)
+        return self.settings | ({} if self.landmarks is None else {_LANDMARKS: self.landmarks.state_dict()})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        different = {name: value for name, value in state.items() if self.settings.get(name) != value}
+        trained = {name: value for name, value in state.items() if name != _LANDMARKS}
+        different = {name: value for name, value in trained.items() if self.settings.get(name) != value}
         if different:
             remedy = ", ".join(
                 f"without --{name}" if value is None else f'with --{name} "{value}"'
@@ -183,5 +191,8 @@ class InputSettings:
             )
             ours = ", ".join(f"{name} {self.settings.get(name)}" for name in different)
             raise ValueError(
-                f"The checkpoint was trained with other input settings than configured ({ours}): run {remedy}."
+                f"The checkpoint was trained with other input settings than configured ({ours}): run {remedy}; or name "
+                "the same overlays in --config_file as in training."
             )
+        if self.landmarks is not None:
+            self.landmarks.load_state_dict(state[_LANDMARKS])

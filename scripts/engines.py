@@ -15,19 +15,30 @@ from scripts.networks.detector import Detector, Distillation
 
 
 class MixedPrecisionInferer(SimpleInferer):
-    """Runs the network on the whole batch, in bfloat16 autocast where asked, on whatever device the images are.
+    """Runs the network on images (B, C, H, W), or slice by slice on volumes (B, C, H, W, D), in bfloat16 autocast where
+    asked, on whatever device they are.
 
     MONAI's own ``amp`` knows CUDA only; bfloat16 has float32's range and so needs no gradient scaler. MONAI's metadata
     stays outside: every operation of the network would carry it along.
+
+    Args:
+        amp: whether to use bfloat16.
+        slices_at_once: slices of volumes that make a batch.
     """
 
-    def __init__(self, amp: bool = False) -> None:
+    def __init__(self, amp: bool = False, slices_at_once: int = 8) -> None:
         super().__init__()
-        self.amp = amp
+        self.amp, self.slices_at_once = amp, slices_at_once
 
     def __call__(self, inputs: Tensor, network: Any, *args: Any, **kwargs: Any) -> Any:
-        with torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=self.amp):
-            return super().__call__(convert_to_tensor(inputs, track_meta=False), network, *args, **kwargs)
+        images = convert_to_tensor(inputs, track_meta=False)
+        with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=self.amp):
+            if images.ndim == 4:
+                return super().__call__(images, network, *args, **kwargs)
+            slices = images.permute(0, 4, 1, 2, 3).flatten(0, 1).split(self.slices_at_once)
+            run = super().__call__
+            maps = torch.cat([run(part, network, *args, **kwargs) for part in slices])
+            return maps.unflatten(0, (images.shape[0], images.shape[4])).permute(0, 2, 3, 4, 1)
 
 
 class DistillationTrainer(SupervisedTrainer):

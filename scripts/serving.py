@@ -25,8 +25,6 @@ from PIL import Image
 
 from scripts.networks.detector import Detector
 
-# The part of a training's configuration that stands between a file and its score.
-SETTINGS = ("image_size", "keep_aspect_ratio", "intensity_range", "preprocessing", "score_pooling", "scoring")
 _SIGNATURE = ModelSignature(
     inputs=Schema([ColSpec("string", "image")]),
     outputs=Schema([ColSpec("double", "score"), ColSpec(Array(Array("double")), "anomaly_map")]),
@@ -39,7 +37,7 @@ _REQUIREMENTS = (
 
 class AnomalyModel(PythonModel):
     """Takes images, gives anomaly scores and maps. Its artifacts are ``network``, teachers and distiller in one
-    TorchScript file, and ``settings``, the ``SETTINGS`` of the training.
+    TorchScript file, and ``settings``, the configuration of the training.
     """
 
     def load_context(self, context: Any) -> None:
@@ -62,8 +60,8 @@ class AnomalyModel(PythonModel):
                 Path(path).write_bytes(_decoded(image))
             item = self.preprocessing({"image": path})
         with torch.no_grad():
-            anomaly_map = self.network(item["image"].as_tensor()[None])
-        scored = self.scoring({"pred": anomaly_map[0]})
+            anomaly_map = self.network(item["image"].as_tensor()[None, ..., 0])
+        scored = self.scoring({"pred": anomaly_map[0, ..., None], "image": item["image"]})
         return {"score": float(scored["score"]), "anomaly_map": anomaly_map[0, 0].tolist()}
 
 
@@ -81,14 +79,14 @@ def register_model(network: Detector, config: dict[str, Any], run_id: str, name:
 
     Args:
         network: as trained, with its teachers.
-        config: of the training; see ``SETTINGS``.
+        config: of the training, of which ``preprocessing`` and ``scoring`` are used.
     """
     device = next(network.parameters()).device
     side = config["image_size"]
     training = network.training
     with tempfile.TemporaryDirectory() as folder, mlflow.start_run(run_id=run_id):
         path, settings = Path(folder) / "network.ts", Path(folder) / "settings.json"
-        settings.write_text(json.dumps({key: config[key] for key in SETTINGS}))
+        settings.write_text(json.dumps(config))
         with _quiet_torchscript():
             traced = convert_to_torchscript(
                 network.eval(), inputs=[torch.zeros(1, 3, side, side, device=device)], use_trace=True, device=device

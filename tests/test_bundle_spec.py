@@ -49,6 +49,7 @@ BASES = {
 ADDED = {
     "results_dir": "where an evaluation writes",
     "pixel_bins": "a metric of the evaluation",
+    "min_lesion_area": "labels slices in an evaluation",
     "items": "the test split",
     "has_masks": "decides about pixel metrics",
     "validate#postprocessing": "a training validates by its loss, before any score",
@@ -260,12 +261,12 @@ def test_a_config_is_written_as_the_zoo_formats_it(path: Path) -> None:
 
 def test_training_and_inference_agree() -> None:
     train, inference = config("train"), config("inference")
-    for key in ("network_def", "preprocessing", "scoring", "input_settings"):
+    for key in ("network_def", "intensity", "reading", "preprocessing", "scoring", "input_settings"):
         assert train[key] == inference[key]
     shared = train.keys() & inference.keys()
     different = {key for key in shared if train[key] != inference[key]}
     assert different == {
-        *("batch_size", "provenance", "run"),  # of each its own
+        *("batch_size", "provenance", "run", "threshold"),  # of each its own
     }
 
 

@@ -8,6 +8,8 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from scripts.data.scans import is_scan
+
 logger = logging.getLogger(__name__)
 
 SPLITS = ("training", "validation", "test")
@@ -86,9 +88,15 @@ def load_items(
 
 
 def load_test_items(path: str | Path, dataset_dir: str | Path | None = None) -> list[Item]:
-    """Gives the items of the test split, once it is sure that metrics can be computed of them."""
+    """Gives the items of the test split, once it is sure that metrics can be computed of them.
+
+    Where the anomalies have masks, a normal item has an empty ``mask``.
+    """
     items = load_items(path, "test", dataset_dir)
-    require_both_classes(items, path)
+    if has_masks(items):
+        items = [{"mask": "", **item} for item in items]
+    if not (has_masks(items) and all(is_scan(item["image"]) for item in items)):  # of scans, slices are ranked
+        require_both_classes(items, path)
     return items
 
 
@@ -130,6 +138,8 @@ def datalist_hash(path: str | Path) -> str:
 
 
 def _normals_only(datalist: dict[str, Any], split: str) -> bool:
+    if datalist.get("abnormal_subjects", False):  # slices without anomaly may be taken of them
+        return False
     return split == "training" or (split == "validation" and not datalist.get("labelled_validation", False))
 
 

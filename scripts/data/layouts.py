@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +13,16 @@ import pandas as pd
 
 from scripts.data.images import IMAGE_SUFFIXES
 
+SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training"), "training"),
+    **dict.fromkeys(("val", "valid", "validation"), "validation"),
+    "test": "test",
+}
+
 
 @dataclass(frozen=True)
 class Sample:
-    """One image as the data set describes it; paths lie under the data set's folder."""
+    """One image or scan as the data set describes it."""
 
     image: Path
     label: int  # 0 normal, 1 anomaly
@@ -37,8 +44,13 @@ class Layout:
 LAYOUTS: dict[str, Layout] = {}  # in the order in which they are tried
 
 
-def find_layout(root: Path, name: str = "auto") -> tuple[str, list[Sample]]:
+def find_layout(root: Path, name: str = "auto", more: Sequence[Layout] = ()) -> tuple[str, list[Sample]]:
     """Reads the data set in a folder by the named layout, or by the first that recognises it.
+
+    Args:
+        root: Of the data set.
+        name: Of a layout; auto tries all.
+        more: Layouts tried after `LAYOUTS`.
 
     Raises:
         FileNotFoundError: If there is no such folder.
@@ -46,7 +58,7 @@ def find_layout(root: Path, name: str = "auto") -> tuple[str, list[Sample]]:
     """
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such folder. Give the folder into which the data set was unpacked.")
-    layouts = list(LAYOUTS.values()) if name == "auto" else [LAYOUTS[name]]
+    layouts = [layout for layout in (*LAYOUTS.values(), *more) if name in ("auto", layout.name)]
     for layout in layouts:
         samples = layout.read(root)
         if samples:
@@ -63,17 +75,18 @@ def find_layout(root: Path, name: str = "auto") -> tuple[str, list[Sample]]:
 def read_table(root: Path, table: Path) -> list[Sample]:
     """Reads a CSV of columns image, label and, if wanted, mask, group, class, split; paths relative to `root`.
 
+    It may name images or NIfTI scans.
+
     Raises:
         FileNotFoundError: If there is no such table.
         ValueError: If a column or a value is wrong; names the line.
     """
     if not table.is_file():
         raise FileNotFoundError(f"{table}: no such table. Give a CSV file with columns image and label.")
-    rows = _read_csv(table)
+    rows = read_csv(table)
     if not {"image", "label"} <= set(rows.columns):
         raise ValueError(f"{table}: needs columns image and label, has {', '.join(rows.columns)}.")
-    names = {"": None, "train": "training", "training": "training", "test": "test"}
-    names |= dict.fromkeys(("valid", "val", "validation"), "validation")
+    names = {"": None, **SPLIT_NAMES}
     samples = []
     for line, row in enumerate(rows.to_dict("records"), start=2):
         if row["label"] not in ("0", "1") or row.get("split", "").lower() not in names:
@@ -134,7 +147,7 @@ def headct(root: Path) -> list[Sample]:
     table = root / "labels.csv"
     if not table.is_file():
         return []
-    rows = _read_csv(table)
+    rows = read_csv(table)
     folder = next((folder for folder in (root / "head_ct/head_ct", root / "head_ct") if folder.is_dir()), None)
     if not {"id", "hemorrhage"} <= set(rows.columns) or folder is None:
         return []
@@ -220,14 +233,18 @@ def mvtec(root: Path) -> list[Sample]:
 @_layout("one CSV file with columns image, label[, mask, group, class, split]")
 def csv(root: Path) -> list[Sample]:
     """Reads the only table in the folder that has the columns; `read_table` reads one that lies elsewhere."""
-    tables = [table for table in sorted(root.glob("*.csv")) if {"image", "label"} <= set(_read_csv(table).columns)]
+    tables = [table for table in sorted(root.glob("*.csv")) if {"image", "label"} <= set(read_csv(table).columns)]
     if len(tables) > 1:
         raise ValueError(f"{root}: has several tables: {', '.join(t.name for t in tables)}. Name one with --csv.")
     return read_table(root, tables[0]) if tables else []
 
 
-def _read_csv(table: Path) -> pd.DataFrame:
-    """Reads a table as text, names and values stripped, as HeadCT writes 'id, hemorrhage'."""
+def read_csv(table: Path) -> pd.DataFrame:
+    """Reads a table as text, names and values stripped, as HeadCT writes 'id, hemorrhage'.
+
+    Raises:
+        ValueError: If it is no table in UTF-8.
+    """
     try:
         rows = pd.read_csv(table, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
@@ -246,7 +263,12 @@ def _images(folder: Path) -> Iterator[Path]:
 
 
 def _folders(root: Path) -> list[Path]:
-    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith((".", "__")))
+    """Gives the folders that may be listed; a layout that needs one of the others fails on its name."""
+    return sorted(
+        path
+        for path in root.iterdir()
+        if path.is_dir() and not path.name.startswith((".", "__")) and os.access(path, os.R_OK | os.X_OK)
+    )
 
 
 def _child(root: Path, names: str) -> Path | None:

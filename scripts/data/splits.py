@@ -1,9 +1,9 @@
-"""Deals images out to training, validation and test by group, so that no patient is on both sides."""
+"""Deals images and scans out to training, validation and test by group, so that no patient is on both sides."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -31,28 +31,72 @@ def merge_groups(samples: Sequence[Sample], digests: Sequence[str]) -> list[Samp
     return [replace(sample, group=merged[number]) for sample, number in zip(samples, component, strict=True)]
 
 
-def deal_training(samples: Sequence[Sample], count: int | None, fraction: float, seed: int) -> list[Sample]:
+def deal_training(
+    samples: Sequence[Sample], count: int | None, fraction: float, seed: int, abnormal: Collection[str] = ()
+) -> list[Sample]:
     """Deals normals to training and all else to test; a group with an anomaly goes to test as a whole.
 
     Args:
-        samples: Images without a split.
+        samples: Images or scans without a split.
         count: Normals to train on; None takes `fraction` of all normals, rounded down.
         fraction: In 0..1, without meaning where `count` is given.
         seed: Of the draw; the order of `samples` has no influence.
+        abnormal: Groups that are trained on besides.
 
     Raises:
         ValueError: If there are fewer normals than asked for.
     """
-    normals = sum(sample.label == 0 for sample in samples)
+    dealt = [sample for sample in samples if sample.group not in abnormal]
+    normals = sum(sample.label == 0 for sample in dealt)
     wanted = _part(normals, fraction) if count is None else count
-    anomalous = {sample.group for sample in samples if sample.label == 1}
-    free = [sample for sample in samples if sample.group not in anomalous]
+    anomalous = {sample.group for sample in dealt if sample.label == 1}
+    free = [sample for sample in dealt if sample.group not in anomalous]
     if wanted > len(free):
-        raise ValueError(
-            f"Only {len(free)} normal images are free to train on, {wanted} were asked for: ask for fewer."
-        )
-    training = _draw(free, wanted, seed)
+        raise ValueError(f"Only {len(free)} normals are free to train on, {wanted} were asked for: ask for fewer.")
+    training = _draw(free, wanted, seed) | set(abnormal)
     return [replace(sample, split="training" if sample.group in training else "test") for sample in samples]
+
+
+def deal_by_name(
+    samples: Sequence[Sample], tested: Collection[str], abnormal: Collection[str] = ()
+) -> tuple[list[Sample], list[Sample]]:
+    """Deals the groups in `tested` to test; to training those in `abnormal` and all without anomaly.
+
+    Returns:
+        The samples with their splits, and those of neither.
+    """
+    anomalous = {sample.group for sample in samples if sample.label == 1}
+    unused = anomalous - set(tested) - set(abnormal)
+    return (
+        [
+            replace(sample, split="test" if sample.group in tested else "training")
+            for sample in samples
+            if sample.group not in unused
+        ],
+        [sample for sample in samples if sample.group in unused],
+    )
+
+
+def draw_abnormal(samples: Sequence[Sample], wanted: int | float, seed: int) -> list[str]:
+    """Draws groups with anomalies to train on, all of whose anomalies have masks.
+
+    Args:
+        samples: Scans that may be trained on.
+        wanted: Number of groups, or, where it is a float in 0..1, the fraction of those that there are, rounded down.
+        seed: Of the draw; the order of `samples` has no influence.
+
+    Raises:
+        ValueError: If there are fewer than asked for.
+    """
+    anomalous = {sample.group for sample in samples if sample.label == 1}
+    free = sorted(anomalous - {sample.group for sample in samples if sample.label == 1 and sample.mask is None})
+    count = _part(len(free), wanted) if isinstance(wanted, float) else wanted
+    if count > len(free):
+        raise ValueError(
+            f"Only {len(free)} patients with anomalies, all masked, are free to train on, {count} were asked for: ask "
+            "for fewer."
+        )
+    return [str(group) for group in np.random.default_rng(seed).permutation(free)[:count]]
 
 
 def hold_out_validation(samples: Sequence[Sample], fraction: float, seed: int) -> list[Sample]:

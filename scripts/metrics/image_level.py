@@ -24,8 +24,8 @@ class ImageMetrics(Metric):
     repeats to fill its last batch counts twice: use a sampler that does not pad.
 
     Args:
-        output_transform: gives (scores, labels) from the engine's output: tensors (B,), or lists of B numbers or
-            one-element tensors. Scores are unbounded, labels 0 or 1.
+        output_transform: gives (scores, labels) from the engine's output: tensors (B,), or lists of numbers
+            or vectors. Scores are unbounded, labels 0 or 1.
     """
 
     def __init__(self, output_transform: Callable = lambda x: x) -> None:
@@ -68,4 +68,5 @@ class ImageMetrics(Metric):
 def _vector(values: Any) -> np.ndarray:
     if isinstance(values, torch.Tensor):
         return values.detach().double().cpu().numpy().reshape(-1)
-    return np.array([float(value) for value in values])
+    vectors = [np.asarray(value, dtype=np.float64).reshape(-1) for value in values]
+    return np.concatenate(vectors) if vectors else np.empty(0)

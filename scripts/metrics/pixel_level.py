@@ -1,4 +1,4 @@
-"""Metrics of pixels: where in the image is the anomaly."""
+"""Metrics of pixels and voxels: where in the image or volume is the anomaly."""
 
 from __future__ import annotations
 
@@ -7,24 +7,25 @@ from typing import Any, cast
 
 import ignite.distributed as idist
 import numpy as np
-import torch
 from ignite.engine import Engine
 from ignite.metrics import Metric
-from scipy import ndimage
 
 from .curves import DetectionCurve
+from .maps import checked_pairs, regions
 
-EIGHT_CONNECTED = np.ones((3, 3), dtype=int)
-PIXELS_AT_ONCE = 1 << 20  # streamed pixels are folded into the bins when so many wait
+PIXELS_AT_ONCE = 1 << 20  # streamed pixels are folded into the bins when so many wait, and no more of them at a time
 
 
 class PixelMetrics(Metric):
     """`pixel_auroc`, `pixel_ap`, `pixel_f1max` (an oracle) and `pixel_aupro` over all pixels of all images and ranks.
 
-    Every image needs its mask, a normal one an all-zero mask. For data without masks leave this metric out: an abnormal
-    image with an all-zero mask would count as normal pixels, so a missing mask is an error and never replaced by zeros.
+    Volumes count by their voxels; the regions of AUPRO are 8-connected in images and single slices, 26-connected in
+    volumes. Every image needs its mask, a normal one an all-zero mask. For data without masks leave this metric out: an
+    abnormal image with an all-zero mask would count as normal pixels, so a missing mask is an error and never replaced
+    by zeros.
 
-    Scores are compared as float32. `bins=None` keeps every pixel (8 bytes each) and is exact. With `bins`, memory is
+    Scores are compared as float32. `bins=None` keeps every pixel (8 bytes each, and about 100 while it computes: 2.2
+    GiB for 22 M voxels) and is exact. With `bins`, memory is
     constant: scores keep only the leading bits of their float32 pattern, as many as leave at most `bins` distinct
     values in the data seen so far. Precision is therefore not spent on empty ranges, data with no more than `bins`
     distinct scores stay exact (60 ± 0.01 has about 5,000), and neither batches nor ranks change the result.
@@ -34,8 +35,8 @@ class PixelMetrics(Metric):
     was 6e-2; such maps need `bins=None`.
 
     Args:
-        output_transform: gives (maps, masks) from the engine's output: tensors (B,1,H,W), or lists of B tensors
-            (1,H,W). Maps are unbounded and finite, masks hold 0 and 1.
+        output_transform: gives (maps, masks) from the engine's output: tensors (B,1,H,W) or (B,1,H,W,D), or lists of B
+            tensors (1,H,W) or (1,H,W,D). Maps are unbounded and finite, masks hold 0 and 1.
         bins: None for the exact form, or the largest number of thresholds to keep, at least 2.
 
     Raises:
@@ -59,25 +60,10 @@ class PixelMetrics(Metric):
         """Adds a batch (maps, masks).
 
         Raises:
-            ValueError: when a mask is missing, has not the shape of its map or holds anything but 0 and 1, or a map is
-                not finite or not two-dimensional.
+            ValueError: as `maps.checked_pairs`.
         """
-        maps, masks = output
-        if masks is None or any(mask is None for mask in masks):
-            raise ValueError(
-                "pixel metrics need a mask for every image (all zero for a normal one), but some are missing: "
-                "add them to the datalist or leave PixelMetrics out"
-            )
-        if len(maps) != len(masks):
-            raise ValueError(f"{len(maps)} anomaly maps but {len(masks)} masks: there must be one of each an image")
-        for scores, mask in zip(maps, masks, strict=False):
-            scores, mask = torch.as_tensor(scores), torch.as_tensor(mask)
-            if scores.shape != mask.shape or scores.ndim != 3 or scores.shape[0] != 1:
-                raise ValueError(
-                    f"anomaly map {tuple(scores.shape)} and mask {tuple(mask.shape)} must have one shape (1,H,W)"
-                )
-            pixels = _ordered(scores[0].detach().float().cpu().numpy()), _region_sizes(mask[0].cpu().numpy())
-            self._waiting.append(np.stack(pixels).reshape(2, -1))
+        for scores, mask in checked_pairs(*output):
+            self._waiting.append(np.stack((_ordered(scores), _region_sizes(mask))).reshape(2, -1))
         if self._bins is not None and sum(pixels.shape[1] for pixels in self._waiting) >= PIXELS_AT_ONCE:
             self._fold()
 
@@ -112,11 +98,13 @@ class PixelMetrics(Metric):
 
     def _fold(self) -> None:
         """Moves the waiting pixels into the curve."""
-        score, size = np.concatenate([np.empty((2, 0), np.int32), *self._waiting], axis=1)
+        waiting = np.concatenate([np.empty((2, 0), np.int32), *self._waiting], axis=1)
         self._waiting = []
-        positive = (size > 0).astype(np.float64)
-        pixels = score, positive, 1 - positive, positive / np.maximum(size, 1)
-        self._curve = self._binned(*(np.concatenate(both) for both in zip(self._curve, pixels, strict=False)))
+        parts = 1 if self._bins is None else waiting.shape[1] // PIXELS_AT_ONCE + 1
+        for score, size in np.array_split(waiting, parts, axis=1):
+            positive = (size > 0).astype(np.float64)
+            pixels = score, positive, 1 - positive, positive / np.maximum(size, 1)
+            self._curve = self._binned(*(np.concatenate(both) for both in zip(self._curve, pixels, strict=True)))
 
     def _binned(
         self, score: np.ndarray, positive: np.ndarray, negative: np.ndarray, region: np.ndarray
@@ -132,28 +120,14 @@ class PixelMetrics(Metric):
 
 
 def _ordered(scores: np.ndarray) -> np.ndarray:
-    """The bits of float32 scores as int32 that sort like the scores.
-
-    Raises:
-        ValueError: when a score is not finite.
-    """
-    if wrong := np.count_nonzero(~np.isfinite(scores)):
-        raise ValueError(
-            f"an anomaly map holds {wrong} NaN or infinite values of {scores.size}; look at the model's output"
-        )
+    """The bits of float32 scores as int32 that sort like the scores."""
     bits = (scores + 0.0).view(np.int32)  # + 0.0 makes -0.0 equal to 0.0
     return np.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
 
 
 def _region_sizes(mask: np.ndarray) -> np.ndarray:
-    """At each pixel of a mask (H,W) the number of pixels of its 8-connected region, 0 outside.
-
-    Raises:
-        ValueError: when the mask holds anything but 0 and 1.
-    """
-    if wrong := np.count_nonzero((mask != 0) & (mask != 1)):
-        raise ValueError(f"masks must hold 0 (normal) and 1 (anomalous) only, {wrong} of {mask.size} pixels do not")
-    regions, _ = ndimage.label(mask, EIGHT_CONNECTED)
-    sizes = np.bincount(regions.ravel()).astype(np.int32)
+    """At each pixel of a mask (H,W) or (H,W,D) the number of pixels of its region, 0 outside."""
+    numbered, _ = regions(mask)
+    sizes = np.bincount(numbered.ravel()).astype(np.int32)
     sizes[0] = 0
-    return sizes[regions]
+    return sizes[numbered]

@@ -1,41 +1,71 @@
-"""What an inference leaves behind: scores, maps, overlays and a manifest."""
+"""What an inference leaves behind: scores, maps, masks, pictures and a manifest."""
+
+from __future__ import annotations
 
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
+import torch
 from ignite.engine import Engine, Events
+from monai.data import MetaTensor
 from PIL import Image
+from torch import Tensor
 
-from scripts.data.images import read_image
+from scripts.data.scans import is_scan, save_like
 from scripts.figures import overlay
+from scripts.montage import montage
 from scripts.networks.detector import Detector
 from scripts.provenance import Provenance, current_config, device_name, git_commit, versions
+from scripts.threshold import Threshold
+from scripts.transforms.reading import ToPlaned
 
 logger = logging.getLogger(__name__)
 
 # Where no range is given, colours begin at this percentile of all anomaly values of the run and end at the other.
 _DISPLAY_PERCENTILES = (75.0, 99.9)
+NOTICE = "For research. Not for clinical use."
+
+
+class Exporter(Protocol):
+    """Writes the results of items that came from something else than the file that was scored, as a DICOM series."""
+
+    def takes(self, image: str) -> bool: ...
+
+    def write(self, image: str, name: str, folder: Path, outcome: Mapping[str, Any]) -> dict[str, str]: ...
 
 
 class InferenceResults:
-    """Writes into ``output_dir``: ``scores.csv``, ``maps/NAME.tiff`` (float32, in the pixels of the image), overlays
-    ``overlays/NAME.png`` on one colour scale, and ``manifest.json`` with all that the results depend on.
+    """Writes into ``output_dir``:
 
-    Takes decollated outputs with ``score`` and ``anomaly_map`` (1, H, W), the latter in the image's own pixels.
+    - ``scores.csv``, a line an item, and ``slices.csv``, a line a slice of a scan;
+    - ``maps/NAME`` (float32) and, where there is a threshold, ``masks/NAME`` (0 and 1, or 0 and 255 as PNG): NIfTI on
+      the grid of a scan, TIFF and PNG in the pixels of an image;
+    - ``overlays/NAME.png``: an image, or the slices of a scan with the highest scores;
+    - what ``exporter`` adds for the items it takes;
+    - ``manifest.json`` with all that the results depend on.
+
+    Takes decollated outputs with ``name``, ``score``, ``slice_scores``, ``top_slices``, ``anomaly_map`` (1, i, j, k) and
+    maybe ``pred`` (1, i, j, k), the mask, on the grid of the file.
 
     Args:
         output_dir: made if missing.
         network, provenance: described in the manifest.
-        unreadable: file name to reason, for inputs that were left out.
+        reading: the first part of the preprocessing, which makes of {"image": file} what a picture shows: (C, rows,
+            columns, slices) in [0, 1].
+        plane: of the slices.
+        threshold: of the masks.
+        unreadable: name to reason, for inputs that could not be used.
+        left_out: the same for those that were not meant to be.
         display_range: anomaly values at which the colours of the overlays begin and end; None takes percentiles of
             the run, so that overlays of one run can be compared with each other, but not with those of another.
+        exporter: see above.
     """
 
     def __init__(
@@ -43,11 +73,18 @@ class InferenceResults:
         output_dir: str | Path,
         network: Detector,
         provenance: Provenance,
-        unreadable: dict[str, str] | None = None,
+        reading: Callable[[dict[str, Any]], dict[str, Any]],
+        plane: str,
+        threshold: Threshold,
+        unreadable: Mapping[str, str] | None = None,
+        left_out: Mapping[str, str] | None = None,
         display_range: Sequence[float] | None = None,
+        exporter: Exporter | None = None,
     ) -> None:
         self.output_dir, self.network, self.provenance = Path(output_dir), network, provenance
-        self.unreadable, self.display_range = unreadable or {}, display_range
+        self.reading, self.plane, self.threshold = reading, plane, threshold
+        self.failed, self.left_out = dict(unreadable or {}), dict(left_out or {})
+        self.display_range, self.exporter = display_range, exporter
         self.config = current_config()
 
     def attach(self, engine: Engine) -> None:
@@ -55,42 +92,115 @@ class InferenceResults:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
         engine.add_event_handler(Events.COMPLETED, self._finish)
 
+    def exit_if_incomplete(self) -> None:
+        """Ends the process with exit code 3, after naming them, if some inputs have no results."""
+        if self.failed:
+            logger.error("%d inputs have no results:\n%s", len(self.failed), "\n".join(self.failed.values()))
+            raise SystemExit(3)
+
     def _start(self) -> None:
-        (self.output_dir / "maps").mkdir(parents=True, exist_ok=True)
-        (self.output_dir / "overlays").mkdir(exist_ok=True)
+        for folder in ("maps", "overlays"):
+            (self.output_dir / folder).mkdir(parents=True, exist_ok=True)
         self._rows: list[dict[str, Any]] = []
+        self._slices: list[pd.DataFrame] = []
         self._percentiles: list[np.ndarray] = []
+        self._pictures: list[Callable[[float, float], None]] = []
         self._started = time.time()
 
     def _collect(self, engine: Engine) -> None:
+        batch: Any = engine.state.batch
         output: Any = engine.state.output
-        for item in output:
-            anomaly_map = item["anomaly_map"][0].cpu().float().numpy()
-            file = Path(item["image"].meta["filename_or_obj"])
-            name = self._unique_name(file)
-            Image.fromarray(anomaly_map).save(self.output_dir / "maps" / f"{name}.tiff", compression="tiff_deflate")
-            self._percentiles.append(np.percentile(anomaly_map, _DISPLAY_PERCENTILES))
-            self._rows.append({"image": str(file), "score": float(item["score"]), "name": name})
+        for item in ({**before, **after} for before, after in zip(batch, output, strict=True)):
+            try:
+                self._write_item(item)
+            except (OSError, ValueError) as error:  # as a series whose headers no writer accepts
+                if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+                    raise  # a full disk would fail the others too
+                logger.error("%s: %s", item["name"], error)
+                self.failed[item["name"]] = f"{item['name']}: {error}"
 
-    def _unique_name(self, file: Path) -> str:
-        taken = {row["name"] for row in self._rows}
-        name, number = file.stem, 2
-        while name in taken:
-            name, number = f"{file.stem}_{number}", number + 1
-        return name
+    def _write_item(self, item: dict[str, Any]) -> None:
+        image, name = item["image"].meta["filename_or_obj"], item["name"]
+        exported = self.exporter is not None and self.exporter.takes(image)
+        anomaly_map = _array(item["anomaly_map"])
+        mask = _array(item["pred"]) if "pred" in item else None
+        top = [int(number) for number in item["top_slices"]]
+        row = {"image": name if exported else image, "score": float(item["score"])}
+        if is_scan(image):
+            row |= {"top_slice": top[0], "slices": len(item["slice_scores"])}
+            numbers = range(len(item["slice_scores"]))
+            scores = item["slice_scores"].tolist()
+            self._slices.append(pd.DataFrame({"image": row["image"], "slice": numbers, "score": scores}))
+        if exported:
+            outcome = {
+                "anomaly_map": anomaly_map,
+                "mask": mask,
+                "score": row["score"],
+                "slice_scores": item["slice_scores"].tolist(),
+                "top_slices": top,
+                "threshold": self.threshold.value,
+                "plane": self.plane,
+            }
+            row |= self.exporter.write(image, name, self.output_dir, outcome)  # type: ignore[union-attr]
+        else:
+            row |= self._write_arrays(image, name, anomaly_map, mask)
+        row["overlay"] = f"overlays/{name}.png"
+        self._percentiles.append(np.percentile(anomaly_map, _DISPLAY_PERCENTILES))
+        self._rows.append(row)
+        self._picture(item, image, row, top)
+
+    def _write_arrays(
+        self, image: str, name: str, anomaly_map: np.ndarray, mask: np.ndarray | None
+    ) -> dict[str, str]:
+        suffixes = (".nii.gz", ".nii.gz") if is_scan(image) else (".tiff", ".png")
+        paths = {"map": f"maps/{name}{suffixes[0]}"} | ({} if mask is None else {"mask": f"masks/{name}{suffixes[1]}"})
+        for path, array in zip(paths.values(), (anomaly_map, mask), strict=False):
+            target = self.output_dir / path
+            target.parent.mkdir(exist_ok=True)
+            if is_scan(image):
+                save_like(image, array, target)
+            elif path.endswith(".png"):
+                Image.fromarray(array[..., 0] * np.uint8(255)).save(target)
+            else:
+                Image.fromarray(array[..., 0]).save(target, compression="tiff_deflate")
+        return paths
+
+    def _picture(self, item: dict[str, Any], image: str, row: dict[str, Any], top: list[int]) -> None:
+        """Draws the overlay as soon as its colours are known: at once, or at the end of the run."""
+        scan = is_scan(image)
+        shown = top if scan else [0]
+        turn = ToPlaned("map", self.plane)
+        maps, masks = (
+            _array(turn({"map": item[key]})["map"][..., shown]) if key in item else None for key in ("anomaly_map", "pred")
+        )
+        scores = [float(item["slice_scores"][number]) for number in shown]
+
+        def draw(low: float, high: float) -> None:
+            picture = self.reading({"image": image})["image"]
+            grey = _grey(torch.as_tensor(picture[..., shown]).numpy())
+            if scan:
+                rows, columns = (float(millimetres) for millimetres in picture.pixdim[:2])
+                title = Path(row["image"]).name
+                figure = montage(grey, maps, masks, shown, scores, (low, high), rows / columns, title, self.plane)
+                figure.savefig(self.output_dir / row["overlay"])
+            else:
+                Image.fromarray(overlay(grey[..., 0], maps[..., 0], low, high)).save(self.output_dir / row["overlay"])
+
+        if self.display_range is not None:
+            draw(*self.display_range)
+        else:
+            self._pictures.append(draw)
 
     def _finish(self, engine: Engine) -> None:
+        if not self._rows:
+            raise ValueError(f"No input could be scored; the first reason: {next(iter(self.failed.values()))}")
         low, high = self.display_range or self._run_range()
-        for row in self._rows:
-            with Image.open(self.output_dir / "maps" / f"{row['name']}.tiff") as anomaly_map:
-                picture = overlay(_displayed(read_image(row["image"])), np.asarray(anomaly_map), low, high)
-            Image.fromarray(picture).save(self.output_dir / "overlays" / f"{row['name']}.png")
-        table = pd.DataFrame(self._rows).assign(
-            map=[f"maps/{row['name']}.tiff" for row in self._rows],
-            overlay=[f"overlays/{row['name']}.png" for row in self._rows],
-        )
-        table = table.drop(columns="name").sort_values("score", ascending=False)
+        for draw in self._pictures:
+            draw(low, high)
+        table = pd.DataFrame(self._rows).sort_values("score", ascending=False)
         table.to_csv(self.output_dir / "scores.csv", index=False)
+        if self._slices:
+            pd.concat(self._slices).to_csv(self.output_dir / "slices.csv", index=False)
         manifest = {
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "seconds": round(time.time() - self._started, 2),
@@ -99,23 +209,35 @@ class InferenceResults:
             "git_commit": git_commit(),
             "teachers": self.network.identities(),
             "model": self.provenance.facts,
+            "threshold": self.threshold.value,
+            "plane": self.plane,
             "display_range": [low, high],
-            "files": table.to_dict("records"),
-            "unreadable": self.unreadable,
+            "files": self._rows_without_gaps(table),
+            "unreadable": self.failed,
+            "left_out": self.left_out,
             "config": self.config,
-            "notice": "For research. Not for clinical use.",
+            "notice": NOTICE,
         }
         (self.output_dir / "manifest.json").write_text(json.dumps(manifest, indent=4, default=str) + "\n")
-        logger.info("Scores, maps and overlays of %d images are in %s", len(table), self.output_dir.resolve())
+        logger.info("Scores, maps and overlays of %d inputs are in %s", len(table), self.output_dir.resolve())
+
+    def _rows_without_gaps(self, table: pd.DataFrame) -> list[dict[str, Any]]:
+        rows = {row["overlay"]: row for row in self._rows}
+        return [rows[overlay] for overlay in table["overlay"]]
 
     def _run_range(self) -> tuple[float, float]:
-        """From the median image's low end, so that one odd image does not move it, to the highest of all."""
+        """From the median item's low end, so that one odd image does not move it, to the highest of all."""
         percentiles = np.stack(self._percentiles)
         low, high = float(np.median(percentiles[:, 0])), float(percentiles[:, 1].max())
         return low, max(high, low + 1e-6)
 
 
-def _displayed(image: np.ndarray) -> np.ndarray:
-    """Any depth to [0, 1]: by the range of its type if it has 8 bits, else by its own range."""
-    low, high = (0, 255) if image.dtype == np.uint8 else (float(image.min()), float(image.max()))
-    return (image.astype(np.float32) - low) / max(high - low, 1e-6)
+def _array(tensor: Tensor | MetaTensor) -> np.ndarray:
+    """(1, ...) -> (...), on the CPU, float32 or uint8."""
+    array = torch.as_tensor(tensor[0]).detach().cpu().numpy()
+    return array if array.dtype == np.uint8 else array.astype(np.float32)
+
+
+def _grey(picture: np.ndarray) -> np.ndarray:
+    """(C, ...) -> (...) in [0, 1]: grey, the first of several windows, or the luminance of colours."""
+    return np.clip(picture[0] if picture.shape[0] == 1 else np.tensordot((0.299, 0.587, 0.114), picture, 1), 0, 1)

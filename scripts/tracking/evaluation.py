@@ -1,5 +1,6 @@
 """The MLflow run of an evaluation."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +24,19 @@ class EvaluationRun(Run):
         self.results_dir = Path(results_dir)
 
     def finish(self, engine: Engine) -> None:
-        self.log_metrics(engine.state.metrics)
+        metrics = {name: value for name, value in engine.state.metrics.items() if math.isfinite(value)}
+        self.log_metrics(metrics)
         scores = ", ".join(
-            f"{name.replace('_', ' ')} **{value:.3f}**" for name, value in sorted(engine.state.metrics.items())
+            f"{name.replace('_', ' ')} **{value:.3f}**" for name, value in sorted(metrics.items())
         )
         self.describe(f"Test set: {scores}")
         trained_by = self.provenance.facts.get("mlflow_run_id")
         if trained_by is not None and self.exists(trained_by):  # where people compare models
-            self.log_metrics({f"test_{name}": value for name, value in engine.state.metrics.items()}, run_id=trained_by)
+            self.log_metrics({f"test_{name}": value for name, value in metrics.items()}, run_id=trained_by)
             summary = self.client.get_run(trained_by).data.tags.get("mlflow.note.content", "").split("\n")[0]
             self.describe(f"{summary}\n\nTest set: {scores}. Pictures: Artifacts, test.", run_id=trained_by)
             # MLflow's list of runs shows no metric by itself, so the name tells which run is best.
-            name = f"{self.provenance.facts['mlflow_run_name']}, image AUROC {engine.state.metrics['image_auroc']:.3f}"
+            name = f"{self.provenance.facts['mlflow_run_name']}, image AUROC {metrics['image_auroc']:.3f}"
             self.client.update_run(trained_by, name=name)
             for picture in self.results_dir.glob("*.png"):
                 self.client.log_artifact(trained_by, str(picture), "test")

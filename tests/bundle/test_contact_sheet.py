@@ -24,7 +24,7 @@ def test_mask_is_outlined_and_values_are_scaled(tmp_path):
             Sample(tmp_path / "image.png", 0, "a", split="training"),
             Sample(tmp_path / "image.png", 1, "b", mask_path, split="test"),
         ]
-        return contact_sheet(samples, "title", [1000, 3000], seed=0)
+        return contact_sheet(samples, "title", [1000, 3000], seed=0, cache_dir=tmp_path / "cache")
 
     plain, outlined = pixels(sheet(None)), pixels(sheet(tmp_path / "mask.png"))
     assert plain.shape == outlined.shape

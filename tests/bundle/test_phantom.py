@@ -1,4 +1,4 @@
-"""Phantom slices: the files written, the splits, repeatability, and that lesions are where the masks say."""
+"""Phantom heads and slices: the files written, the splits, repeatability, and that lesions are where the masks say."""
 
 import argparse
 from dataclasses import replace
@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from scipy.ndimage import binary_fill_holes, label
+from scipy.ndimage import binary_erosion, binary_fill_holes, label
 
 from bundle import phantom
-from bundle.phantom import KINDS, Lesion, Subject, draw_slice, write_phantoms
+from bundle.phantom import KINDS, Head, Lesion, Subject, draw_head, write_phantoms
 
 SMALL = {"subjects": 12, "slices": 3, "size": 64}
 
@@ -31,11 +31,16 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.*")}
 
 
+def draw(subject: Subject, level: float = 0.5) -> Head:
+    """One slice, (rows, columns)."""
+    return Head(*(part[:, :, 0] for part in draw_head(subject, [level])))
+
+
 def subject_with(kind: str, seed: int = 0) -> Subject:
     rng = np.random.default_rng(seed)
     while True:
         subject = Subject.draw(rng, 0.5)
-        if subject.lesion is not None and subject.lesion.kind == kind and draw_slice(subject, 0.5).mask.any():
+        if subject.lesion is not None and subject.lesion.kind == kind and draw(subject).mask.any():
             return subject
 
 
@@ -91,12 +96,12 @@ def test_the_seed_decides_every_byte(folder: Path, tmp_path: Path) -> None:
 def test_a_lesion_changes_the_image_in_its_mask_within_the_brain(kind: str) -> None:
     for seed in range(5):
         subject = subject_with(kind, seed)
-        image, mask, brain = draw_slice(subject, 0.5)
-        normal = draw_slice(replace(subject, lesion=None), 0.5)
+        image, mask, brain = draw(subject)
+        normal = draw(replace(subject, lesion=None))
         assert not normal.mask.any()
         assert not (mask & ~brain).any()
-        change = np.abs(image.astype(int) - normal.image.astype(int))
-        assert np.median(change[mask]) > 80
+        change = np.abs(image - normal.image)
+        assert np.median(change[mask]) > 3
         assert np.median(change[~mask]) == 0
         assert change[~brain].max() < change[mask].max()
 
@@ -104,12 +109,12 @@ def test_a_lesion_changes_the_image_in_its_mask_within_the_brain(kind: str) -> N
 @pytest.mark.parametrize(("kind", "sign"), [("haemorrhage", 1), ("infarct", -1), ("subdural", 1)])
 def test_kinds_are_bright_or_dark(kind: str, sign: int) -> None:
     subject = subject_with(kind)
-    image, mask, brain = draw_slice(subject, 0.5)
-    assert sign * (image[mask].mean() - np.median(image[brain & ~mask])) > 100
+    image, mask, brain = draw(subject)
+    assert sign * (image[mask].mean() - np.median(image[brain & ~mask])) > 4
 
 
 def test_a_subdural_lies_along_the_skull() -> None:
-    _, mask, brain = draw_slice(subject_with("subdural"), 0.5)
+    _, mask, brain = draw(subject_with("subdural"))
     inner = brain.copy()
     for _ in range(2):
         inner[1:-1, 1:-1] = inner[1:-1, 1:-1] & inner[2:, 1:-1] & inner[:-2, 1:-1] & inner[1:-1, 2:] & inner[1:-1, :-2]
@@ -120,21 +125,38 @@ def test_a_lesion_is_not_drawn_beyond_its_reach() -> None:
     subject = subject_with("haemorrhage")
     assert subject.lesion is not None
     far = subject.lesion.level + subject.lesion.reach + 0.01
-    assert not draw_slice(subject, far).mask.any()
-    assert np.array_equal(draw_slice(subject, far).image, draw_slice(replace(subject, lesion=None), far).image)
+    assert not draw(subject, far).mask.any()
+    assert np.array_equal(draw(subject, far).image, draw(replace(subject, lesion=None), far).image)
 
 
 def test_anatomy() -> None:
     subject = replace(Subject.draw(np.random.default_rng(3)), angle=0.0, shift=(0.0, 0.0), noise=1.0)
-    low, high = draw_slice(subject, 0.3), draw_slice(subject, 0.95)
+    low, high = draw(subject, 0.3), draw(subject, 0.95)
     assert low.brain.sum() > high.brain.sum()
     assert label(low.brain)[1] == 1
     assert np.array_equal(binary_fill_holes(low.brain), low.brain)
     middle = np.zeros_like(low.brain)
     middle[32:96, 45:83] = True
-    fluid = subject.gain * 1000 + subject.offset
-    assert (low.image[middle] < fluid).sum() > 20 * max(1, (high.image[middle] < fluid).sum())  # the ventricles
-    assert low.image[~low.brain].max() > 1.5 * np.median(low.image[low.brain])  # the skull
+    assert (low.image[middle] < 15).sum() > 20 * max(1, (high.image[middle] < 15).sum())  # the ventricles
+    assert low.image[~low.brain].max() > 500  # the skull
+    assert np.median(low.image[:3]) < -900  # air
+    skin = (low.image > -500) & (np.abs(np.arange(128) - 63.5) < 12)
+    assert np.flatnonzero(skin.any(axis=1))[0] < 127 - np.flatnonzero(skin.any(axis=1))[-1]  # the nose is in front
+    calcified = low.brain & binary_erosion(low.brain, iterations=4) & (low.image > 65)
+    assert calcified[:, 64:].any()
+    assert not calcified[:, :64].any()  # right
+
+
+def test_slices_drawn_together_hang_together() -> None:
+    """Neighbours are more alike than slices drawn one by one, whose texture is their own."""
+    subject = replace(Subject.draw(np.random.default_rng(3)), noise=0.1)
+    levels = (np.arange(48) + 0.5) / 48
+    together = draw_head(subject, levels, (48, 40))
+    assert together.image.shape == together.brain.shape == (48, 40, 48)
+    alone = np.concatenate([draw_head(subject, [level], (48, 40)).image for level in levels], axis=2)
+    inner = binary_erosion(together.brain, np.ones((7, 7, 1))).all(axis=2)
+    steps = [np.abs(np.diff(image[inner], axis=1)).mean() for image in (together.image, alone)]
+    assert steps[0] < 0.75 * steps[1]
 
 
 def test_lesions_differ_in_kind_and_size() -> None:
@@ -165,6 +187,18 @@ def test_verb(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert contents(tmp_path / "set") == contents(folder)
     with pytest.raises(FileExistsError, match="is not empty"):
         run(*args)
+
+
+def test_verb_writes_volumes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    args = ["--volumes", "--subjects", "2", "--slices", "5", "--size", "32", "--abnormal-fraction", "0.5"]
+    assert run(str(tmp_path), *args) == 0
+    assert "2 volumes of 5 slices, 1 of them abnormal" in capsys.readouterr().out
+    assert {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.nii.gz")} == {
+        "normal/sub-01/ct.nii.gz",
+        "anomalous/sub-02/ct.nii.gz",
+        "anomalous/sub-02/lesion.nii.gz",
+    }
+    assert len(list(tmp_path.glob("dicom/sub-02/*.dcm"))) == 5
 
 
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:

@@ -49,7 +49,7 @@ def test_patients_are_not_parted():
 
 
 def test_too_few_normals():
-    with pytest.raises(ValueError, match="Only 1 normal images are free to train on, 2 were asked for"):
+    with pytest.raises(ValueError, match="Only 1 normals are free to train on, 2 were asked for"):
         deal_training(samples((0, "a", None), (0, "b", None), (1, "b", None)), 2, 0, seed=0)
 
 

@@ -1,3 +1,4 @@
+import itertools
 import json
 import os
 import subprocess
@@ -48,14 +49,32 @@ def metrics_of(maps, masks, bins=None, batch=4):
     return metric.compute()
 
 
+def make_volumes(seed=0):
+    """Anomaly maps and masks (1,H,W,D) of three sizes, one of a single slice, one normal."""
+    rng = np.random.default_rng(seed)
+    maps, masks = [], []
+    for shape, lesions in (((12, 10, 9), 4), ((14, 16, 1), 3), ((8, 9, 10), 0)):
+        mask = np.zeros((1, *shape), np.uint8)
+        for _ in range(lesions):
+            corner = [rng.integers(0, max(n - 4, 1)) for n in shape]
+            mask[0][tuple(slice(start, start + rng.integers(1, 4)) for start in corner)] = 1
+        if lesions:
+            mask[0, -2, -2, -1] = mask[0, -1, -1, -1] = 1
+        z = ndimage.gaussian_filter(rng.normal(size=mask.shape), (0, 1, 1, 1)) * 4 + 1.5 * mask
+        maps.append(torch.from_numpy(np.exp(z).astype(np.float32)))
+        masks.append(torch.from_numpy(mask))
+    return maps, masks
+
+
 def flood_fill(mask):
-    """8-connected regions as sets of pixels."""
-    left, regions = set(zip(*np.nonzero(mask), strict=False)), []
+    """8- or 26-connected regions as sets of pixels."""
+    steps = list(itertools.product((-1, 0, 1), repeat=mask.ndim))
+    left, regions = set(map(tuple, np.argwhere(mask).tolist())), []
     while left:
         region, edge = set(), {left.pop()}
         while edge:
             region |= edge
-            edge = {(y + dy, x + dx) for y, x in edge for dy in (-1, 0, 1) for dx in (-1, 0, 1)} & left
+            edge = {tuple(np.add(pixel, step).tolist()) for pixel in edge for step in steps} & left
             left -= edge
         regions.append(region)
     return regions
@@ -63,13 +82,16 @@ def flood_fill(mask):
 
 def brute_force_aupro(maps, masks, limit=0.3):
     """By the definition: every threshold anew, then the area on a fine grid of FPR."""
-    maps, masks = maps[:, 0].numpy(), masks[:, 0].numpy()
+    maps, masks = [item[0].numpy() for item in maps], [item[0].numpy() for item in masks]
     regions = [
-        maps[i][tuple(zip(*region, strict=False))] for i, mask in enumerate(masks) for region in flood_fill(mask)
+        scores[tuple(zip(*region, strict=True))]
+        for scores, mask in zip(maps, masks, strict=True)
+        for region in flood_fill(mask)
     ]
+    negatives = np.concatenate([scores[mask == 0] for scores, mask in zip(maps, masks, strict=True)])
     fpr, overlap = [0.0], [0.0]
-    for threshold in np.unique(maps)[::-1]:
-        fpr.append((maps[masks == 0] >= threshold).mean())
+    for threshold in np.unique(np.concatenate([scores.ravel() for scores in maps]))[::-1]:
+        fpr.append((negatives >= threshold).mean())
         overlap.append(np.mean([(values >= threshold).mean() for values in regions]))
     area = 0.0
     for left, right, low, high in zip(fpr[:-1], fpr[1:], overlap[:-1], overlap[1:], strict=False):
@@ -79,24 +101,65 @@ def brute_force_aupro(maps, masks, limit=0.3):
     return area / limit
 
 
-@pytest.mark.parametrize(
-    "kind", ["long tail", "negative", "gaussian", "offset", "offset and zero", "ties", "signed zeros"]
-)
-def test_exact_form_equals_scikit_learn_and_brute_force(kind):
-    maps, masks = make(kind=kind)
-    scores, labels = maps.numpy().ravel(), masks.numpy().ravel()
+def independent_metrics(maps, masks):
+    scores, labels = (np.concatenate([np.ravel(item) for item in part]) for part in (maps, masks))
     precision, recall, _ = precision_recall_curve(labels, scores)
-    expected = {
+    return {
         "pixel_auroc": roc_auc_score(labels, scores),
         "pixel_ap": average_precision_score(labels, scores),
         "pixel_f1max": np.max(2 * precision * recall / np.maximum(precision + recall, 1e-12)),
         "pixel_aupro": brute_force_aupro(maps, masks),
     }
 
+
+@pytest.mark.parametrize(
+    "kind", ["long tail", "negative", "gaussian", "offset", "offset and zero", "ties", "signed zeros"]
+)
+def test_exact_form_equals_scikit_learn_and_brute_force(kind):
+    maps, masks = make(kind=kind)
+
     metrics = metrics_of(maps, masks)
 
     assert list(metrics) == NAMES
-    assert metrics == pytest.approx(expected, rel=1e-9)
+    assert metrics == pytest.approx(independent_metrics(maps, masks), rel=1e-9)
+
+
+@pytest.mark.parametrize("bins", [None, 65536])
+def test_volumes_of_different_sizes_equal_scikit_learn_and_brute_force(bins):
+    maps, masks = make_volumes()
+
+    assert metrics_of(maps, masks, bins, batch=1) == pytest.approx(independent_metrics(maps, masks), rel=1e-9)
+
+
+def test_a_volume_of_one_slice_is_an_image():
+    maps, masks = make()
+
+    assert metrics_of(maps[..., None], masks[..., None]) == metrics_of(maps, masks)
+
+
+def test_regions_of_a_volume_touch_between_slices():
+    # Two voxels that touch at a corner only, across slices, are one region, half found; in two volumes they are two.
+    mask, found = torch.zeros(1, 3, 3, 2), torch.zeros(1, 3, 3, 2)
+    mask[0, 0, 0, 0] = mask[0, 1, 1, 1] = found[0, 0, 0, 0] = 1
+    elsewhere = torch.zeros(1, 3, 3, 2)
+    elsewhere[0, 2, 2, 0] = 1
+    metrics = metrics_of([found, torch.zeros_like(found)], [mask, elsewhere])
+
+    assert metrics["pixel_aupro"] == pytest.approx(0.25 + 0.75 * 0.15, rel=1e-12)
+
+
+@pytest.mark.parametrize("at_once", [1, 50, 1 << 20])
+def test_streaming_folds_a_large_volume_in_parts(at_once, monkeypatch):
+    monkeypatch.setattr("scripts.metrics.pixel_level.PIXELS_AT_ONCE", at_once)
+    folded = []
+    binned = PixelMetrics._binned
+    monkeypatch.setattr(PixelMetrics, "_binned", lambda self, *a: folded.append(len(a[0])) or binned(self, *a))
+    maps, masks = make_volumes()
+    metrics = metrics_of(maps, masks, bins=200, batch=1)
+
+    assert max(folded) <= at_once + 200
+    monkeypatch.undo()
+    assert metrics == pytest.approx(metrics_of(maps, masks, bins=200), rel=1e-12)
 
 
 def test_aupro_by_hand():
@@ -203,12 +266,14 @@ ONES, ZEROS = torch.ones(1, 1, 4, 4), torch.zeros(1, 1, 4, 4)
     [
         (ONES, ZEROS, "pixel metrics need masks .* 0 pixels are anomalous and 16 normal"),
         (ONES, ONES, "16 pixels are anomalous and 0 normal"),
-        (ONES, None, "pixel metrics need a mask for every image"),
-        ([ONES[0], ONES[0]], [ZEROS[0], None], "pixel metrics need a mask for every image"),
+        (ONES, None, "pixel and lesion metrics need a mask for every image"),
+        ([ONES[0], ONES[0]], [ZEROS[0], None], "pixel and lesion metrics need a mask for every image"),
         (ONES, ZEROS[:0], "1 anomaly maps but 0 masks"),
         (ONES, torch.zeros(1, 1, 4, 5), r"anomaly map \(1, 4, 4\) and mask \(1, 4, 5\)"),
         (torch.ones(1, 2, 4, 4), torch.ones(1, 2, 4, 4), r"must have one shape \(1,H,W\)"),
-        (torch.ones(1, 1, 4, 4, 4), torch.ones(1, 1, 4, 4, 4), r"must have one shape \(1,H,W\)"),
+        (torch.ones(1, 2, 4, 4, 4), torch.ones(1, 2, 4, 4, 4), r"must have one shape \(1,H,W\) or \(1,H,W,D\)"),
+        (torch.ones(1, 4, 4), torch.ones(1, 4, 4), r"anomaly map \(4, 4\) .* must have one shape"),
+        (torch.ones(1, 1, 2, 2, 2, 2), torch.ones(1, 1, 2, 2, 2, 2), "must have one shape"),
         (ONES * torch.tensor([1, 1, torch.nan, torch.inf]), ZEROS, "8 NaN or infinite values of 16"),
         (1e300 * ONES.double(), ZEROS, "16 NaN or infinite values of 16"),
         (ONES, 255 * ONES, r"masks must hold 0 \(normal\) and 1 .* 16 of 16"),

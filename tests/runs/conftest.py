@@ -39,7 +39,7 @@ class Used(NamedTuple):
 def used(tiny_config: dict[str, Any], tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Used:
     root = tmp_path_factory.mktemp("user") / "medical_anomaly_pdd"
     root.mkdir()
-    for folder in ("configs", "scripts"):
+    for folder in ("bundle", "configs", "scripts"):
         (root / folder).symlink_to(ROOT / folder)
     (root / "tiny.json").write_text(json.dumps(tiny_config | {"datalist": str(tiny_dataset)}))
     inputs = _write_inputs(root / "inputs", tiny_dataset)
@@ -53,7 +53,8 @@ def used(tiny_config: dict[str, Any], tiny_dataset: Path, tmp_path_factory: pyte
         command = [sys.executable, "-m", "monai.bundle", "run", run_id, "--config_file", files, *options]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, cwd=root, env=environment, text=True, stdout=-1, stderr=-2, check=False)
-        assert done.returncode == 0, done.stdout
+        expected = 3 if run_id == "inferring" else 0  # one of its inputs is broken
+        assert done.returncode == expected, done.stdout
         printed[run_id] = done.stdout
     return Used(root, inputs, tiny_dataset, printed)
 

@@ -1,12 +1,10 @@
-"""Transforms: intensities keep their depth, channels are three, masks are filled in."""
-
-from typing import Any
+"""Image intensities keep their depth, and channels are three."""
 
 import pytest
 import torch
 from monai.data import MetaTensor
 
-from scripts.transforms import AnomalyScored, EmptyMaskd, ScaleToUnitd, ToThreeChannelsd
+from scripts.transforms import ScaleToUnitd, ToThreeChannelsd
 
 
 def test_eight_bits_become_zero_to_one_by_the_type_not_by_the_image() -> None:
@@ -48,16 +46,3 @@ def test_grey_is_repeated_and_colour_passes(channels: int) -> None:
 def test_other_channels_are_refused() -> None:
     with pytest.raises(ValueError, match="has 4 channels"):
         ToThreeChannelsd("image")({"image": torch.rand(4, 2, 2)})
-
-
-def test_a_normal_gets_an_empty_mask_and_an_anomaly_keeps_its_own() -> None:
-    image, mask = torch.rand(3, 4, 4), torch.ones(1, 4, 4)
-    assert EmptyMaskd()({"image": image})["mask"].shape == (1, 4, 4)
-    assert EmptyMaskd()({"image": image})["mask"].sum() == 0
-    assert EmptyMaskd()({"image": image, "mask": mask})["mask"] is mask
-
-
-@pytest.mark.parametrize(("pooling", "expected"), [("max", 3.0), ("mean", 1.5)])
-def test_the_score_is_the_pooled_map(pooling: str, expected: float) -> None:
-    data: dict[Any, Any] = AnomalyScored(pooling)({"pred": torch.tensor([[[0.0, 1.0], [2.0, 3.0]]])})
-    assert data["score"].item() == expected

@@ -1,0 +1,1 @@
+"""DICOM series as volumes, and results as DICOM objects."""

@@ -1,0 +1,63 @@
+"""Writes what was found in a DICOM series as DICOM objects of the same study."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+from pydicom import Dataset
+
+from bundle.dicom.derived import is_placed, reference_images, save
+from bundle.dicom.finding import Finding
+from bundle.dicom.parametric_map import parametric_map
+from bundle.dicom.report import report
+from bundle.dicom.secondary_capture import secondary_captures
+from bundle.dicom.segmentation import segmentation
+from bundle.dicom.volume import Volume
+
+
+def write_dicom(
+    volume: Volume,
+    anomaly_map: np.ndarray,
+    mask: np.ndarray | None,
+    finding: Finding,
+    folder: Path,
+    *,
+    secondary_capture: bool = False,
+) -> list[Path]:
+    """Writes ``segmentation.dcm`` (where there is a mask), ``anomaly_map.dcm`` and ``report.dcm``.
+
+    Each is a new series of the source's patient and study, in its frame of reference, every frame where the source has
+    it; see `reference_images` for what is mended in an incomplete source. All are made before the first is written.
+    A radiograph has no ``anomaly_map.dcm``: highdicom writes none without a place in the patient.
+
+    Args:
+        volume: The series.
+        anomaly_map: (i, j, k) float32, finite, unbounded.
+        mask: (i, j, k), 0 or 1, all 0 for a normal scan; None where no threshold was chosen.
+        finding: The scores and the algorithm.
+        folder: Made where it is missing; files of the same names are replaced.
+        secondary_capture: Whether to write ``overlay_NNN.dcm`` of every top slice NNN, counted from 0, as well.
+
+    Returns:
+        The files.
+
+    Raises:
+        ValueError: If map, mask or scores do not fit the scan, the map is not finite, or the sources lack a UID.
+        OSError: naming the file that cannot be written.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of pydicom and highdicom, for they print names and birth dates
+        images = reference_images(volume)
+        files: dict[str, Dataset] = {}
+        if mask is not None:
+            files["segmentation.dcm"] = segmentation(volume, images, mask, finding)
+        if is_placed(volume):
+            files["anomaly_map.dcm"] = parametric_map(volume, images, anomaly_map, finding)
+        segment = files.get("segmentation.dcm")
+        files["report.dcm"] = report(volume, images, list(files.values()), segment, finding)
+        if secondary_capture:
+            captures = secondary_captures(volume, images, anomaly_map, mask, finding)
+            files |= {f"overlay_{k:03d}.dcm": each for k, each in zip(finding.top_slices, captures, strict=True)}
+        return [save(dataset, Path(folder, name)) for name, dataset in files.items()]

@@ -1,0 +1,155 @@
+"""Which slices of which scans are trained on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scripts.data.landmarks import HistogramLandmarks
+from scripts.data.scans import Scan, is_scan, open_all, open_scan
+from scripts.transforms.reading import check_plane, plane_axis
+
+logger = logging.getLogger(__name__)
+
+Item = dict[str, Any]
+
+
+class NormalSlices:
+    """Chooses of each scan the slices without anomaly that are trained on.
+
+    Args:
+        cache_dir: see ``open_scan``.
+        plane: axial, coronal or sagittal.
+        slice_range: first and last of a scan's slices that are taken: numbers from 0 on if both are integers, else
+            parts of its length in 0..1; None takes all.
+        min_body_fraction: of a slice that must be foreground, in 0..1; a slice without any is never taken.
+        abnormal_subjects: whether slices without anomaly are taken from scans with anomalies (label 1, with a mask).
+        bias_correction: see ``open_scan``.
+        held_out: part of each training scan's slices, in 0..1, that validate instead, for data of too few patients to
+            spare one: neighbours of such a slice are trained on, so a threshold from them is too low.
+        landmarks: learnt at once from ``training``, before the first image needs them.
+        training: items of the training split, if there are landmarks to learn.
+    """
+
+    def __init__(
+        self,
+        cache_dir: str | Path,
+        plane: str = "axial",
+        slice_range: Sequence[float] | None = None,
+        min_body_fraction: float = 0.0,
+        abnormal_subjects: bool = False,
+        bias_correction: bool = False,
+        held_out: float = 0.0,
+        landmarks: HistogramLandmarks | None = None,
+        training: Sequence[Item] = (),
+    ) -> None:
+        check_plane(plane)
+        self.cache_dir, self.plane, self.slice_range = cache_dir, plane, slice_range
+        self.min_body_fraction, self.abnormal_subjects = min_body_fraction, abnormal_subjects
+        self.bias_correction, self.held_out = bias_correction, held_out
+        if landmarks is not None:
+            landmarks.learn([scan.quantiles for scan in self._scans(training).values()])
+
+    def training(self, items: Sequence[Item]) -> list[Item]:
+        """Gives the chosen slices of the training split, without those held out; see ``__call__``."""
+        return [item for scan in self._chosen(items) for item in _without(scan, self.held_out)]
+
+    def validation(self, items: Sequence[Item], training: Sequence[Item]) -> list[Item]:
+        """Gives the chosen slices of the validation split, and those held out of the training split."""
+        held_out = [item for scan in self._chosen(training) for item in scan if item not in _without(scan, self.held_out)]
+        return [item for scan in self._chosen(items) for item in scan] + held_out
+
+    def _chosen(self, items: Sequence[Item]) -> list[list[Item]]:
+        """Gives for each item its slices, each an item with ``slice``; an image file is its own only one.
+
+        Raises:
+            ValueError: for an abnormal subject that was not asked for or has no mask, a scan or mask that cannot be
+                read, or if no slice is left.
+        """
+        self._check_abnormal([item for item in items if item["label"] == 1])
+        scans = self._scans(items)
+        chosen = [
+            [{**item, "slice": number} for number in self._numbers(item, scans[item["image"]])]
+            if item["image"] in scans
+            else [item]
+            for item in items
+        ]
+        if items and not any(chosen):
+            raise ValueError("No slice is left to train on: loosen slice_range or min_body_fraction.")
+        return chosen
+
+    def _scans(self, items: Sequence[Item]) -> dict[str, Scan]:
+        scans, unreadable = open_all([item["image"] for item in items if is_scan(item["image"])], self._open)
+        if unreadable:
+            raise ValueError("\n".join(unreadable.values()))
+        return scans
+
+    def _open(self, path: str) -> Scan:
+        return open_scan(path, self.cache_dir, bias_correction=self.bias_correction)
+
+    def _check_abnormal(self, items: Sequence[Item]) -> None:
+        if items and not self.abnormal_subjects:
+            raise ValueError(
+                f"{len(items)} scans to train on have anomalies ({items[0]['image']}, …). Their slices without anomaly "
+                "are taken only with --abnormal_subjects True: an anomaly often changes more than its mask shows."
+            )
+        for item in items:
+            if "mask" not in item or not is_scan(item["image"]):
+                raise ValueError(f"{item['image']} has an anomaly, and no mask that parts its slices. Leave it out.")
+        if items:
+            logger.warning("Training takes the slices without anomaly of %d abnormal scans, as configured.", len(items))
+
+    def _numbers(self, item: Item, scan: Scan) -> list[int]:
+        axis, count, reverse = plane_axis(scan, self.plane)
+        size = scan.shape[0] * scan.shape[1] * scan.shape[2] // count
+        wanted = _in_range(count, self.slice_range)
+        wanted &= _counts(scan, axis, reverse) >= max(1, self.min_body_fraction * size)
+        if item["label"] == 1:
+            wanted &= _counts(open_mask(item, scan, self.cache_dir), axis, reverse) == 0
+        return [int(number) for number in np.flatnonzero(wanted)]
+
+
+def _without(slices: list[Item], fraction: float) -> list[Item]:
+    """Leaves out a fraction of a scan's slices, evenly spread; of an image file nothing."""
+    every = np.floor((np.arange(len(slices)) + 0.5) * fraction)
+    after = np.floor((np.arange(len(slices)) + 1.5) * fraction)
+    return [item for item, left_out in zip(slices, after > every, strict=True) if not left_out or "slice" not in item]
+
+
+def open_mask(item: Item, scan: Scan, cache_dir: str | Path) -> Scan:
+    """Opens an item's mask and checks that it lies on the grid of its scan.
+
+    Raises:
+        ValueError: if it does not, or cannot be read.
+    """
+    mask = open_scan(item["mask"], cache_dir, mask=True)
+    if mask.shape != scan.shape or not np.allclose(mask.affine, scan.affine, atol=1e-2):
+        raise ValueError(
+            f"{item['mask']}: is not on the grid of {item['image']} (shapes {mask.shape} and {scan.shape}, or another "
+            "affine). Resample the mask to its scan."
+        )
+    return mask
+
+
+def items_at_once(items: Sequence[Item], batch_size: int) -> int:
+    """How many items make a batch: scans differ in size and come one by one, images in batches."""
+    return 1 if any(is_scan(item["image"]) for item in items) else batch_size
+
+
+def _in_range(count: int, slice_range: Sequence[float] | None) -> np.ndarray:
+    if slice_range is None:
+        return np.ones(count, dtype=bool)
+    first, last = slice_range
+    if not first <= last or first < 0:
+        raise ValueError(f"slice_range must be [first, last] with 0 <= first <= last, got {list(slice_range)}.")
+    places = np.arange(count) if isinstance(first, int) and isinstance(last, int) else (np.arange(count) + 0.5) / count
+    return (places >= first) & (places <= last)
+
+
+def _counts(scan: Scan, axis: int, reverse: bool) -> np.ndarray:
+    counts = np.array(scan.foreground[axis])
+    return counts[::-1] if reverse else counts

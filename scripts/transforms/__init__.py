@@ -1,0 +1,24 @@
+"""Dictionary transforms between files and the network, beside those MONAI has."""
+
+from scripts.transforms.channels import ToThreeChannelsd
+from scripts.transforms.geometry import CropToForegroundd, ResizeInPlaned
+from scripts.transforms.intensity import MatchLandmarksd, ScaleByForegroundd, ScaleToUnitd, Windowedd
+from scripts.transforms.reading import LoadScand, ToPlaned
+from scripts.transforms.scoring import AnomalyMaskd, AnomalyScored, GroundTruthd, MapInverted, SliceLabelsd
+
+__all__ = [
+    "AnomalyMaskd",
+    "AnomalyScored",
+    "CropToForegroundd",
+    "GroundTruthd",
+    "LoadScand",
+    "MapInverted",
+    "MatchLandmarksd",
+    "ResizeInPlaned",
+    "ScaleByForegroundd",
+    "ScaleToUnitd",
+    "SliceLabelsd",
+    "ToPlaned",
+    "ToThreeChannelsd",
+    "Windowedd",
+]

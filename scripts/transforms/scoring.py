@@ -1,0 +1,140 @@
+"""From the network's anomaly maps to scores and masks."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.transforms import Compose, Invertd, Transform
+from monai.utils import convert_to_tensor
+from scipy.ndimage import binary_fill_holes
+from torch import Tensor
+
+from scripts.anomaly_map import anomaly_score, scan_score
+from scripts.threshold import Threshold
+from scripts.transforms.reading import LoadScand, ToPlaned
+
+
+class AnomalyScored(Transform):
+    """Adds to ``pred`` (1, H, W, D), at the resolution of the network: ``slice_scores`` (D,), ``score`` of the whole, and
+    ``top_slices``, the indices of the slices from the highest score on.
+
+    Args:
+        pooling: of a slice, see ``scripts.anomaly_map.anomaly_score``.
+        scan_pooling: of the scan, see ``scripts.anomaly_map.scan_score``.
+        foreground_only: whether ``pred`` becomes 0 outside the foreground, for scans whose background was never trained
+            on. The foreground is where ``image`` (3, H, W, D) is above 0, with the holes of each slice filled.
+        top: slices listed at most.
+    """
+
+    def __init__(
+        self, pooling: str = "max", scan_pooling: str = "max", foreground_only: bool = False, top: int = 6
+    ) -> None:
+        self.pooling, self.scan_pooling, self.top = pooling, scan_pooling, top
+        self.foreground_only = foreground_only
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        maps = convert_to_tensor(data["pred"], track_meta=False).permute(3, 0, 1, 2)  # (D, 1, H, W)
+        foreground = _foreground(data["image"]).to(maps.device)
+        if self.foreground_only:
+            maps = maps * foreground[:, None]
+        scores = anomaly_score(maps, self.pooling)
+        return {
+            **data,
+            "pred": maps.permute(1, 2, 3, 0),
+            "slice_scores": scores,
+            "score": scan_score(maps[:, 0], scores, foreground, self.scan_pooling),
+            "top_slices": torch.argsort(scores, descending=True, stable=True)[: self.top],
+        }
+
+
+class AnomalyMaskd(Transform):
+    """Replaces ``pred`` by the mask of ``anomaly_map``: uint8, 1 above the threshold; without a threshold, drops it."""
+
+    def __init__(self, threshold: Threshold) -> None:
+        self.threshold = threshold
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        result = dict(data)
+        result.pop("pred")
+        if self.threshold.value is not None:
+            result["pred"] = (data["anomaly_map"] > self.threshold.value).to(torch.uint8)
+        return result
+
+
+class MapInverted(Invertd):
+    """Adds ``anomaly_map`` (1, i, j, k): ``pred`` (1, H, W, D) in the grid of the file, after all that ``preprocessing``
+    did to the geometry of ``image`` is undone. What was cropped away gets 0.
+
+    Args:
+        preprocessing: of ``image``.
+    """
+
+    def __init__(self, preprocessing: Any) -> None:
+        super().__init__(keys="anomaly_map", transform=preprocessing, orig_keys="image", nearest_interp=False)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        return super().__call__({**data, "anomaly_map": MetaTensor(data["pred"])})
+
+
+class GroundTruthd(Transform):
+    """Adds ``ground_truth``, uint8: the item's ``mask`` (a file name) as it lies in the file, turned to the plane, or all
+    zero like ``anomaly_map`` where ``mask`` is empty.
+
+    Args:
+        cache_dir: see ``open_scan``.
+        plane: to which ``anomaly_map`` (1, H, W, D) is turned as well.
+    """
+
+    def __init__(self, cache_dir: str | Path, plane: str = "axial") -> None:
+        load = LoadScand("ground_truth", cache_dir, plane, masks=True)
+        self.read = Compose([load, ToPlaned("ground_truth", plane)])
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """
+        Raises:
+            ValueError: if the mask is not on the grid of its image.
+        """
+        if not data["mask"]:
+            return {**data, "ground_truth": torch.zeros_like(data["anomaly_map"], dtype=torch.uint8)}
+        truth = self.read({"ground_truth": data["mask"]})["ground_truth"]
+        grid = data["anomaly_map"]
+        if truth.shape != grid.shape or not np.allclose(truth.affine, grid.affine, atol=1e-2):
+            raise ValueError(
+                f"{data['mask']} is not on the grid of its image (shapes {tuple(truth.shape[1:])} and "
+                f"{tuple(grid.shape[1:])}, or another affine). Resample the mask to its image."
+            )
+        return {**data, "ground_truth": truth}
+
+
+class SliceLabelsd(Transform):
+    """Adds what ranks images for a metric, as vectors of equal length: ``image_scores`` and ``image_labels``; and
+    ``patient``, the item's ``group``.
+
+    With ``ground_truth`` (1, H, W, D) these are the slices, each labelled by its mask; an image file is one slice.
+    Without it, they are the score and the label of the item.
+
+    Args:
+        min_area: of a slice's mask in square millimetres, below which the slice counts as normal; 0 takes any voxel.
+    """
+
+    def __init__(self, min_area: float = 0.0) -> None:
+        self.min_area = min_area
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        scores, labels = data["score"].reshape(1), torch.tensor([bool(data["label"])])
+        if "ground_truth" in data:
+            truth = data["ground_truth"]
+            area = convert_to_tensor(truth, track_meta=False)[0].sum(dim=(0, 1)) * float(truth.pixdim[:2].prod())
+            scores, labels = data["slice_scores"], (area > 0) & (area >= self.min_area)
+        return {**data, "image_scores": scores, "image_labels": labels, "patient": data["group"]}
+
+
+def _foreground(image: Tensor) -> Tensor:
+    """(C, H, W, D) in [0, 1] -> (D, H, W) bool."""
+    above = (convert_to_tensor(image, track_meta=False).amax(0) > 0).permute(2, 0, 1).cpu().numpy()
+    return torch.from_numpy(np.stack([binary_fill_holes(one) for one in above]))
