@@ -1,6 +1,6 @@
 """Scores two baselines that train nothing on a datalist's test images: what a detector has to beat.
 
-mean_image: absolute difference to the mean normal image; the image's score is the map's mean.
+mean_image: absolute difference to the mean normal image; an image's score is the map's mean.
 nearest_neighbours: distance of the configured teachers' features to the nearest normal one; the score is the maximum.
 Images are prepared as the configs say, and the metrics are those of the evaluation.
 """
@@ -10,14 +10,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import torch
 from monai.bundle import ConfigParser
+from torch import Tensor, nn
 from tqdm import tqdm
 
-from scripts.anomaly_map import anomaly_score
-from scripts.baselines import mean_image, nearest_neighbours
-from scripts.data.datalist import has_masks, load_items, load_test_items
-from scripts.metrics.curves import detection_curve, detection_metrics
+from scripts.baselines import Scorer, mean_image, nearest_neighbours
 
 POOLING = {"mean_image": "mean", "nearest_neighbours": "max"}
 
@@ -28,7 +26,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--datalist", type=Path, required=True)
     parser.add_argument("--dataset_dir", type=Path, help="where the images are (default: as the datalist says)")
     parser.add_argument(
-        "--config_file", nargs="+", default=["configs/train.json"], help="as in training (default: %(default)s)"
+        "--config_file",
+        nargs="+",
+        default=["configs/train.json", "configs/evaluate.json"],
+        help="as of an evaluation (default: %(default)s)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the nearest neighbours' sample (default: %(default)s)")
     parser.add_argument(
@@ -39,41 +40,44 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the metrics as JSON."""
     parser = ConfigParser(ConfigParser.load_config_files(args.config_file))
-    for name, value in args.set:
-        parser[name] = _value(value)
-    print(json.dumps(evaluate(args.method, parser, args.datalist, args.dataset_dir, args.seed), indent=4))
+    given = [("datalist", str(args.datalist)), ("dataset_dir", args.dataset_dir and str(args.dataset_dir))]
+    for name, value in [*given, *((name, _value(text)) for name, text in args.set)]:
+        parser[name] = value
+    print(json.dumps(evaluate(args.method, parser, args.seed), indent=4))
     return 0
 
 
-def evaluate(
-    method: str, config: ConfigParser, datalist: Path, dataset_dir: Path | None = None, seed: int = 0
-) -> dict[str, float]:
-    """Gives the metrics of a baseline, named as the evaluation names them; pixel metrics without AUPRO.
+def evaluate(method: str, config: ConfigParser, seed: int = 0) -> dict[str, float]:
+    """Gives the metrics of a baseline, named as the evaluation names them.
 
     Args:
         method: a key of ``POOLING``.
-        config: with ``preprocessing`` and ``network_def``, as a training's.
-        datalist, dataset_dir: see ``load_items``.
+        config: of an evaluation; its checkpoint is not read.
         seed: of the nearest neighbours' sample.
     """
-    preprocessing: Any = config.get_parsed_content("preprocessing")
-    training, test = load_items(datalist, "training", dataset_dir), load_test_items(datalist, dataset_dir)
-    images = (preprocessing({"image": item["image"]})["image"].as_tensor() for item in tqdm(training, "training"))
+    config["score_pooling"] = POOLING[method]
+    config["validate#handlers"] = []
+    training: Any = config.get_parsed_content("train#dataset")
+    images = (item["image"].as_tensor() for item in tqdm(training, "training"))
     if method == "mean_image":
         scorer = mean_image(images)
     else:
         scorer = nearest_neighbours(images, config.get_parsed_content("network_def"), seed)
-    maps, masks, labels = [], [], np.array([item["label"] for item in test])
-    for item in tqdm(test, "test"):
-        loaded = preprocessing({key: item[key] for key in ("image", "mask") if key in item})
-        maps.append(scorer(loaded["image"].as_tensor()))
-        masks.append(loaded["mask"][0].numpy() if "mask" in item else np.zeros(maps[-1].shape))
-    scores = np.array([float(anomaly_score(map_[None, None], POOLING[method])) for map_ in maps])
-    metrics = {f"image_{name}": value for name, value in detection_metrics(scores, labels).items()}
-    if has_masks(test):
-        curve = detection_curve(np.concatenate([map_.numpy().ravel() for map_ in maps]), np.concatenate(masks).ravel())
-        metrics |= {"pixel_auroc": curve.auroc(), "pixel_ap": curve.average_precision()}
-    return metrics
+    evaluator: Any = config.get_parsed_content("validate#evaluator")
+    evaluator.network = _Baseline(scorer)
+    evaluator.run()
+    return evaluator.state.metrics
+
+
+class _Baseline(nn.Module):
+    """(B, 3, H, W) -> anomaly maps (B, 1, H, W), in place of a detector."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        super().__init__()
+        self.scorer = scorer
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.stack([self.scorer(image)[None] for image in images])
 
 
 def _value(text: str) -> Any:

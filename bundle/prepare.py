@@ -86,13 +86,14 @@ def run(args: argparse.Namespace) -> int:
     notes += [f"Not used: {len(unused)} anomalies of the data set's own {_names(unused)} split."] if unused else []
 
     facts, unreadable = survey.examine(samples, cache_dir)
-    reasons = [*data.left_out.values(), *unreadable.values()]
+    left_out = [f"{name}: {reason}" for name, reason in data.left_out.items()]
+    reasons = [*left_out, *unreadable.values()]
     samples = [sample for sample in samples if sample.image in facts]
     noun = "scan" if is_scan(data.samples[0].image) else "image"
     if not samples:
         why = next(iter(reasons), "all are anomalies outside of test")
         raise ValueError(f"{args.folder}: no {noun} can be used: {why}")
-    notes += _listing("Left out", [f"{name}: {reason}" for name, reason in data.left_out.items()])
+    notes += _listing("Left out", left_out)
     notes += _listing("Unreadable, left out", list(unreadable.values()))
 
     same = survey.duplicates(samples, facts)
@@ -102,26 +103,8 @@ def run(args: argparse.Namespace) -> int:
     )
     warnings = _contradictions(same, root, noun)
 
-    tested = [sample.group in data.tested for sample in samples]
-    samples = splits.merge_groups(samples, [facts[sample.image].digest for sample in samples])
-    abnormal: list[str] = []
-    if samples[0].split is None:
-        named = {sample.group for sample, wanted in zip(samples, tested, strict=True) if wanted}
-        if args.abnormal_training is not None:
-            free = [sample for sample in samples if sample.group not in named]
-            abnormal = splits.draw_abnormal(free, args.abnormal_training, args.seed)
-        if named:
-            samples, unused = splits.deal_by_name(samples, named, abnormal)
-            notes += [f"Not used: {len(unused)} {noun}s of abnormal patients not to be tested."] if unused else []
-        else:
-            fraction = DEFAULT_TRAIN_FRACTION if args.train_fraction is None else args.train_fraction
-            samples = splits.deal_training(samples, args.train_count, fraction, args.seed, abnormal)
-    samples, crossing = splits.drop_crossing(samples)
-    notes += _listing(
-        "Left out, as their patient or their very pixels are in test or validation",
-        [f"{sample.split}: {_relative(sample.image, root)}" for sample in crossing],
-    )
-    samples = splits.hold_out_validation(samples, args.validation_fraction, args.seed)
+    samples, abnormal, told = _deal(args, data, samples, facts)
+    notes += told
     warnings += _weaknesses(samples, facts, root, noun)
 
     training = [facts[sample.image] for sample in samples if sample.split == "training"]
@@ -154,17 +137,49 @@ def run(args: argparse.Namespace) -> int:
         notes.append(f"Intensities: take {survey.intensity_overlay(facts.values(), data.modality)} as an overlay.")
     else:
         notes.append(f"intensity_range: {intensity_range}")
-    if abnormal:
-        notes.append(
-            f"Training holds {len(abnormal)} patients with anomalies, for their slices without: train with "
-            "--abnormal_subjects True."
-        )
     print("\n".join([*notes, f"Written: {args.out}, {sheet}"]))
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
     if reasons:
         print(f"{len(reasons)} files or series were left out, for the reasons above.")
     return 0
+
+
+def _deal(
+    args: argparse.Namespace, data: source.Source, samples: Sequence[Sample], facts: dict[Path, survey.Facts]
+) -> tuple[list[Sample], list[str], list[str]]:
+    """Gives the samples with splits and final groups, the groups with anomalies to train on, and notes."""
+    notes: list[str] = []
+    asked = [sample.group in data.tested for sample in samples]
+    lost = sorted(set(data.tested) - {sample.group for sample in samples})
+    if lost:
+        raise ValueError(
+            f"--test-patients: nothing of {', '.join(lost)} can be read. Leave them out, or mend the files."
+        )
+    dealt = splits.merge_groups(samples, [facts[sample.image].digest for sample in samples])
+    abnormal: list[str] = []
+    if dealt[0].split is None:
+        tested = {sample.group for sample, wanted in zip(dealt, asked, strict=True) if wanted}
+        if args.abnormal_training is not None:
+            free = [sample for sample in dealt if sample.group not in tested]
+            abnormal = splits.draw_abnormal(free, args.abnormal_training, args.seed)
+        if tested:
+            dealt, unused = splits.deal_by_name(dealt, tested, abnormal)
+            notes += [f"Not used: {len(unused)} of abnormal patients not named to be tested."] if unused else []
+        else:
+            fraction = DEFAULT_TRAIN_FRACTION if args.train_fraction is None else args.train_fraction
+            dealt = splits.deal_training(dealt, args.train_count, fraction, args.seed, abnormal)
+    dealt, crossing = splits.drop_crossing(dealt)
+    notes += _listing(
+        "Left out, as their patient or their very pixels are in test or validation",
+        [f"{sample.split}: {_relative(sample.image, data.root)}" for sample in crossing],
+    )
+    if abnormal:
+        notes.append(
+            f"{len(abnormal)} patients with anomalies are trained on, by their slices without: train with "
+            "--abnormal_subjects True."
+        )
+    return splits.hold_out_validation(dealt, args.validation_fraction, args.seed), abnormal, notes
 
 
 def _check_options(args: argparse.Namespace, samples: Sequence[Sample]) -> None:
@@ -212,6 +227,11 @@ def _weaknesses(samples: Sequence[Sample], facts: dict[Path, survey.Facts], root
     if not any(sample.split == "training" for sample in samples):
         warnings.append(
             f"training has no {noun}s: this datalist can only be tested on, with its model's settings of intensity."
+            + (
+                " If hardly anybody is normal, see --abnormal-training."
+                if by_slice and all(s.label for s in samples)
+                else ""
+            )
         )
     if len(samples) > 1 and len({sample.group for sample in samples}) == 1:
         warnings.append(
@@ -256,7 +276,8 @@ def _names(samples: Sequence[Sample]) -> str:
 
 
 def _relative(path: Path, folder: Path) -> str:
-    return Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()
+    # A file that is a link keeps its own name: git-annex links to one that tells nothing.
+    return Path(os.path.relpath(path.parent.resolve() / path.name, folder.resolve())).as_posix()
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -163,12 +163,6 @@ def find(args: argparse.Namespace, cache_dir: Path) -> Source:
 
 
 def _of_dicom(args: argparse.Namespace, tree: DicomTree, samples: list[Sample]) -> Source:
-    if not samples:
-        name, reason = next(iter(tree.left_out.items()))
-        raise ValueError(
-            f"{args.folder}: none of {len(tree.left_out)} DICOM series can be used; the first: {name}: {reason}. "
-            "Choose other rules (--dicom-modality, --description, --orientation, --min-slices)."
-        )
     groups = {sample.group for sample in samples}
     tested = [name if name in groups else tree.group_of(name) for name in args.test_patients]
     size = sum(sample.image.stat().st_size for sample in samples) / 2**20

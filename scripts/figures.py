@@ -113,7 +113,7 @@ def heat_map_grid(cases: Sequence[Case], title: str) -> Figure:
     """One row a case: input, mask, anomaly map and overlay with the mask's outline.
 
     The colours mean the same in all rows: from the median of all maps, below which nothing is laid over the image, to
-    their 99.9th percentile.
+    their 99.9th percentile, both of what is not 0, as maps are outside the foreground.
 
     Raises:
         ValueError: when there is no case, or an image, mask and map differ in size.
@@ -121,7 +121,8 @@ def heat_map_grid(cases: Sequence[Case], title: str) -> Figure:
     if not cases:
         raise ValueError("heat_map_grid needs at least one case")
     pixels = np.concatenate([np.ravel(case.anomaly_map) for case in cases])
-    low, high = (float(limit) for limit in np.percentile(pixels, (50, 99.9)))
+    inside = pixels[pixels != 0]
+    low, high = (float(limit) for limit in np.percentile(inside, (50, 99.9))) if inside.size > 1 else (0.0, 0.0)
     if high <= low:  # flat maps, or anomalies on less than 0.1 % of the pixels
         high = max(float(pixels.max()), low + 1e-6 * max(1.0, abs(low)))
 

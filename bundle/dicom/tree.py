@@ -72,7 +72,7 @@ class DicomTree:
             A sample a series, or none if there is no DICOM.
 
         Raises:
-            ValueError: If no DICOM file can be read, or nothing tells the labels.
+            ValueError: If no DICOM file can be read, no series is wanted, or nothing tells the labels.
         """
         found = find_series(root)
         # macOS leaves ._NAME.dcm beside the files it copies.
@@ -96,6 +96,13 @@ class DicomTree:
         for series in tqdm(found.series, "Converting DICOM series", leave=False, disable=None):
             sample = self._sample(series)
             samples += [] if sample is None else [sample]
+        if not samples:
+            name = series_name(found.series[0])
+            raise ValueError(
+                f"{root}: none of its {len(found.series)} DICOM series can be used; the first is {name}: "
+                f"{self.left_out[name]}. Choose other rules (--dicom-modality, --description, --orientation, "
+                "--min-slices) or labels."
+            )
         return samples
 
     def _sample(self, series: Series) -> Sample | None:
@@ -105,7 +112,7 @@ class DicomTree:
         if why_not is None and name in self._names:
             why_not, name = "another series has its UID", f"{name}-{self.group_of(series.patient_key)}"
         if label is None or why_not is not None:
-            self.left_out[name] = why_not or ""
+            self.left_out[name] = str(why_not)
             return None
         try:
             image = converted(series, str(self.scans), series.orientation or "axial")

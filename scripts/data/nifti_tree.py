@@ -92,9 +92,7 @@ class NiftiTree:
 
     def _files(self, root: Path) -> Iterator[Path]:
         def refuse(error: OSError) -> None:
-            self.left_out[Path(error.filename)] = (
-                f"{error.filename}: cannot be listed ({error.strerror}). Give the right to read the folder."
-            )
+            self.left_out[Path(error.filename)] = f"cannot be listed ({error.strerror}). Give the right to read it."
 
         seen = {os.path.realpath(folder) for folder in self.skip}
         for folder, folders, names in os.walk(root, onerror=refuse, followlinks=True):
@@ -114,7 +112,7 @@ class NiftiTree:
             name = _letters(word.sub(" ", _stem(mask)))
             owners = [scan for scan in here if _letters(_stem(scan)) == name] or here
             if not owners:
-                self.left_out[mask] = f"{mask}: is called like a mask, and no scan lies beside it."
+                self.left_out[mask] = "is called like a mask, and no scan lies beside it."
             elif len(owners) > 1:
                 raise ValueError(
                     f"{mask}: may be the mask of {owners[0].name} or of {owners[1].name}. Choose the scans with "

@@ -31,8 +31,9 @@ logger = logging.getLogger(__name__)
 
 SCAN_SUFFIXES = (".nii", ".nii.gz")
 
-_PLACE = ("pixdim", "xyzt_units", "qform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y")
-_PLACE += ("qoffset_z", "sform_code", "srow_x", "srow_y", "srow_z")
+# The fields of a header that place its voxels, of the same names in NIfTI-1 and NIfTI-2.
+_PLACE = ("pixdim", "xyzt_units", "qform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y",
+          "qoffset_z", "sform_code", "srow_x", "srow_y", "srow_z")  # fmt: skip
 _CACHE_VERSION = 1  # of what the cache holds; another one makes all of it again
 
 
@@ -79,7 +80,8 @@ class Scan:
 @lru_cache(maxsize=64)
 def _mapped(path: str, _changed: int) -> tuple[np.ndarray, float, float]:
     # Mapped, since nibabel's proxy reads a slice across the file's rows by a seek a voxel: 300 times slower.
-    proxy = nib.load(path, mmap="r").dataobj
+    image: Any = nib.load(path, mmap="r")
+    proxy = image.dataobj
     return proxy.get_unscaled(), proxy.slope, proxy.inter
 
 
@@ -117,8 +119,8 @@ def open_scan(path: str | Path, cache_dir: str | Path, mask: bool = False, bias_
                 part.write_text(json.dumps(known))
         except OSError as error:
             raise OSError(
-                f"{source}: cannot be kept in {cache_dir} ({error}). Make room there, or name a folder that can be written "
-                "as scan_cache_dir."
+                f"{source}: cannot be kept in {cache_dir} ({error}). Make room there, or name a folder that "
+                "can be written as scan_cache_dir."
             ) from error
         scan = _scan(known, source)
     return scan
@@ -145,7 +147,9 @@ def _convert(source: Path, kept: Path, mask: bool, bias_correction: bool) -> dic
         array = _array(image, source)
     except (OSError, EOFError, ValueError, OverflowError, zlib.error, MemoryError) as error:
         reason = " ".join(str(error).split())  # nibabel breaks its lines
-        raise UnreadableScanError(f"{source}: is cut off or damaged ({reason}). Fetch it again, or leave it out.") from error
+        raise UnreadableScanError(
+            f"{source}: is cut off or damaged ({reason}). Fetch it again, or leave it out."
+        ) from error
     if array.dtype.kind not in "iufb":
         raise UnreadableScanError(
             f"{source}: holds {array.dtype} values, not one real number a voxel. Take a channel of it, or leave it out."
@@ -191,7 +195,8 @@ def _load(source: Path) -> nib.Nifti1Image:
     shape = _three_axes(image.shape)
     if len(shape) != 3 or 0 in shape:
         raise UnreadableScanError(
-            f"{source}: has the shape {image.shape}, not that of one 3D volume. Split it, and give each part its own file."
+            f"{source}: has the shape {image.shape}, not that of one 3D volume. Split it, and give each part "
+            "its own file."
         )
     sizes = nib.affines.voxel_sizes(affine)
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) <= 1e-3 * sizes.prod() or 0 in spacing:
@@ -208,7 +213,7 @@ def _spacing(image: Any, source: Path) -> tuple[float, ...]:
     """What places the voxels: of the affine if the file has an sform, else as written, as nibabel turns 0 into 1."""
     if image.header["sform_code"]:
         return tuple(map(float, nib.affines.voxel_sizes(image.affine)))
-    with ImageOpener(source) as file:
+    with ImageOpener(str(source)) as file:
         header = type(image.header).from_fileobj(file, check=False)
     return tuple(map(float, header["pixdim"][1 : 1 + min(3, len(image.shape))]))
 
@@ -280,9 +285,7 @@ def _replacing(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
-def open_all(
-    paths: list[str], open_one: Callable[[str], Any]
-) -> tuple[dict[str, Any], dict[str, str]]:
+def open_all(paths: list[str], open_one: Callable[[str], Any]) -> tuple[dict[str, Any], dict[str, str]]:
     """Opens many in threads, with a progress bar: what was opened, and the reason for each that could not be."""
     from tqdm.contrib.concurrent import thread_map
 

@@ -48,6 +48,8 @@ class NormalSlices:
         training: Sequence[Item] = (),
     ) -> None:
         check_plane(plane)
+        if not 0 <= held_out < 1:
+            raise ValueError(f"held_out must be in [0, 1), got {held_out}.")
         self.cache_dir, self.plane, self.slice_range = cache_dir, plane, slice_range
         self.min_body_fraction, self.abnormal_subjects = min_body_fraction, abnormal_subjects
         self.bias_correction, self.held_out = bias_correction, held_out
@@ -60,7 +62,9 @@ class NormalSlices:
 
     def validation(self, items: Sequence[Item], training: Sequence[Item]) -> list[Item]:
         """Gives the chosen slices of the validation split, and those held out of the training split."""
-        held_out = [item for scan in self._chosen(training) for item in scan if item not in _without(scan, self.held_out)]
+        held_out = [
+            item for scan in self._chosen(training) for item in scan if item not in _without(scan, self.held_out)
+        ]
         return [item for scan in self._chosen(items) for item in scan] + held_out
 
     def _chosen(self, items: Sequence[Item]) -> list[list[Item]]:
@@ -144,9 +148,13 @@ def _in_range(count: int, slice_range: Sequence[float] | None) -> np.ndarray:
     if slice_range is None:
         return np.ones(count, dtype=bool)
     first, last = slice_range
-    if not first <= last or first < 0:
-        raise ValueError(f"slice_range must be [first, last] with 0 <= first <= last, got {list(slice_range)}.")
-    places = np.arange(count) if isinstance(first, int) and isinstance(last, int) else (np.arange(count) + 0.5) / count
+    numbers = isinstance(first, int) and isinstance(last, int)
+    if not 0 <= first <= last or not (numbers or last <= 1):
+        raise ValueError(
+            "slice_range must be [first, last] with 0 <= first <= last, integers or parts up to 1, got "
+            f"{list(slice_range)}."
+        )
+    places = np.arange(count) if numbers else (np.arange(count) + 0.5) / count
     return (places >= first) & (places <= last)
 
 

@@ -42,7 +42,7 @@ class EvaluationResults:
     images; of a scan, slices).
 
     Takes decollated outputs with ``image``, ``score``, ``label``, ``patient``, ``image_scores``, ``image_labels``,
-    ``slice_scores``, and ``anomaly_map`` and maybe ``ground_truth`` (1, H, W, D), turned to the plane.
+    ``image_numbers``, and ``anomaly_map`` and maybe ``ground_truth`` (1, H, W, D), turned to the plane.
 
     Args:
         output_dir: made if missing.
@@ -84,7 +84,7 @@ class EvaluationResults:
             common = {"image": file, "group": item["patient"]}
             self._items.append({**common, "label": int(item["label"]), "score": float(item["score"])})
             scores, labels = item["image_scores"].tolist(), [int(label) for label in item["image_labels"]]
-            numbers = range(len(scores)) if len(scores) == len(item["slice_scores"]) else item["top_slices"][:1].tolist()
+            numbers = item["image_numbers"].tolist()
             rows = [
                 {**common, "slice": number, "label": label, "score": score}
                 for number, label, score in zip(numbers, labels, scores, strict=True)

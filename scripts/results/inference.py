@@ -145,7 +145,8 @@ class InferenceResults:
         else:
             row |= self._write_arrays(image, name, anomaly_map, mask)
         row["overlay"] = f"overlays/{name}.png"
-        self._percentiles.append(np.percentile(anomaly_map, _DISPLAY_PERCENTILES))
+        inside = anomaly_map[anomaly_map != 0]  # it is 0 outside the foreground
+        self._percentiles.append(np.percentile(inside if inside.size else anomaly_map, _DISPLAY_PERCENTILES))
         self._rows.append(row)
         self._picture(item, image, row, top)
 
@@ -167,7 +168,7 @@ class InferenceResults:
 
     def _picture(self, item: dict[str, Any], image: str, row: dict[str, Any], top: list[int]) -> None:
         """Draws the overlay as soon as its colours are known: at once, or at the end of the run."""
-        scan = is_scan(image)
+        scan, name = is_scan(image), item["name"]
         shown = top if scan else [0]
         turn = ToPlaned("map", self.plane)
         maps, masks = (
@@ -180,8 +181,7 @@ class InferenceResults:
             grey = _grey(torch.as_tensor(picture[..., shown]).numpy())
             if scan:
                 rows, columns = (float(millimetres) for millimetres in picture.pixdim[:2])
-                title = Path(row["image"]).name
-                figure = montage(grey, maps, masks, shown, scores, (low, high), rows / columns, title, self.plane)
+                figure = montage(grey, maps, masks, shown, scores, (low, high), rows / columns, name, self.plane)
                 figure.savefig(self.output_dir / row["overlay"])
             else:
                 Image.fromarray(overlay(grey[..., 0], maps[..., 0], low, high)).save(self.output_dir / row["overlay"])

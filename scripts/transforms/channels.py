@@ -32,14 +32,15 @@ class ToThreeChannelsd(MapTransform):
             meta = getattr(image, "meta", {})
             if image.shape[0] not in (1, 3) or (self.neighbours and image.shape[0] == 3):
                 raise ValueError(
-                    f"{meta.get('filename_or_obj', 'An image')} has {image.shape[0]} channels: only grey or RGB images, "
-                    "one window or three can be used, and neighbours only with one."
+                    f"{meta.get('filename_or_obj', 'An image')} has {image.shape[0]} channels: only grey or RGB "
+                    "images, one window or three can be used, and neighbours only with one."
                 )
             if self.neighbours:
-                before, after = torch.cat([image[..., :1], image[..., :-1]], -1), torch.cat([image[..., 1:], image[..., -1:]], -1)
+                before = torch.cat([image[..., :1], image[..., :-1]], -1)
+                after = torch.cat([image[..., 1:], image[..., -1:]], -1)
                 image = torch.cat([before, image, after])
                 if "slice" in meta:
-                    image = self.middle(image, [slice(None), slice(None), slice(1, 2)])
+                    image = self.middle(image, (slice(None), slice(None), slice(1, 2)))
             elif image.shape[0] == 1:
                 image = image.repeat(3, *[1] * (image.ndim - 1))
             result[key] = image

@@ -34,7 +34,7 @@ class CropToForegroundd(MapTransform, InvertibleTransform):
             low = np.maximum(np.round(corners.min(0) + 0.5).astype(int) - self.margin, 0)
             high = np.round(corners.max(0) + 0.5).astype(int) + self.margin
             window = [slice(low[axis], min(high[axis], image.shape[1 + axis])) for axis in range(2)]
-            result[key] = self.cropper(image, [*window, slice(None)])
+            result[key] = self.cropper(image, (*window, slice(None)))
         return result
 
     def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:

@@ -66,7 +66,7 @@ class LoadScand(MapTransform):
         Raises:
             FileNotFoundError: if there is no such file.
             UnreadableScanError, UnreadableImageError: if it cannot be read; both are ValueErrors.
-            ValueError: for an image where the plane is not axial.
+            ValueError: for an image where the plane is not axial, or a slice that the scan does not have.
         """
         result = dict(data)
         for key in self.key_iterator(result):
@@ -85,6 +85,8 @@ class LoadScand(MapTransform):
         if index is None:
             return self._tensor(scan.array()[None], scan.affine, path, about)
         axis, count, reverse = plane_axis(scan, self.plane)
+        if not 0 <= index < count:
+            raise ValueError(f"{slice_name(path, self.plane, index)}: it has {count} slices, numbered from 0.")
         wanted = np.clip(np.arange(index - self.neighbours, index + self.neighbours + 1), 0, count - 1)
         stored = sorted(int(count - 1 - one if reverse else one) for one in wanted)
         shift = np.eye(4)

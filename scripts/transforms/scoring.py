@@ -11,7 +11,7 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose, Invertd, Transform
 from monai.utils import convert_to_tensor
-from scipy.ndimage import binary_fill_holes
+from scipy.ndimage import binary_fill_holes, label
 from torch import Tensor
 
 from scripts.anomaly_map import anomaly_score, scan_score
@@ -20,14 +20,16 @@ from scripts.transforms.reading import LoadScand, ToPlaned
 
 
 class AnomalyScored(Transform):
-    """Adds to ``pred`` (1, H, W, D), at the resolution of the network: ``slice_scores`` (D,), ``score`` of the whole, and
-    ``top_slices``, the indices of the slices from the highest score on.
+    """Adds to ``pred`` (1, H, W, D), at the resolution of the network: ``slice_scores`` (D,), ``score`` of the whole,
+    ``top_slices``, the indices of the slices from the highest score on, and ``empty_slices`` (D,), whether a slice is
+    without foreground.
 
     Args:
         pooling: of a slice, see ``scripts.anomaly_map.anomaly_score``.
         scan_pooling: of the scan, see ``scripts.anomaly_map.scan_score``.
         foreground_only: whether ``pred`` becomes 0 outside the foreground, for scans whose background was never trained
-            on. The foreground is where ``image`` (3, H, W, D) is above 0, with the holes of each slice filled.
+            on. The foreground is the largest connected part of where ``image`` (3, H, W, D) is above 0, with the
+            holes of each slice filled.
         top: slices listed at most.
     """
 
@@ -47,6 +49,7 @@ class AnomalyScored(Transform):
             **data,
             "pred": maps.permute(1, 2, 3, 0),
             "slice_scores": scores,
+            "empty_slices": ~foreground.flatten(1).any(1),
             "score": scan_score(maps[:, 0], scores, foreground, self.scan_pooling),
             "top_slices": torch.argsort(scores, descending=True, stable=True)[: self.top],
         }
@@ -67,8 +70,8 @@ class AnomalyMaskd(Transform):
 
 
 class MapInverted(Invertd):
-    """Adds ``anomaly_map`` (1, i, j, k): ``pred`` (1, H, W, D) in the grid of the file, after all that ``preprocessing``
-    did to the geometry of ``image`` is undone. What was cropped away gets 0.
+    """Adds ``anomaly_map`` (1, i, j, k): ``pred`` (1, H, W, D) in the grid of the file, with all that ``preprocessing``
+    did to the geometry of ``image`` undone. What was cropped away gets 0.
 
     Args:
         preprocessing: of ``image``.
@@ -82,7 +85,7 @@ class MapInverted(Invertd):
 
 
 class GroundTruthd(Transform):
-    """Adds ``ground_truth``, uint8: the item's ``mask`` (a file name) as it lies in the file, turned to the plane, or all
+    """Adds ``ground_truth``, uint8: the item's ``mask`` (a file name) as it lies in the file, turned to the plane; all
     zero like ``anomaly_map`` where ``mask`` is empty.
 
     Args:
@@ -115,8 +118,9 @@ class SliceLabelsd(Transform):
     """Adds what ranks images for a metric, as vectors of equal length: ``image_scores`` and ``image_labels``; and
     ``patient``, the item's ``group``.
 
-    With ``ground_truth`` (1, H, W, D) these are the slices, each labelled by its mask; an image file is one slice.
-    Without it, they are the score and the label of the item.
+    With ``ground_truth`` (1, H, W, D) these are the slices, each labelled by its mask; an image file is one. Empty
+    slices of a scan do not count, since anything tells them from an anomaly; ``image_numbers`` are those that do.
+    Without it, they are the score and the label of the item, and ``image_numbers`` is the slice of the highest score.
 
     Args:
         min_area: of a slice's mask in square millimetres, below which the slice counts as normal; 0 takes any voxel.
@@ -126,15 +130,27 @@ class SliceLabelsd(Transform):
         self.min_area = min_area
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        scores, labels = data["score"].reshape(1), torch.tensor([bool(data["label"])])
+        scores, labels, numbers = data["score"].reshape(1), torch.tensor([bool(data["label"])]), data["top_slices"][:1]
         if "ground_truth" in data:
             truth = data["ground_truth"]
             area = convert_to_tensor(truth, track_meta=False)[0].sum(dim=(0, 1)) * float(truth.pixdim[:2].prod())
-            scores, labels = data["slice_scores"], (area > 0) & (area >= self.min_area)
-        return {**data, "image_scores": scores, "image_labels": labels, "patient": data["group"]}
+            anomalous = (area > 0) & (area >= self.min_area)
+            counts = ~data["empty_slices"].to(area.device) | anomalous
+            numbers = torch.arange(len(area)) if len(area) == 1 else counts.nonzero()[:, 0].cpu()
+            scores, labels = data["slice_scores"][numbers], anomalous[numbers]
+        more: dict[Hashable, Any] = {
+            "image_scores": scores,
+            "image_labels": labels,
+            "image_numbers": numbers,
+            "patient": data["group"],
+        }
+        return {**data, **more}
 
 
 def _foreground(image: Tensor) -> Tensor:
-    """(C, H, W, D) in [0, 1] -> (D, H, W) bool."""
+    """(C, H, W, D) in [0, 1] -> (D, H, W) bool: the largest body of what is above 0, so without a scanner's table."""
     above = (convert_to_tensor(image, track_meta=False).amax(0) > 0).permute(2, 0, 1).cpu().numpy()
+    parts, count = label(above)
+    if count > 1:
+        above = parts == np.bincount(parts.ravel())[1:].argmax() + 1
     return torch.from_numpy(np.stack([binary_fill_holes(one) for one in above]))

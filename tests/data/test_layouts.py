@@ -1,6 +1,9 @@
+import os
+from pathlib import Path
+
 import pytest
 
-from scripts.data.layouts import LAYOUTS, find_layout, read_table
+from scripts.data.layouts import LAYOUTS, Layout, find_layout, read_table
 
 
 def touch(root, *names):
@@ -75,3 +78,19 @@ def test_wrong_meta_json_and_two_tables(tmp_path):
         find_layout(tmp_path)
     with pytest.raises(FileNotFoundError, match="no such table"):
         read_table(tmp_path, tmp_path / "c.csv")
+
+
+def test_folder_without_permission_does_not_stop_the_search(tmp_path, monkeypatch):
+    touch(tmp_path, "locked/a.png", "open/train/NORMAL/a.jpeg", "open/test/NORMAL/b.jpeg")
+    is_dir, listed = Path.is_dir, Path.iterdir
+
+    def refuse(path):  # permissions do not hold back an administrator
+        if "locked" in path.parts:
+            raise PermissionError(13, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    monkeypatch.setattr(Path, "is_dir", lambda path: refuse(path.parent) and is_dir(path))
+    monkeypatch.setattr(os, "access", lambda path, mode: path.name != "locked")
+    assert find_layout(tmp_path)[0] == "zhanglab"
+    assert find_layout(tmp_path, "more", [Layout("more", "", lambda root: ["sample"])]) == ("more", ["sample"])

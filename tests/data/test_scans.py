@@ -109,9 +109,7 @@ def test_a_changed_file_is_read_anew(tmp_path: Path, opened: Opens, suffix: str)
     np.testing.assert_array_equal(scan.slices(2, [1]), ARRAY[:, ::-1, 1:2])
 
 
-def test_the_second_time_nothing_is_made_again(
-    tmp_path: Path, opened: Opens, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_second_time_nothing_is_made_again(tmp_path: Path, opened: Opens, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "scan.nii.gz")
     first = opened(path)
     monkeypatch.setattr(scans, "_convert", None)
@@ -258,9 +256,7 @@ def test_what_is_not_one_volume_of_real_numbers_is_refused(
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
 @pytest.mark.parametrize("shape", [(5, 6, 7, 1), (5, 6, 7, 1, 1), (5, 6), (5, 6, 1), (1, 6, 7)])
-def test_axes_of_length_one_do_no_harm(
-    tmp_path: Path, opened: Opens, shape: tuple[int, ...], suffix: str
-) -> None:
+def test_axes_of_length_one_do_no_harm(tmp_path: Path, opened: Opens, shape: tuple[int, ...], suffix: str) -> None:
     array = ARRAY.flat[: np.prod(shape)].reshape(shape)
     path = write(tmp_path / f"scan{suffix}", array)
     scan = opened(path)
@@ -378,7 +374,8 @@ def test_one_bad_file_does_not_stop_the_others(tmp_path: Path, opened: Opens) ->
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"), [("a.nii", True), ("a.b.NII.gz", True), ("a.img", False), ("nii", False), ("a.nii.png", False)]
+    ("name", "expected"),
+    [("a.nii", True), ("a.b.NII.gz", True), ("a.img", False), ("nii", False), ("a.nii.png", False)],
 )
 def test_scans_are_known_by_their_names(name: str, expected: bool) -> None:
     assert is_scan(name) is expected

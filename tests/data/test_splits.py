@@ -1,9 +1,17 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from scripts.data.layouts import Sample
-from scripts.data.splits import deal_training, drop_crossing, hold_out_validation, merge_groups
+from scripts.data.splits import (
+    deal_by_name,
+    deal_training,
+    draw_abnormal,
+    drop_crossing,
+    hold_out_validation,
+    merge_groups,
+)
 
 
 def samples(*rows):
@@ -60,3 +68,33 @@ def test_test_keeps_what_crosses():
     kept, dropped = drop_crossing(given)
     assert [sample.image.stem for sample in kept] == ["1", "2", "4"]
     assert [sample.image.stem for sample in dropped] == ["0", "3"]
+
+
+def test_patients_named_to_be_tested():
+    given = samples((0, "a", None), (0, "b", None), (1, "c", None), (0, "c", None), (1, "d", None), (1, "e", None))
+    dealt, unused = deal_by_name(given, {"b", "d"}, ["e"])
+    assert [(sample.image.stem, sample.split) for sample in dealt] == [
+        ("0", "training"),
+        ("1", "test"),
+        ("4", "test"),
+        ("5", "training"),
+    ]
+    assert [sample.image.stem for sample in unused] == ["2", "3"]
+
+
+def test_abnormal_patients_to_train_on_have_masks():
+    given = [
+        replace(sample, mask=None if sample.group == "p3" else Path("mask.nii"))
+        for sample in samples((0, "n", None), *[(1, f"p{i // 2}", None) for i in range(12)])
+    ]
+    free = {"p0", "p1", "p2", "p4", "p5"}
+    drawn = draw_abnormal(given, 2, seed=1)
+    assert len(drawn) == 2
+    assert set(drawn) < free
+    assert draw_abnormal(given[::-1], 2, seed=1) == drawn
+    assert set(draw_abnormal(given, 1.0, seed=1)) == set(draw_abnormal(given, 5, seed=3)) == free
+    assert len(draw_abnormal(given, 0.5, seed=1)) == 2
+    with pytest.raises(ValueError, match="Only 5 patients with anomalies, all masked, are free to train on, 6 were"):
+        draw_abnormal(given, 6, seed=1)
+    dealt = deal_training(given, None, 1.0, 0, abnormal=drawn)
+    assert {sample.group for sample in dealt if sample.split == "training"} == {"n", *drawn}

@@ -41,11 +41,11 @@ def told(infer: Callable[..., Path], path: Any, **overrides: Any) -> str:
 
 def test_training_leaves_its_checkpoints(used: Any) -> None:
     final = torch.load(used.checkpoint, weights_only=True)
-    assert set(final) == {"model", "input", "provenance", "trainer"}
+    assert set(final) == {"model", "input", "threshold", "provenance", "trainer"}
     assert final["trainer"]["epoch_length"] == 4
     assert not any(name.startswith("teachers.") for name in final["model"])
     resumable = torch.load(used.root / "models" / "last.pt", weights_only=True)
-    assert {*final, "optimizer", "lr_scheduler", "random"} <= set(resumable)
+    assert {*final, "optimizer", "lr_scheduler", "random"} <= {*resumable, "threshold"}
     assert all(torch.equal(final["model"][name], value) for name, value in resumable["model"].items())
 
 
@@ -89,13 +89,16 @@ def test_scores_do_not_depend_on_the_batch_size(
 def test_inference_leaves_scores_maps_overlays_and_manifest(used: Any) -> None:
     folder = used.root / "eval" / "inference"
     table = pd.read_csv(folder / "scores.csv")
-    assert list(table.columns) == ["image", "score", "map", "overlay"]
+    assert list(table.columns) == ["image", "score", "map", "mask", "overlay"]
     assert len(table) == 3
-    for image, score, anomaly_map, overlay in table.itertuples(index=False):
+    threshold = torch.load(used.checkpoint, weights_only=True)["threshold"]["value"]
+    for image, score, anomaly_map, mask, overlay in table.itertuples(index=False):
         with Image.open(image) as original, Image.open(folder / overlay) as picture:
             assert picture.size == original.size
             assert picture.mode == "RGB"
             values = tifffile.imread(folder / anomaly_map)
+            with Image.open(folder / mask) as marked:
+                np.testing.assert_array_equal(np.asarray(marked), np.where(values > threshold, 255, 0))
             assert values.shape == original.size[::-1]
         assert values.dtype == np.float32
         assert np.isfinite(values).all()
@@ -110,7 +113,7 @@ def test_an_unreadable_image_is_left_out_and_named(used: Any) -> None:
     assert list(manifest["unreadable"]) == [broken]
     assert broken in manifest["unreadable"][broken]
     assert [Path(entry["image"]).name for entry in manifest["files"]].count("broken.png") == 0
-    assert f"Left out: {broken}" in used.printed["inferring"]
+    assert f"Unreadable: {broken}" in used.printed["inferring"]
 
 
 def test_the_manifest_says_all_that_the_results_depend_on(used: Any) -> None:
@@ -175,7 +178,7 @@ def test_nothing_to_infer(infer: Callable[..., Path], tmp_path: Path) -> None:
     for path, text in {
         "empty": f"{tmp_path / 'empty'} holds no image; looked for .png",
         "missing": f"There is no file or folder {tmp_path / 'missing'}",
-        "bad.png": f"None of the 1 images of {tmp_path / 'bad.png'} can be read",
+        "bad.png": f"Nothing of {tmp_path / 'bad.png'} can be scored, for 1 reasons; the first: {tmp_path / 'bad.png'}: cannot be read",
     }.items():
         assert text in told(infer, tmp_path / path)
     assert "say what to look at with --input PATH" in told(infer, "", input=None)

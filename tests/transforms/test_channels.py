@@ -1,5 +1,6 @@
 """Image intensities keep their depth, and channels are three."""
 
+import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
@@ -46,3 +47,38 @@ def test_grey_is_repeated_and_colour_passes(channels: int) -> None:
 def test_other_channels_are_refused() -> None:
     with pytest.raises(ValueError, match="has 4 channels"):
         ToThreeChannelsd("image")({"image": torch.rand(4, 2, 2)})
+
+
+def volume(slices: int, **meta: int) -> MetaTensor:
+    image = torch.arange(2.0 * 3 * slices).reshape(1, 2, 3, slices)
+    return MetaTensor(image, affine=torch.diag(torch.tensor([2.0, 3, 4, 1], dtype=torch.float64)), meta=meta)
+
+
+@pytest.mark.parametrize("slices", [1, 2, 5])
+def test_neighbours_are_the_slice_before_the_slice_and_the_one_after(slices: int) -> None:
+    image = volume(slices)
+    result = ToThreeChannelsd("image", neighbours=True)({"image": image})["image"]
+    assert result.shape == (3, 2, 3, slices)
+    for index in range(slices):
+        around = [max(index - 1, 0), index, min(index + 1, slices - 1)]
+        np.testing.assert_array_equal(result[..., index], image[0][..., around].permute(2, 0, 1))
+    np.testing.assert_array_equal(result.affine, image.affine)
+
+
+def test_of_a_slice_with_its_neighbours_the_middle_is_left_in_its_place() -> None:
+    image = volume(3, slice=7)
+    result = ToThreeChannelsd("image", neighbours=True)({"image": image})["image"]
+    np.testing.assert_array_equal(result[..., 0], image[0].permute(2, 0, 1))
+    np.testing.assert_array_equal(result.affine[:3, 3], [0, 0, 4])
+
+
+def test_one_channel_is_repeated_in_all_slices() -> None:
+    image = volume(4)
+    result = ToThreeChannelsd("image")({"image": image})["image"]
+    np.testing.assert_array_equal(result, image.expand(3, 2, 3, 4))
+
+
+def test_three_channels_have_no_neighbours() -> None:
+    image = MetaTensor(torch.rand(3, 2, 2, 2), meta={"filename_or_obj": "scan.nii"})
+    with pytest.raises(ValueError, match=r"scan\.nii has 3 channels.*neighbours only with one"):
+        ToThreeChannelsd("image", neighbours=True)({"image": image})

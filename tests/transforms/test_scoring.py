@@ -1,13 +1,29 @@
 """From anomaly maps to scores, masks and labels."""
 
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from monai.data import MetaTensor
+from monai.data import DataLoader, Dataset, MetaTensor, decollate_batch
+from monai.transforms import Compose
+from PIL import Image
 
 from scripts.anomaly_map import scan_score
 from scripts.threshold import Threshold
-from scripts.transforms import AnomalyMaskd, AnomalyScored, SliceLabelsd
+from scripts.transforms import (
+    AnomalyMaskd,
+    AnomalyScored,
+    CropToForegroundd,
+    GroundTruthd,
+    LoadScand,
+    MapInverted,
+    ResizeInPlaned,
+    SliceLabelsd,
+    ToPlaned,
+)
 
 
 @pytest.mark.parametrize(("pooling", "expected"), [("max", 3.0), ("mean", 1.5)])
@@ -66,11 +82,122 @@ def test_slices_are_labelled_by_the_area_of_their_mask() -> None:
     truth[0, 0, :2, 1] = 1  # 2 pixels of 2 mm x 3 mm
     truth[0, :, :, 2] = 1
     truth = MetaTensor(truth, affine=np.diag([2.0, 3.0, 5.0, 1.0]))
-    data = {"ground_truth": truth, "slice_scores": torch.arange(3.0), "score": torch.tensor(2.0), "label": 1, "group": "P1"}
+    data = {
+        "ground_truth": truth,
+        "slice_scores": torch.arange(3.0),
+        "score": torch.tensor(2.0),
+        "label": 1,
+        "group": "P1",
+    }
+    data |= {"empty_slices": torch.zeros(3, dtype=torch.bool), "top_slices": torch.tensor([2, 1, 0])}
     assert SliceLabelsd()(data)["image_labels"].tolist() == [0, 1, 1]
     assert SliceLabelsd()(data)["patient"] == "P1"
     assert SliceLabelsd(min_area=12)(data)["image_labels"].tolist() == [0, 1, 1]
     assert SliceLabelsd(min_area=12.1)(data)["image_labels"].tolist() == [0, 0, 1]
+    data["empty_slices"] = torch.tensor([True, True, False])
+    assert SliceLabelsd()(data)["image_labels"].tolist() == [1, 1]
+    assert SliceLabelsd()(data)["image_numbers"].tolist() == [1, 2]
     del data["ground_truth"]
     assert SliceLabelsd()(data)["image_labels"].tolist() == [1]
     assert SliceLabelsd()(data)["image_scores"].tolist() == [2]
+
+
+SHAPE = (9, 8, 7)
+AFFINE = nib.affines.from_matvec(nib.eulerangles.euler2mat(0.2, 0.1, -0.3) @ np.diag([-2.0, 3.0, 4.0]), [5, 6, 7])
+LESION = np.zeros(SHAPE, np.uint8)
+LESION[2:4, 5, 1:5] = 7
+
+
+def write(path: Path, array: np.ndarray, affine: np.ndarray = AFFINE) -> str:
+    nib.save(nib.Nifti1Image(array, affine), path)
+    return str(path)
+
+
+@pytest.fixture
+def scan(tmp_path: Path) -> str:
+    return write(tmp_path / "scan.nii.gz", np.random.default_rng(0).random(SHAPE).astype(np.float32))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_map_is_inverted_after_a_batch_was_taken_apart(tmp_path: Path, scan: str, workers: int) -> None:
+    process = Compose(
+        [
+            LoadScand("image", tmp_path / "cache", "coronal"),
+            ToPlaned("image", "coronal"),
+            CropToForegroundd("image", margin=0),
+            ResizeInPlaned("image", 16),
+        ]
+    )
+    (batch,) = DataLoader(Dataset([{"image": scan}], process), batch_size=1, num_workers=workers)
+    batch["pred"] = batch["image"].as_tensor().clone()
+    (item,) = decollate_batch(batch)
+    result = MapInverted(process)(item)
+    assert result["pred"].shape == (1, 16, 16, 8)  # the network's own stays
+    assert result["anomaly_map"].shape == (1, *SHAPE)
+    np.testing.assert_allclose(result["anomaly_map"].affine, AFFINE, atol=1e-5)
+    turned = ToPlaned("anomaly_map", "coronal")(result)["anomaly_map"]
+    read = ToPlaned("image", "coronal")(LoadScand("image", tmp_path / "cache")({"image": scan}))["image"]
+    np.testing.assert_allclose(turned.affine, read.affine, atol=1e-5)
+    np.testing.assert_allclose(turned[0, 3:-3, 3:-3], read[0, 3:-3, 3:-3], atol=0.35)  # but for the interpolation
+    assert np.corrcoef(turned.flatten(), read.flatten())[0, 1] > 0.9
+
+
+def anomaly_map(plane: str, affine: np.ndarray = AFFINE) -> MetaTensor:
+    grid = MetaTensor(torch.zeros(1, *SHAPE), affine=torch.from_numpy(affine))
+    return ToPlaned("map", plane)({"map": grid})["map"]
+
+
+@pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
+def test_the_ground_truth_is_the_mask_turned_to_the_plane(tmp_path: Path, plane: str) -> None:
+    mask = write(tmp_path / "mask.nii.gz", LESION)
+    data: dict[str, Any] = {"anomaly_map": anomaly_map(plane), "mask": mask}
+    truth = GroundTruthd(tmp_path / "cache", plane)(data)["ground_truth"]
+    assert truth.dtype == torch.uint8
+    assert set(truth.unique().tolist()) == {0, 1}
+    for voxel in np.argwhere(truth[0].numpy()):
+        place = nib.affines.apply_affine(np.asarray(truth.affine), voxel)
+        stored = np.round(nib.affines.apply_affine(np.linalg.inv(AFFINE), place)).astype(int)
+        assert LESION[tuple(stored)]
+    assert truth.sum() == (LESION > 0).sum()
+
+
+def test_a_mask_stored_another_way_lies_where_it_says(tmp_path: Path) -> None:
+    turn = np.array([[1, -1], [2, 1], [0, -1]])
+    turned = nib.orientations.apply_orientation(LESION, turn)
+    one = write(tmp_path / "one.nii", LESION)
+    other = write(tmp_path / "other.nii", turned, AFFINE @ nib.orientations.inv_ornt_aff(turn, SHAPE))
+    truths = [
+        GroundTruthd(tmp_path / "cache")({"anomaly_map": anomaly_map("axial"), "mask": mask})["ground_truth"]
+        for mask in (one, other)
+    ]
+    np.testing.assert_array_equal(*truths)
+
+
+def test_without_mask_nothing_is_anomalous(tmp_path: Path) -> None:
+    truth = GroundTruthd(tmp_path)({"anomaly_map": anomaly_map("axial") + 1, "mask": ""})["ground_truth"]
+    assert truth.dtype == torch.uint8
+    assert truth.shape == (1, 8, 9, 7)
+    assert not truth.any()
+
+
+def test_a_mask_on_another_grid_than_its_image_is_refused(tmp_path: Path) -> None:
+    elsewhere = AFFINE.copy()
+    elsewhere[1, 3] += 1.0
+    masks = [write(tmp_path / "a.nii", LESION[:-1]), write(tmp_path / "b.nii", LESION, elsewhere)]
+    for mask in masks:
+        with pytest.raises(ValueError, match=r"[ab]\.nii is not on the grid of its image.*Resample"):
+            GroundTruthd(tmp_path / "cache")({"anomaly_map": anomaly_map("axial"), "mask": mask})
+
+
+def test_the_mask_of_an_image_is_compared_pixel_by_pixel(tmp_path: Path) -> None:
+    picture = np.random.default_rng(0).integers(0, 255, (12, 17), np.uint8)
+    mask = np.zeros_like(picture)
+    mask[3:5, 11:14] = 255
+    Image.fromarray(picture).save(tmp_path / "image.png")
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    process = Compose([LoadScand("image", tmp_path), ToPlaned("image"), ResizeInPlaned("image", 32, True)])
+    image = process({"image": str(tmp_path / "image.png")})["image"]
+    data = MapInverted(process)({"image": image, "pred": image.as_tensor().float(), "mask": str(tmp_path / "mask.png")})
+    data = GroundTruthd(tmp_path)(ToPlaned("anomaly_map")(data))
+    np.testing.assert_array_equal(data["ground_truth"][0, ..., 0], mask > 0)
+    assert data["anomaly_map"].shape == data["ground_truth"].shape

@@ -1,0 +1,105 @@
+"""Brings the results of an inference back to where DICOM series came from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bundle.dicom.finding import Finding
+from bundle.dicom.nifti import write_nifti
+from bundle.dicom.results import write_dicom
+from bundle.dicom.series import Series, read_series
+from bundle.dicom.volume import resample_evenly
+from scripts.data.scans import open_scan
+from scripts.networks.detector import Detector
+from scripts.networks.teachers import UNTRAINED
+from scripts.provenance import Provenance
+from scripts.transforms.reading import plane_axis
+
+_METADATA = Path(__file__).parents[2] / "configs" / "metadata.json"
+
+
+class DicomExporter:
+    """Writes for each DICOM series ``dicom/NAME/``: segmentation, anomaly map and report, and the map and mask as NIfTI
+    on an even grid of the series, as ``scripts.results.InferenceResults`` asks its exporter to.
+
+    Args:
+        series: those that were scored, by the NIfTI that stands for them.
+        cache_dir: of that NIfTI.
+        network, provenance: name the algorithm.
+        checkpoint: whose hash identifies the weights.
+        secondary_capture: whether to write overlays as ordinary pictures too, for a PACS that shows nothing else.
+    """
+
+    def __init__(
+        self,
+        series: Mapping[str, Series],
+        cache_dir: str | Path,
+        network: Detector,
+        provenance: Provenance,
+        checkpoint: str | Path,
+        secondary_capture: bool = False,
+    ) -> None:
+        self.series, self.cache_dir, self.network, self.provenance = series, cache_dir, network, provenance
+        self.checkpoint, self.secondary_capture = Path(checkpoint), secondary_capture
+
+    def takes(self, image: str) -> bool:
+        """Says whether a scored file stands for a series."""
+        return image in self.series
+
+    def write(self, image: str, name: str, folder: Path, outcome: Mapping[str, Any]) -> dict[str, str]:
+        """Writes the results of one series.
+
+        Args:
+            image: the NIfTI that stands for it.
+            name: of the series in the results.
+            folder: of all results.
+            outcome: ``anomaly_map`` and ``mask`` or None (i, j, k), ``score``, ``slice_scores`` and ``top_slices`` of
+                ``plane``, ``threshold`` or None.
+
+        Returns:
+            What was written, by its kind: paths within ``folder``.
+
+        Raises:
+            ValueError: if the series cannot be referred to in DICOM; names what it lacks.
+        """
+        volume = read_series(self.series[image])
+        written = {}
+        for kind, order in (("anomaly_map", 1), ("mask", 0)):
+            if outcome[kind] is not None:
+                key = kind.removeprefix("anomaly_")
+                written[key] = f"{key}s/{name}.nii.gz"
+                write_nifti(*resample_evenly(outcome[kind], volume, order), folder / written[key])
+        target = folder / "dicom" / name
+        for earlier in target.glob("overlay_*.dcm"):  # of other slices, in an earlier run
+            earlier.unlink()
+        finding = self._finding(image, outcome)
+        capture = self.secondary_capture
+        write_dicom(volume, outcome["anomaly_map"], outcome["mask"], finding, target, secondary_capture=capture)
+        return {**written, "dicom": f"dicom/{name}"}
+
+    def _finding(self, image: str, outcome: Mapping[str, Any]) -> Finding:
+        scan = open_scan(image, self.cache_dir)
+        axis, count, reverse = plane_axis(scan, outcome["plane"])
+        scores, top = list(outcome["slice_scores"]), list(outcome["top_slices"])
+        if axis != 2:  # looked at across the slices of the series
+            scores = outcome["anomaly_map"].max(axis=(0, 1)).tolist()
+            top = np.argsort(scores)[::-1][: len(top)].tolist()
+        elif reverse:
+            scores, top = scores[::-1], [count - 1 - number for number in top]
+        digest = hashlib.sha256(self.checkpoint.read_bytes()).hexdigest()
+        return Finding(
+            anomaly_score=float(outcome["score"]),
+            threshold=outcome["threshold"],
+            slice_scores=scores,
+            top_slices=[int(number) for number in top],
+            algorithm_name=str(self.provenance.facts.get("method", "anomaly detector")),
+            algorithm_version=json.loads(_METADATA.read_text())["version"],
+            model_hash=digest[:16],
+            untrained=any(teacher["weights"].startswith(UNTRAINED) for teacher in self.network.identities()),
+        )

@@ -1,0 +1,221 @@
+"""From volumes to results in their own geometry: NIfTI and DICOM, as a radiology group uses it."""
+
+import argparse
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pydicom
+import pytest
+import torch
+from monai.bundle import ConfigWorkflow
+from PIL import Image
+from sklearn.metrics import roc_auc_score
+
+from bundle import prepare
+from bundle.phantom_dicom import write_series
+from bundle.phantom_volumes import write_phantom_volumes
+from scripts.networks.detector import Detector
+
+CT = ("data/ct.json",)
+
+
+class Scans(NamedTuple):
+    root: Path
+    datalist: Path
+    models: Path
+    tests: Path  # of the evaluation
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory: pytest.TempPathFactory) -> Scans:
+    """Phantom volumes, some of them as DICOM, and their datalist."""
+    root = tmp_path_factory.mktemp("scans")
+    write_phantom_volumes(root / "phantoms", normal=5, anomalous=2, shape=(48, 48, 10), spacing=(4, 4, 7), dicom=1)
+    parser = argparse.ArgumentParser()
+    prepare.configure(parser)
+    datalist = root / "datalist.json"
+    words = [str(root / "phantoms"), "--out", str(datalist), "--modality", "CT", "--layout", "nifti"]
+    words += ["--train-fraction", "0.8", "--validation-fraction", "0.25"]
+    assert prepare.run(parser.parse_args(words)) == 0
+    return Scans(root, datalist, root / "models", root / "test")
+
+
+@pytest.fixture
+def scan_args(scans: Scans, tmp_path: Path) -> dict[str, Any]:
+    models = {"ckpt_path": str(scans.models / "model.pt"), "resume_path": str(scans.models / "last.pt")}
+    return {"datalist": str(scans.datalist), "scan_cache_dir": str(scans.root / "cache"), **models}
+
+
+@pytest.fixture
+def trained(workflow: Callable[..., ConfigWorkflow], scans: Scans, scan_args: dict[str, Any]) -> Path:
+    """The checkpoint of a short training, made by the first test that asks for it."""
+    if not (scans.models / "model.pt").exists():
+        workflow("train.json", *CT, **scan_args).run()
+    return scans.models / "model.pt"
+
+
+@pytest.fixture
+def infer(
+    workflow: Callable[..., ConfigWorkflow], trained: Path, scan_args: dict[str, Any], tmp_path: Path
+) -> Callable[..., Path]:
+    """Infers and gives the folder of the results."""
+
+    def run(path: Path, code: int = 0, **overrides: Any) -> Path:
+        made = workflow("inference.json", *CT, input=str(path), **(scan_args | overrides))
+        if code:
+            with pytest.raises(SystemExit) as ended:
+                made.run()
+            assert ended.value.code == code
+        else:
+            made.run()
+        return tmp_path / "eval" / "inference"
+
+    return run
+
+
+def test_the_datalist_has_an_item_a_scan_and_patients_in_one_split(scans: Scans) -> None:
+    datalist = json.loads(scans.datalist.read_text())
+    assert {split: len(datalist[split]) for split in ("training", "validation", "test")} == {
+        "training": 3, "validation": 1, "test": 3,
+    }  # fmt: skip
+    assert [item["label"] for item in datalist["training"]] == [0, 0, 0]
+    assert sorted(item["label"] for item in datalist["test"]) == [0, 1, 1]
+
+
+def test_an_evaluation_ranks_slices_and_patients(
+    trained: Path, workflow: Callable[..., ConfigWorkflow], scan_args: dict[str, Any], tmp_path: Path
+) -> None:
+    workflow("train.json", "evaluate.json", *CT, **scan_args).run()
+    folder = tmp_path / "eval" / "test"
+    summary = json.loads((folder / "metrics.json").read_text())
+    slices, items = pd.read_csv(folder / "slices.csv"), pd.read_csv(folder / "scores.csv")
+    assert summary["metrics"]["image_auroc"] == pytest.approx(roc_auc_score(slices["label"], slices["score"]))
+    assert summary["metrics"]["patient_auroc"] == pytest.approx(roc_auc_score(items["label"], items["score"]))
+    assert {"dice", "froc", "normal_scans_clean", "pixel_auroc", "pixel_aupro"} <= summary["metrics"].keys()
+    assert (items["label"].sum(), len(items)) == (2, 3)
+    for path in items[items["label"] == 1]["image"]:
+        lesion, _ = _canonical(Path(path).with_name("lesion.nii.gz"))
+        of_scan = slices[slices["image"] == path].set_index("slice")["label"]
+        assert set(of_scan.index[of_scan == 1]) == set(np.flatnonzero(lesion.any(axis=(0, 1))))
+
+
+def test_a_nifti_gets_map_and_mask_in_its_own_grid(scans: Scans, infer: Callable[..., Path]) -> None:
+    source = scans.root / "phantoms" / "anomalous"
+    folder = infer(source)
+    table = pd.read_csv(folder / "scores.csv").set_index("image")
+    threshold = json.loads((folder / "manifest.json").read_text())["threshold"]
+    slices = pd.read_csv(folder / "slices.csv")
+    for path in source.rglob("ct.nii.gz"):
+        scan, row = nib.load(path), table.loc[str(path)]
+        anomaly_map, mask = nib.load(folder / row["map"]), nib.load(folder / row["mask"])
+        for written in (anomaly_map, mask):
+            assert written.shape == scan.shape
+            np.testing.assert_allclose(written.affine, scan.affine, atol=1e-5)
+        values = np.asarray(anomaly_map.dataobj)
+        assert anomaly_map.get_data_dtype() == np.float32
+        np.testing.assert_array_equal(np.asarray(mask.dataobj), values > threshold)
+        scores = slices[slices["image"] == str(path)]["score"]
+        assert scores.max() == pytest.approx(row["score"])
+        assert row["top_slice"] == scores.argmax()
+        assert len(scores) == 10
+        with Image.open(folder / row["overlay"]) as picture:
+            assert picture.width == 1000
+
+
+def test_a_dicom_series_gets_the_map_of_its_nifti_and_dicom_objects(
+    scans: Scans, infer: Callable[..., Path], program: Callable[[str], str], tmp_path: Path
+) -> None:
+    (subject,) = (scans.root / "phantoms" / "dicom").iterdir()
+    folder = infer(subject, secondary_capture=True)
+    (row,) = pd.read_csv(folder / "scores.csv").to_dict("records")
+    ours = _canonical(folder / row["map"])
+    objects = {path.name: pydicom.dcmread(path) for path in (folder / row["dicom"]).iterdir()}
+    assert {"segmentation.dcm", "anomaly_map.dcm", "report.dcm"} < set(objects)
+    source = pydicom.dcmread(next(subject.iterdir()))
+    for written in objects.values():
+        assert written.StudyInstanceUID == source.StudyInstanceUID
+        assert written.PatientID == source.PatientID
+        assert "not for clinical use" in written.SeriesDescription.lower()
+    texts = [path.read_text() for path in folder.rglob("*") if path.suffix in (".json", ".csv")]
+    assert not any(word in text for word in (str(source.PatientName), source.PatientID) for text in texts)
+    for path in (folder / row["dicom"]).iterdir():
+        done = subprocess.run([program("dciodvfy"), str(path)], capture_output=True, text=True, check=False)
+        assert not [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("Error")]
+    shutil.rmtree(folder)
+    nifti = infer(scans.root / "phantoms" / "anomalous" / subject.name / "ct.nii.gz")
+    (same,) = pd.read_csv(nifti / "scores.csv").to_dict("records")
+    assert same["score"] == pytest.approx(row["score"], rel=1e-4)
+    theirs = _canonical(nifti / same["map"])
+    np.testing.assert_allclose(ours[0], theirs[0], atol=1e-4)
+    np.testing.assert_allclose(ours[1], theirs[1], atol=1e-3)
+
+
+def test_one_bad_study_does_not_stop_the_others_and_the_exit_code_says_so(
+    scans: Scans, infer: Callable[..., Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    mixed = tmp_path / "mixed ünï"
+    shutil.copytree(next((scans.root / "phantoms" / "dicom").iterdir()), mixed / "good")
+    (mixed / "empty.nii.gz").touch()
+    whole = next((scans.root / "phantoms" / "normal").rglob("ct.nii.gz")).read_bytes()
+    (mixed / "cut.nii.gz").write_bytes(whole[: len(whole) // 2])
+    broken = write_series(mixed / "broken", np.zeros((8, 8, 3), np.int16), np.diag([1.0, 1, 5, 1]), patient="Other")
+    for path in broken:
+        path.write_bytes(path.read_bytes()[:-100])
+    folder = infer(mixed, code=3)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert len(manifest["files"]) == 1
+    reasons = list(manifest["unreadable"].values())
+    assert len(reasons) == 3
+    assert all(any(str(mixed / name) in reason for reason in reasons) for name in ("empty.nii.gz", "cut.nii.gz"))
+    assert "3 inputs have no results" in caplog.text
+    assert "Other" not in caplog.text + json.dumps(manifest["unreadable"])
+
+
+@pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
+def test_a_lesion_keeps_its_millimetre_in_every_output(
+    plane: str, scans: Scans, infer: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Detector, "forward", lambda self, image: image[:, :1])  # the image is its own anomaly map
+    checkpoint = torch.load(scans.models / "model.pt", weights_only=True)
+    checkpoint["input"]["plane"] = plane
+    torch.save(checkpoint, tmp_path / "model.pt")
+    angle = np.deg2rad(20)
+    turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+    affine = np.eye(4)
+    affine[:3, :3] = turn @ np.diag([-2.0, -2.0, 3.0])  # oblique, as DICOM stores it
+    affine[:3, 1] += [0, 0, 0.4]
+    affine[:3, 3] = [30, 40, -20]
+    array = np.full((40, 48, 16), -1000, np.int16)
+    array[4:36, 4:44, 2:14] = 0
+    array[22:27, 11:16, 6:9] = 80
+    place = nib.affines.apply_affine(affine, [24, 13, 7])
+    write_series(tmp_path / "dicom", array, affine)
+    nib.save(nib.Nifti1Image(array[::-1].transpose(2, 0, 1), affine @ _axes()), tmp_path / "scan.nii.gz")
+    for path in (tmp_path / "dicom", tmp_path / "scan.nii.gz"):
+        folder = infer(path, plane=plane, ckpt_path=str(tmp_path / "model.pt"), anomaly_threshold=0.5)
+        (row,) = pd.read_csv(folder / "scores.csv").to_dict("records")
+        for kind in ("map", "mask"):
+            image = nib.load(folder / row[kind])
+            values = np.asarray(image.dataobj).astype(float)
+            values[values < values.max() * 0.75] = 0
+            centre = np.array([(axis * values).sum() / values.sum() for axis in np.indices(values.shape)])
+            np.testing.assert_allclose(nib.affines.apply_affine(image.affine, centre), place, atol=1.0)
+        shutil.rmtree(folder)
+
+
+def _canonical(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Voxels and affine, turned to RAS."""
+    image = nib.as_closest_canonical(nib.load(path))
+    return np.asarray(image.dataobj), image.affine
+
+
+def _axes() -> np.ndarray:
+    """From indices of the reversed and transposed array (k, i', j) to those of the original (i, j, k)."""
+    return np.array([[0.0, -1, 0, 39], [0, 0, 1, 0], [1, 0, 0, 0], [0, 0, 0, 1]])
