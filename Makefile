@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format clean
+.PHONY: help demo test check format programs clean
 
 help:  ## list these targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -17,11 +17,15 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
 	touch $@
 
-demo: $(STAMP)  ## train, evaluate and infer on made-up head CT slices (demo/); under 5 minutes once installed
+demo: $(STAMP)  ## train, evaluate and infer on made-up head CT scans (demo/); under 5 minutes once installed
 	$(BIN)/python -m bundle demo demo
 
 test: $(STAMP)  ## run the tests
 	$(BIN)/python -m pytest
+
+programs:  ## install the Debian programs that some tests check our DICOM with (as root)
+	apt-get update
+	apt-get install --yes --no-install-recommends dcm2niix dcmtk dicom3tools
 
 check: $(STAMP)  ## lint, formatting and types
 	$(BIN)/ruff check .

@@ -1,7 +1,8 @@
-"""Shows the way from images to heat maps on made-up head CT slices, in minutes and without any download.
+"""Shows the way from scans to anomaly maps on made-up head CT, in minutes and without any download.
 
-Writes a phantom data set, prepares it, trains PDD on its normal images, evaluates and infers, each by the command that
-you would use on your own data. The teachers are small and UNTRAINED: it shows the way, not the quality.
+Writes phantom volumes (NIfTI, and one of them as a DICOM series too), prepares them, trains PDD on the normal ones,
+evaluates and infers, each by the command that you would use on your own data. The teachers are small and UNTRAINED: it
+shows the way, not the quality.
 """
 
 import argparse
@@ -13,10 +14,10 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-CONFIGS = ("configs/train.json", "configs/demo.json")
-TRAIN = "['configs/train.json','configs/demo.json']"
-EVALUATE = "['configs/train.json','configs/evaluate.json','configs/demo.json']"
-INFER = "['configs/inference.json','configs/demo.json']"
+_SPLIT = ("--train-fraction", "0.75", "--validation-fraction", "0.1")
+TRAIN = ("configs/train.json", "configs/data/ct.json", "configs/demo.json")
+EVALUATE = ("configs/train.json", "configs/evaluate.json", "configs/data/ct.json", "configs/demo.json")
+INFER = ("configs/inference.json", "configs/data/ct.json", "configs/demo.json")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -32,27 +33,37 @@ def run(args: argparse.Namespace) -> int:
         raise FileExistsError(f"{folder}: exists from an earlier demo. Remove it (make clean), or name another folder.")
     started = time.time()
     folder.mkdir(parents=True)
-    datalist, ckpt = folder / "datalist.json", folder / "models" / "model.pt"
-    tracking = ["--tracking_uri", f"sqlite:///{folder}/mlruns.db"]
-    common = ["--ckpt_path", str(ckpt), *tracking]
-    epochs = ["--epochs", str(args.epochs)] if args.epochs else []
-    _step("1/5 A data set of its own", "bundle", "phantom", str(folder / "phantoms"))
-    _step("2/5 Prepare it", "bundle", "prepare", str(folder / "phantoms"), "--out", str(datalist), "--modality", "CT")
-    train = ["--datalist", str(datalist), "--resume_path", str(folder / "models" / "last.pt"), *common, *epochs]
-    _step("3/5 Train on its normal images", "monai.bundle", "run", "training", "--config_file", TRAIN, *train)
-    results = folder / "test"
-    evaluate = ["--datalist", str(datalist), "--results_dir", str(results), *common]
-    _step("4/5 Evaluate", "monai.bundle", "run", "evaluating", "--config_file", EVALUATE, *evaluate)
-    infer = ["--input", str(datalist), "--output_dir", str(folder / "inference"), *common]
-    _step("5/5 Infer", "monai.bundle", "run", "inferring", "--config_file", INFER, *infer)
-    trivial = json.loads(
-        _output("bundle", "baseline", "mean_image", "--datalist", str(datalist), "--config_file", *CONFIGS)
-    )
-    _report(folder, json.loads((results / "metrics.json").read_text())["metrics"], trivial, time.time() - started)
+    phantoms, datalist = str(folder / "phantoms"), str(folder / "datalist.json")
+    common = ["--ckpt_path", f"{folder}/models/model.pt", "--tracking_uri", f"sqlite:///{folder}/mlruns.db"]
+    common += ["--scan_cache_dir", f"{folder}/cache"]
+    train = ["--datalist", datalist, "--resume_path", f"{folder}/models/last.pt", *common]
+    train += ["--epochs", str(args.epochs)] if args.epochs else []
+    evaluate = ["--datalist", datalist, "--results_dir", f"{folder}/test", *common]
+    infer = ["--input", datalist, "--output_dir", f"{folder}/inference", *common]
+    dicom = ["--input", f"{phantoms}/dicom", "--output_dir", f"{folder}/inference_dicom", *common]
+    _step("1/6 A data set of its own", "phantom", phantoms, "--volumes")
+    _step("2/6 Prepare it", "prepare", phantoms, "--out", datalist, "--modality", "CT", "--layout", "nifti", *_SPLIT)
+    _bundle("3/6 Train on the slices of its normal scans", "training", TRAIN, train)
+    _bundle("4/6 Evaluate", "evaluating", EVALUATE, evaluate)
+    _bundle("5/6 Infer the scans of the test split", "inferring", INFER, infer)
+    _bundle("6/6 Infer a DICOM series", "inferring", INFER, dicom)
+    baseline = ["bundle", "baseline", "mean_image", "--datalist", datalist, "--config_file", *EVALUATE]
+    trivial = json.loads(_output(*baseline, "--set", "scan_cache_dir", f"{folder}/cache"))
+    pdd = json.loads((folder / "test" / "metrics.json").read_text())["metrics"]
+    _report(folder, pdd, trivial, time.time() - started)
     return 0
 
 
-def _step(title: str, module: str, *arguments: str) -> None:
+def _bundle(title: str, run_id: str, configs: tuple[str, ...], options: list[str]) -> None:
+    files = "[" + ",".join(f"'{config}'" for config in configs) + "]"
+    _run(title, "monai.bundle", "run", run_id, "--config_file", files, *options)
+
+
+def _step(title: str, verb: str, *options: str) -> None:
+    _run(title, "bundle", verb, *options)
+
+
+def _run(title: str, module: str, *arguments: str) -> None:
     quoted = " ".join(f'"{argument}"' if "[" in argument else argument for argument in arguments)
     print(f"\n=== {title}\n$ python -m {module} {quoted}\n", flush=True)
     subprocess.run([sys.executable, "-m", module, *arguments], cwd=ROOT, env=_quiet(), check=True)
@@ -70,14 +81,21 @@ def _quiet() -> dict[str, str]:
 
 def _report(folder: Path, pdd: dict[str, float], trivial: dict[str, float], seconds: float) -> None:
     print(
-        f"\n=== Done in {seconds:.0f} s. UNTRAINED teachers on made-up images: this shows the way, not the quality.\n\n"
-        f"                             image AUROC   pixel AUROC\n"
-        f"PDD                          {pdd['image_auroc']:11.3f}   {pdd['pixel_auroc']:11.3f}\n"
-        f"difference to mean image     {trivial['image_auroc']:11.3f}   {trivial['pixel_auroc']:11.3f}\n\n"
-        f"Heat maps      {folder}/inference/overlays (pictures), {folder}/inference/maps (float32)\n"
-        f"Scores         {folder}/inference/scores.csv\n"
+        f"\n=== Done in {seconds:.0f} s. UNTRAINED teachers on made-up scans: this shows the way, not the quality.\n\n"
+        f"                             pixel AUROC   slice AUROC   patient AUROC\n"
+        f"PDD                          {_row(pdd)}\n"
+        f"difference to mean image     {_row(trivial)}\n\n"
+        f"Pictures       {folder}/inference/overlays\n"
+        f"NIfTI          {folder}/inference/maps (float32), masks; on the grid of each scan\n"
+        f"DICOM          {folder}/inference_dicom/dicom (segmentation, parametric map, structured report)\n"
+        f"Scores         {folder}/inference/scores.csv, slices.csv\n"
         f"Evaluation     {folder}/test/heat_maps.png, roc_pr.png, scores.png, metrics.json\n"
         f"The data       {folder}/datalist.png\n"
         f"MLflow         {Path(sys.executable).parent}/mlflow ui --backend-store-uri sqlite:///{folder}/mlruns.db\n"
         "               then open http://127.0.0.1:5000\n"
     )
+
+
+def _row(metrics: dict[str, float]) -> str:
+    pixel, image, patient = (metrics[f"{kind}_auroc"] for kind in ("pixel", "image", "patient"))
+    return f"{pixel:11.3f}   {image:11.3f}   {patient:13.3f}"

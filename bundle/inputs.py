@@ -71,8 +71,8 @@ def find_inputs(
     check_plane(plane)
     if not path:
         raise ValueError(
-            "No input: say what to look at with --input PATH (an image, a NIfTI, a folder of these or of DICOM files, a "
-            "glob or a datalist)."
+            "No input: say what to look at with --input PATH (an image, a NIfTI, a folder of these or of DICOM files, "
+            "a glob or a datalist)."
         )
     found = Inputs()
     files, dicom_root = _files(str(path), dataset_dir)
@@ -133,7 +133,8 @@ def _check(file: str, cache_dir: str, bias_correction: bool) -> str | None:
 
 def _names(files: list[str]) -> list[str]:
     """A short name for each: the file's own, or as much of its path as tells it from the others."""
-    parts = [Path(file.lower().endswith(".nii.gz") and file[:-7] or os.path.splitext(file)[0]).parts for file in files]
+    stems = [file[:-7] if file.lower().endswith(".nii.gz") else os.path.splitext(file)[0] for file in files]
+    parts = [Path(stem).parts for stem in stems]
     names, length = ["" for _ in files], 1
     while True:
         names = ["_".join(part[-length:]).strip("/_") for part in parts]
@@ -191,7 +192,9 @@ def converted(series: Series, folder: str, plane: str = "axial") -> str:
     if volume.uneven:
         axis, _, _ = plane_axis(open_scan(path, folder), plane)
         if axis != 2:
-            raise ValueError(f"its slices are unevenly spaced, so there is no {plane} plane. Take --plane {series.orientation}.")
+            raise ValueError(
+                f"its slices are unevenly spaced, so there is no {plane} plane. Take --plane {series.orientation}."
+            )
     return str(path)
 
 

@@ -74,8 +74,8 @@ def scan_score(maps: Tensor, slice_scores: Tensor, foreground: Tensor, rule: str
         maps: (D, H, W).
         slice_scores: (D,).
         foreground: (D, H, W), bool.
-        rule: ``"max"`` of the slice scores; ``"top_N"``, the mean of the N highest of them; or ``"percentile_P"`` of the
-            maps inside the foreground (everywhere, if there is none).
+        rule: ``"max"`` of the slice scores; ``"top_N"``, the mean of the N highest of them; or ``"percentile_P"`` of
+            the maps inside the foreground (everywhere, if there is none).
 
     Returns:
         0-dimensional.

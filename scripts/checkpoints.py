@@ -189,6 +189,8 @@ class InputSettings:
                 f"without --{name}" if value is None else f'with --{name} "{value}"'
                 for name, value in different.items()
             )
+            if "intensity" in different:  # which no option sets
+                remedy = "with the file of configs/data that it was trained with (without one, if ScaleToUnitd)"
             ours = ", ".join(f"{name} {self.settings.get(name)}" for name in different)
             raise ValueError(
                 f"The checkpoint was trained with other input settings than configured ({ours}): run {remedy}; or name "

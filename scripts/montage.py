@@ -65,7 +65,9 @@ def montage(
     figure.supxlabel(NOTICE, fontsize=12)
     for axes in grid.flat:
         axes.set_axis_off()
-    for (plain, both), index, number, score in zip(grid.reshape(-1, 2), range(len(slices)), slices, scores, strict=False):
+    for (plain, both), index, number, score in zip(
+        grid.reshape(-1, 2), range(len(slices)), slices, scores, strict=False
+    ):
         plain.imshow(np.clip(image[..., index], 0, 1), cmap="gray", vmin=0, vmax=1, aspect=pixel_aspect)
         plain.set_title(f"Slice {number}", fontsize=13)
         both.imshow(overlay(image[..., index], anomaly_map[..., index], low, high), aspect=pixel_aspect)
@@ -89,7 +91,8 @@ def _check(
         raise ValueError(f"image, anomaly map and mask must have one shape (H, W, D), not {shapes}")
     if not len(slices) or not len(slices) == len(scores) == shapes[0][2]:
         raise ValueError(
-            f"a montage needs a number and a score for each slice, not {len(slices)} and {len(scores)} for {shapes[0][2]}"
+            f"a montage needs a number and a score for each slice, not {len(slices)} and {len(scores)} for "
+            f"{shapes[0][2]}"
         )
 
 

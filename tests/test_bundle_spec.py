@@ -16,7 +16,7 @@ from monai.bundle import ComponentLocator, ConfigParser, ConfigWorkflow, ckpt_ex
 from monai.utils import optional_import, set_determinism
 
 ROOT = Path(__file__).parents[1]
-CONFIGS = sorted((ROOT / "configs").glob("*.json"))
+CONFIGS = sorted((ROOT / "configs").rglob("*.json"))
 METADATA = json.loads((ROOT / "configs" / "metadata.json").read_text())
 SEMVER = r"\d+\.\d+\.\d+"
 
@@ -45,6 +45,9 @@ BASES = {
     "multi_gpu_train": ["train"],
     "mlflow": ["train", "inference"],
     "demo": ["train", "inference"],
+    "ct": ["train", "inference"],
+    "mr": ["train", "inference"],
+    "mr_landmarks": ["train", "inference"],
 }
 ADDED = {
     "results_dir": "where an evaluation writes",
@@ -57,11 +60,14 @@ ADDED = {
     "evaluating": "the evaluation's run id",
     "finalize": "what many processes have to close",
     "epochs": "of a training; an inference that takes the same overlay ignores it",
+    "min_body_fraction": "likewise",
+    "windows": "of the intensity transform that the overlay brings",
 }
 
 
 def config(name: str) -> dict[str, Any]:
-    return json.loads((ROOT / "configs" / f"{name}.json").read_text())
+    (path,) = (path for path in CONFIGS if path.stem == name)
+    return json.loads(path.read_text())
 
 
 def tracked() -> list[Path]:

@@ -14,6 +14,7 @@ import torch
 from monai.bundle import ConfigWorkflow
 
 from scripts.checkpoints import InputSettings, RandomState, load_checkpoint, save_atomically
+from scripts.transforms import ScaleToUnitd, Windowedd
 
 
 def files(folder: Path) -> list[str]:
@@ -138,3 +139,13 @@ def test_other_input_settings_name_the_options_that_the_checkpoint_was_trained_w
         ours.load_state_dict(trained.state_dict())
     assert "image_size 128" in str(caught.value)
     assert "keep_aspect_ratio" not in str(caught.value)
+
+
+def test_settings_of_intensities_count_and_another_transform_is_another_config_file() -> None:
+    trained = InputSettings(Windowedd("image", ["brain"]), image_size=256)
+    assert trained.state_dict() == {"image_size": 256, "intensity": "Windowedd", "windows": [[40, 80]]}
+    InputSettings(Windowedd("image", [[40, 80]]), image_size=256).load_state_dict(trained.state_dict())
+    with pytest.raises(ValueError, match=r"windows \[\[600.0, 2800.0\]\]\): run with --windows"):
+        InputSettings(Windowedd("image", ["bone"]), image_size=256).load_state_dict(trained.state_dict())
+    with pytest.raises(ValueError, match=r"intensity ScaleToUnitd.*configs/data"):
+        InputSettings(ScaleToUnitd("image"), image_size=256).load_state_dict(trained.state_dict())

@@ -37,9 +37,9 @@ class _Shown(NamedTuple):
 
 
 class EvaluationResults:
-    """Writes into ``output_dir``: ``metrics.json`` (with what was evaluated), ``scores.csv`` (a line an item), for scans
-    ``slices.csv`` (a line a slice), ``roc_pr.png``, ``scores.png`` and ``heat_maps.png`` (the most and the least anomalous
-    images; of a scan, slices).
+    """Writes into ``output_dir``: ``metrics.json`` (with what was evaluated), ``scores.csv`` (a line an item), for
+    scans ``slices.csv`` (a line a slice), ``roc_pr.png``, ``scores.png`` and ``heat_maps.png`` (the most and the least
+    anomalous images; of a scan, slices).
 
     Takes decollated outputs with ``image``, ``score``, ``label``, ``patient``, ``image_scores``, ``image_labels``,
     ``image_numbers``, and ``anomaly_map`` and maybe ``ground_truth`` (1, H, W, D), turned to the plane.
@@ -106,7 +106,9 @@ class EvaluationResults:
         for name, figure in {
             "roc_pr.png": roc_and_pr(scores, labels),
             "scores.png": score_histogram(scores, labels),
-            "heat_maps.png": heat_map_grid([self._case(one) for one in shown], "The most and the least anomalous images"),
+            "heat_maps.png": heat_map_grid(
+                [self._case(one) for one in shown], "The most and the least anomalous images"
+            ),
         }.items():
             figure.savefig(self.output_dir / name)
         summary = {

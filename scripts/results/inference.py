@@ -51,8 +51,8 @@ class InferenceResults:
     - what ``exporter`` adds for the items it takes;
     - ``manifest.json`` with all that the results depend on.
 
-    Takes decollated outputs with ``name``, ``score``, ``slice_scores``, ``top_slices``, ``anomaly_map`` (1, i, j, k) and
-    maybe ``pred`` (1, i, j, k), the mask, on the grid of the file.
+    Takes decollated outputs with ``name``, ``score``, ``slice_scores``, ``top_slices``, ``anomaly_map`` (1, i, j, k)
+    and maybe ``pred`` (1, i, j, k), the mask, on the grid of the file.
 
     Args:
         output_dir: made if missing.
@@ -150,17 +150,17 @@ class InferenceResults:
         self._rows.append(row)
         self._picture(item, image, row, top)
 
-    def _write_arrays(
-        self, image: str, name: str, anomaly_map: np.ndarray, mask: np.ndarray | None
-    ) -> dict[str, str]:
-        suffixes = (".nii.gz", ".nii.gz") if is_scan(image) else (".tiff", ".png")
-        paths = {"map": f"maps/{name}{suffixes[0]}"} | ({} if mask is None else {"mask": f"masks/{name}{suffixes[1]}"})
-        for path, array in zip(paths.values(), (anomaly_map, mask), strict=False):
-            target = self.output_dir / path
+    def _write_arrays(self, image: str, name: str, anomaly_map: np.ndarray, mask: np.ndarray | None) -> dict[str, str]:
+        scan = is_scan(image)
+        suffixes = {"map": ".nii.gz" if scan else ".tiff", "mask": ".nii.gz" if scan else ".png"}
+        arrays = {"map": anomaly_map} | ({} if mask is None else {"mask": mask})
+        paths = {kind: f"{kind}s/{name}{suffixes[kind]}" for kind in arrays}
+        for kind, array in arrays.items():
+            target = self.output_dir / paths[kind]
             target.parent.mkdir(exist_ok=True)
-            if is_scan(image):
+            if scan:
                 save_like(image, array, target)
-            elif path.endswith(".png"):
+            elif kind == "mask":
                 Image.fromarray(array[..., 0] * np.uint8(255)).save(target)
             else:
                 Image.fromarray(array[..., 0]).save(target, compression="tiff_deflate")
@@ -170,10 +170,8 @@ class InferenceResults:
         """Draws the overlay as soon as its colours are known: at once, or at the end of the run."""
         scan, name = is_scan(image), item["name"]
         shown = top if scan else [0]
-        turn = ToPlaned("map", self.plane)
-        maps, masks = (
-            _array(turn({"map": item[key]})["map"][..., shown]) if key in item else None for key in ("anomaly_map", "pred")
-        )
+        maps = _array(self._turn(item["anomaly_map"])[..., shown])
+        masks = _array(self._turn(item["pred"])[..., shown]) if "pred" in item else None
         scores = [float(item["slice_scores"][number]) for number in shown]
 
         def draw(low: float, high: float) -> None:
@@ -190,6 +188,9 @@ class InferenceResults:
             draw(*self.display_range)
         else:
             self._pictures.append(draw)
+
+    def _turn(self, array: MetaTensor) -> Tensor:
+        return ToPlaned("array", self.plane)({"array": array})["array"]
 
     def _finish(self, engine: Engine) -> None:
         if not self._rows:

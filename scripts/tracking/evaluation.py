@@ -26,9 +26,7 @@ class EvaluationRun(Run):
     def finish(self, engine: Engine) -> None:
         metrics = {name: value for name, value in engine.state.metrics.items() if math.isfinite(value)}
         self.log_metrics(metrics)
-        scores = ", ".join(
-            f"{name.replace('_', ' ')} **{value:.3f}**" for name, value in sorted(metrics.items())
-        )
+        scores = ", ".join(f"{name.replace('_', ' ')} **{value:.3f}**" for name, value in sorted(metrics.items()))
         self.describe(f"Test set: {scores}")
         trained_by = self.provenance.facts.get("mlflow_run_id")
         if trained_by is not None and self.exists(trained_by):  # where people compare models

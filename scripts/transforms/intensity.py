@@ -1,8 +1,8 @@
 """Dictionary transforms from a scan's intensities to float32 [0, 1].
 
-All but ``ScaleToUnitd`` take images (1, H, W, D) of any type, as MetaTensor, where D is 1 for a single slice of a volume;
-a slice gets the intensities that it has within its volume. All have ``settings``: what a checkpoint keeps of them for
-comparison, as JSON values.
+All but ``ScaleToUnitd`` take images (1, H, W, D) of any type, as MetaTensor, where D is 1 for a single slice of a
+volume; a slice gets the intensities that it has within its volume. All have ``settings``: what a checkpoint keeps of
+them for comparison, as JSON values.
 """
 
 import logging
@@ -93,8 +93,8 @@ class ScaleToUnitd(MapTransform):
                 raise ValueError(
                     f"{_name(image)} is deeper than 8 bits (its values go from {image.min():g} to {image.max():g}), so "
                     'intensity_range must say which values become 0 and 1: add --intensity_range "[low, high]", as '
-                    "`python -m bundle prepare` prints it, to training, evaluation and inference alike; for volumes take "
-                    "configs/data/ct.json or configs/data/mr.json as a further file of --config_file."
+                    "`python -m bundle prepare` prints it, to training, evaluation and inference alike; for scans "
+                    "name configs/data/ct.json or configs/data/mr.json as a further file of --config_file."
                 )
             low, high = self.intensity_range or (0, 255)
             result[key] = (image.float() - low) / (high - low)

@@ -3,6 +3,7 @@
 import gzip
 import json
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -107,6 +108,15 @@ def test_a_changed_file_is_read_anew(tmp_path: Path, opened: Opens, suffix: str)
     scan = opened(path)
     np.testing.assert_array_equal(scan.array(), ARRAY[:, ::-1, :4])
     np.testing.assert_array_equal(scan.slices(2, [1]), ARRAY[:, ::-1, 1:2])
+    write(path, ARRAY[:, ::-1, 3:])
+    os.utime(path, ns=(0, 12345))  # of the same size, at another time
+    np.testing.assert_array_equal(opened(path).array(), ARRAY[:, ::-1, 3:])
+    size, content = path.stat().st_size, path.read_bytes()
+    path.write_bytes(content[:-1] if suffix == ".nii" else content[:-9])
+    os.utime(path, ns=(0, 12345))  # of another size, at the same time
+    assert path.stat().st_size < size
+    with pytest.raises(UnreadableScanError):
+        opened(path)
 
 
 def test_the_second_time_nothing_is_made_again(tmp_path: Path, opened: Opens, monkeypatch: pytest.MonkeyPatch) -> None:
