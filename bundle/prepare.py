@@ -20,6 +20,7 @@ from scripts.data import splits
 from scripts.data.datalist import SPLITS
 from scripts.data.layouts import Sample
 from scripts.data.scans import is_scan
+from scripts.files import replacing
 
 DEFAULT_TRAIN_FRACTION = 0.75
 _LISTED = 20  # as many files are named in the terminal
@@ -282,9 +283,8 @@ def _relative(path: Path, folder: Path) -> str:
 
 def _write(path: Path, content: bytes) -> None:
     """Writes a file whole or not at all."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_bytes(content)
-    part.replace(path)
+    with replacing(path) as part:
+        part.write_bytes(content)
 
 
 def _fraction(text: str) -> float:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from bundle.dicom.codes import region_of
 from bundle.dicom.finding import LONGEST, Finding
 from bundle.dicom.headers import RADIOGRAPH_CLASSES, frame_attributes
 from bundle.dicom.volume import Volume, mean_step
+from scripts.files import replacing
 
 LPS = np.array([-1.0, -1.0, 1.0])  # from RAS
 MANUFACTURER = "medical-anomaly-pdd"
@@ -198,11 +197,8 @@ def save(dataset: Dataset, path: Path) -> Path:
         OSError: naming the file, if it cannot be written.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-            whole = Path(folder, path.name)
-            dataset.save_as(whole, enforce_file_format=True)
-            os.replace(whole, path)
+        with replacing(path) as part:
+            dataset.save_as(part, enforce_file_format=True)
     except OSError as error:
         raise OSError(f"Cannot write {path}: {error}. Free space, or choose a folder that can be written.") from error
     return path

@@ -1,11 +1,11 @@
 """Arrays in patient coordinates as NIfTI files."""
 
-import os
-import tempfile
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+
+from scripts.files import replacing
 
 
 def write_nifti(array: np.ndarray, affine: np.ndarray, path: str | Path) -> None:
@@ -24,8 +24,7 @@ def write_nifti(array: np.ndarray, affine: np.ndarray, path: str | Path) -> None
         OSError: naming the file, if it cannot be written.
     """
     path = Path(path)
-    suffix = next((suffix for suffix in (".nii", ".nii.gz") if path.name.endswith(suffix)), None)
-    if suffix is None:
+    if not path.name.endswith((".nii", ".nii.gz")):
         raise ValueError(f"{path}: is no name of a NIfTI file. End it in .nii or .nii.gz.")
     image = nib.Nifti1Image(array.astype(np.uint8) if array.dtype == bool else array, affine)
     axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
@@ -34,10 +33,7 @@ def write_nifti(array: np.ndarray, affine: np.ndarray, path: str | Path) -> None
     image.set_qform(affine, code=0 if sheared else 1, strip_shears=True)
     image.header.set_xyzt_units("mm")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-            temporary = os.path.join(folder, f"whole{suffix}")
-            nib.save(image, temporary)
-            os.replace(temporary, path)
+        with replacing(path) as part:
+            nib.save(image, part)
     except OSError as error:
         raise OSError(f"Cannot write {path}: {error}. Free space, or choose a folder that can be written.") from error

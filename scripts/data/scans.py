@@ -8,10 +8,8 @@ import io
 import json
 import logging
 import os
-import tempfile
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -26,6 +24,7 @@ from nibabel.volumeutils import apply_read_scaling
 
 from scripts.data.bias_field import n4_corrected
 from scripts.data.foreground import foreground_quantiles, foreground_threshold
+from scripts.files import replacing
 
 logger = logging.getLogger(__name__)
 
@@ -114,8 +113,9 @@ def open_scan(path: str | Path, cache_dir: str | Path, mask: bool = False, bias_
     scan = _read_record(record, source)
     if scan is None:
         try:
+            Path(cache_dir).mkdir(mode=0o700, parents=True, exist_ok=True)  # images of patients
             known = _convert(source, Path(cache_dir) / f"{key}.nii", mask, bias_correction)
-            with _replacing(record) as part:
+            with replacing(record) as part:
                 part.write_text(json.dumps(known))
         except OSError as error:
             raise OSError(
@@ -166,7 +166,7 @@ def _convert(source: Path, kept: Path, mask: bool, bias_correction: bool) -> dic
     foreground = array != 0 if mask else array > foreground_threshold(array)
     if changed:  # else it can be read where it is
         stored = array if array.dtype.kind in "iu" and array.dtype.itemsize <= 2 else array.astype(np.float32)
-        with _replacing(kept) as part:
+        with replacing(kept) as part:
             nib.save(_like(image, stored), part)
     counts = [foreground.sum(axis=tuple(other for other in range(3) if other != axis)) for axis in range(3)]
     return {
@@ -249,7 +249,7 @@ def save_like(source: str | Path, array: np.ndarray, path: Path) -> None:
     Raises:
         OSError: if it cannot be written; nothing half-written is left.
     """
-    with _replacing(path) as part:
+    with replacing(path) as part:
         nib.save(_like(nib.load(source), array), part)
 
 
@@ -267,22 +267,6 @@ def _finite(array: np.ndarray, source: Path) -> tuple[np.ndarray, bool]:
 def _extent(inside: np.ndarray) -> list[int]:
     found = np.flatnonzero(inside)
     return [int(found[0]), int(found[-1]) + 1] if len(found) else [0, len(inside)]
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary file of the same suffix that takes the place of ``path`` once all is written."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    suffixes = ".nii.gz" if path.name.endswith(".nii.gz") else path.suffix
-    descriptor, name = tempfile.mkstemp(prefix=".part-", suffix=suffixes, dir=path.parent)
-    os.close(descriptor)
-    part = Path(name)
-    try:
-        yield part
-        os.chmod(part, 0o644)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def open_all(paths: list[str], open_one: Callable[[str], Any]) -> tuple[dict[str, Any], dict[str, str]]:

@@ -111,6 +111,7 @@ def test_a_changed_file_is_read_anew(tmp_path: Path, opened: Opens, suffix: str)
     write(path, ARRAY[:, ::-1, 3:])
     os.utime(path, ns=(0, 12345))  # of the same size, at another time
     np.testing.assert_array_equal(opened(path).array(), ARRAY[:, ::-1, 3:])
+    np.testing.assert_array_equal(opened(path).quantiles, foreground_quantiles(ARRAY[:, ::-1, 3:]))
     size, content = path.stat().st_size, path.read_bytes()
     path.write_bytes(content[:-1] if suffix == ".nii" else content[:-9])
     os.utime(path, ns=(0, 12345))  # of another size, at the same time
