@@ -36,12 +36,14 @@ class Inputs:
         unreadable: file or series to the reason why it cannot be used.
         left_out: the same for what is no scan and was never meant, as localisers.
         series: of the items that come from DICOM, by ``image``.
+        dicom: whether there was any DICOM, whose file names may tell who a patient is.
     """
 
     items: list[dict[str, str]] = field(default_factory=list)
     unreadable: dict[str, str] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     series: dict[str, Series] = field(default_factory=dict)
+    dicom: bool = False
 
 
 def find_inputs(
@@ -153,10 +155,10 @@ def _add_series(found: Inputs, root: Path, cache_dir: str, plane: str, bias_corr
     """Adds the DICOM series below ``root``, converted."""
     there = find_series(root)
     found.unreadable |= there.refused
-    rules = Rules(modality=None, description=None, orientation=None, min_slices=1)
+    found.dicom = bool(there.series or there.refused)
     for series in tqdm(there.series, "Reading DICOM series", leave=False, disable=not there.series):
         name = series_name(series)
-        reason = rules.why_not(series)
+        reason = Rules(modality=(series.modality,), min_slices=1).why_not(series)
         if reason is not None:
             found.left_out[name] = f"{name}: {reason}"
             continue

@@ -23,6 +23,7 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.volumeutils import apply_read_scaling
 
 from scripts.data.bias_field import n4_corrected
+from scripts.data.borders import borders
 from scripts.data.foreground import foreground_quantiles, foreground_threshold
 from scripts.files import replacing
 
@@ -52,7 +53,8 @@ class Scan:
         quantiles: of the foreground, see ``scripts.data.foreground``.
         foreground: for each of the three axes and each index, the number of foreground voxels of the slice; of a
             mask, of those that are not zero.
-        box: first and one past the last index of the foreground along each axis; the whole scan if it has none.
+        box: first and one past the last index of the foreground along each axis; the whole scan if it has none. Of a
+            single slice, what lies between burnt-in borders.
     """
 
     source: str
@@ -175,7 +177,7 @@ def _convert(source: Path, kept: Path, mask: bool, bias_correction: bool) -> dic
         "affine": image.affine.tolist(),
         "quantiles": [] if mask else foreground_quantiles(array).tolist(),
         "foreground": [count.tolist() for count in counts],
-        "box": [_extent(count > 0) for count in counts],
+        "box": _frame(array) if array.shape[2] == 1 and not mask else [_extent(count > 0) for count in counts],
     }
 
 
@@ -262,6 +264,12 @@ def _finite(array: np.ndarray, source: Path) -> tuple[np.ndarray, bool]:
         logger.warning("%s: %d voxels are NaN or infinite; they become the smallest finite value.", source, count)
         array = np.where(wrong, array[~wrong].min(), array)
     return array, bool(count)
+
+
+def _frame(array: np.ndarray) -> list[list[int]]:
+    """The box of a single slice, such as a radiograph: what lies between its borders."""
+    first, after_last, second, after_second = borders(array[..., 0])
+    return [[first, array.shape[0] - after_last], [second, array.shape[1] - after_second], [0, 1]]
 
 
 def _extent(inside: np.ndarray) -> list[int]:

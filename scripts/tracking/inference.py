@@ -1,5 +1,6 @@
 """The MLflow run of an inference."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from ignite.engine import Engine
 
 from scripts.tracking.run import Run
 
+_NOT_LOGGED = "not logged, as it may tell who the patient is"
 _OVERLAYS = 20  # the run shows the highest scores; all of them stay where the inference wrote them
 
 
@@ -16,18 +18,26 @@ class InferenceRun(Run):
 
     Args:
         results_dir: of ``InferenceResults``, which has its turn before this handler.
+        private: whether names of files may tell who a patient is, and so are not logged, as for DICOM.
         others: as of ``Run``.
     """
 
     kind = "inference"
 
-    def __init__(self, *others: Any, results_dir: str | Path, **more: Any) -> None:
+    def __init__(self, *others: Any, results_dir: str | Path, private: bool = False, **more: Any) -> None:
         super().__init__(*others, **more)
-        self.results_dir = Path(results_dir)
+        self.results_dir, self.private = Path(results_dir), private
+        if private:
+            self.config = {**self.config, "input": _NOT_LOGGED}
 
     def finish(self, engine: Engine) -> None:
-        for name in ("scores.csv", "manifest.json"):
-            self.client.log_artifact(self.run_id, str(self.results_dir / name))
+        for table in self.results_dir.glob("s*.csv"):  # scores and slices
+            self.client.log_artifact(self.run_id, str(table))
+        manifest = json.loads((self.results_dir / "manifest.json").read_text())
+        if self.private:
+            manifest["unreadable"] = dict.fromkeys(map(str, range(len(manifest["unreadable"]))), _NOT_LOGGED)
+            manifest["config"]["input"] = _NOT_LOGGED
+        self.client.log_dict(self.run_id, manifest, "manifest.json")
         scores = pd.read_csv(self.results_dir / "scores.csv")
         for overlay in scores["overlay"][:_OVERLAYS]:
             self.client.log_artifact(self.run_id, str(self.results_dir / overlay), "overlays")

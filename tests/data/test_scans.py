@@ -391,3 +391,10 @@ def test_one_bad_file_does_not_stop_the_others(tmp_path: Path, opened: Opens) ->
 def test_scans_are_known_by_their_names(name: str, expected: bool) -> None:
     assert is_scan(name) is expected
     assert is_scan(Path(name)) is expected
+
+
+def test_the_box_of_a_single_slice_is_what_its_burnt_in_borders_leave(tmp_path: Path) -> None:
+    array = np.zeros((40, 50, 1), np.int16)
+    array[5:38, 3:46] = np.random.default_rng(0).integers(500, 3500, (33, 43, 1))
+    nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / "radiograph.nii")
+    assert open_scan(tmp_path / "radiograph.nii", tmp_path / "cache").box == [[5, 38], [3, 46], [0, 1]]

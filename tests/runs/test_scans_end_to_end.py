@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import mlflow
 import nibabel as nib
 import numpy as np
 import pandas as pd
@@ -19,7 +20,7 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from bundle import prepare
-from bundle.phantom_dicom import write_series
+from bundle.phantom_dicom import write_radiograph, write_series
 from bundle.phantom_volumes import write_phantom_volumes
 from scripts.networks.detector import Detector
 
@@ -176,6 +177,33 @@ def test_one_bad_study_does_not_stop_the_others_and_the_exit_code_says_so(
     assert all(any(str(mixed / name) in reason for reason in reasons) for name in ("empty.nii.gz", "cut.nii.gz"))
     assert "3 inputs have no results" in caplog.text
     assert "Other" not in caplog.text + json.dumps(manifest["unreadable"])
+
+
+def test_a_radiograph_is_scored_and_keeps_its_place_in_dicom(infer: Callable[..., Path], tmp_path: Path) -> None:
+    array = np.random.default_rng(0).integers(0, 4000, (40, 50)).astype(np.uint16)
+    path = write_radiograph(tmp_path / "dicom" / "IM1", array, photometric="MONOCHROME1", patient="Somebody")
+    folder = infer(path.parent)
+    (row,) = pd.read_csv(folder / "scores.csv").to_dict("records")
+    assert nib.load(folder / row["map"]).shape == (50, 40, 1)
+    assert {each.name for each in (folder / row["dicom"]).iterdir()} == {"report.dcm", "segmentation.dcm"}
+
+
+def test_no_file_name_of_a_dicom_study_goes_to_mlflow(
+    scans: Scans, infer: Callable[..., Path], tracking_uri: str, tmp_path: Path
+) -> None:
+    (subject,) = (scans.root / "phantoms" / "dicom").iterdir()
+    study = tmp_path / "DOE^JANE"
+    shutil.copytree(subject, study)
+    (study / "empty.dcm").touch()
+    infer(study, code=3)
+    client = mlflow.MlflowClient(tracking_uri)
+    experiment = client.get_experiment_by_name(str(tmp_path))
+    (run,) = client.search_runs([experiment.experiment_id])
+    logged = json.dumps(run.to_dictionary())
+    for file in Path(client.download_artifacts(run.info.run_id, "")).rglob("*"):
+        logged += file.name + (file.read_text() if file.suffix in (".json", ".csv") else "")
+    assert "score_max" in logged
+    assert "DOE" not in logged
 
 
 @pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
