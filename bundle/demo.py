@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-_SPLIT = ("--train-fraction", "0.75", "--validation-fraction", "0.1")
+_SPLIT = ("--train-fraction", "0.8", "--validation-fraction", "0.1")
 TRAIN = ("configs/train.json", "configs/data/ct.json", "configs/demo.json")
 EVALUATE = ("configs/train.json", "configs/evaluate.json", "configs/data/ct.json", "configs/demo.json")
 INFER = ("configs/inference.json", "configs/data/ct.json", "configs/demo.json")

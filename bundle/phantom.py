@@ -27,7 +27,7 @@ WINDOW = (-25.0, 130.0)  # HU at both ends of a PNG's grey values
 MIN_LESION = 0.001  # area of the smallest lesion marked, as a share of the image
 # What the verb makes unless told otherwise.
 SLICES: dict[str, Any] = {"subjects": 60, "slices": 4, "size": 128, "abnormal_fraction": 0.2}
-VOLUMES: dict[str, Any] = {"subjects": 12, "slices": 16, "size": 96, "abnormal_fraction": 1 / 3}
+VOLUMES: dict[str, Any] = {"subjects": 30, "slices": 12, "size": 96, "abnormal_fraction": 0.2}
 
 
 class Head(NamedTuple):
