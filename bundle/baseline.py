@@ -7,6 +7,7 @@ Images are prepared as the configs say, and the metrics are those of the evaluat
 
 import argparse
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +44,13 @@ def run(args: argparse.Namespace) -> int:
     given = [("datalist", str(args.datalist)), ("dataset_dir", args.dataset_dir and str(args.dataset_dir))]
     for name, value in [*given, *((name, _value(text)) for name, text in args.set)]:
         parser[name] = value
-    print(json.dumps(evaluate(args.method, parser, args.seed), indent=4))
+    metrics = evaluate(args.method, parser, args.seed)
+    print(json.dumps({name: value if math.isfinite(value) else None for name, value in metrics.items()}, indent=4))
     return 0
 
 
 def evaluate(method: str, config: ConfigParser, seed: int = 0) -> dict[str, float]:
-    """Gives the metrics of a baseline, named as the evaluation names them.
+    """Gives the metrics of a baseline, named as the evaluation names them; NaN for what is not defined.
 
     Args:
         method: a key of ``POOLING``.
