@@ -107,7 +107,7 @@ def _picture(sample: Sample, plane: str, cache_dir: str | Path, intensity_range:
 
 def _telling_slice(sample: Sample, plane: str, cache_dir: str | Path) -> int:
     scan = open_scan(sample.image, cache_dir)
-    axis, count, reverse = plane_axis(scan, plane)
+    axis, count, reverse = plane_axis(scan.affine, scan.shape, plane)
     index = sum(scan.box[axis]) // 2
     if sample.mask is not None:
         anomalous = open_scan(sample.mask, cache_dir, mask=True).foreground[axis]

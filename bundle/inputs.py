@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import glob
-import hashlib
 import logging
 import os
+import re
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,14 +14,14 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from bundle.dicom.headers import DICOM_SUFFIXES
-from bundle.dicom.nifti import write_nifti
+from bundle.dicom.conversion import converted, series_name
 from bundle.dicom.rules import Rules
-from bundle.dicom.series import Series, find_series, read_series
+from bundle.dicom.series import Series, find_series
 from scripts.data.datalist import load_datalist, load_items
 from scripts.data.images import IMAGE_SUFFIXES, read_image
+from scripts.data.nifti_tree import MASK_PATTERN
 from scripts.data.scans import SCAN_SUFFIXES, is_scan, open_scan
-from scripts.transforms.reading import check_plane, plane_axis
+from scripts.transforms.reading import check_plane
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +78,10 @@ def find_inputs(
         )
     found = Inputs()
     files, dicom_root = _files(str(path), dataset_dir)
+    if os.path.isdir(path):  # where a folder is meant, masks beside scans are not; a file or glob is taken at its word
+        masks = [file for file in files if is_scan(file) and re.search(MASK_PATTERN, Path(file).name, re.IGNORECASE)]
+        found.left_out = {file: f"{file}: named like a mask" for file in masks}
+        files = [file for file in files if file not in found.left_out]
     reasons = _checked(files, lambda file: _check(file, cache_dir, bias_correction))
     found.unreadable = {file: reason for file, reason in zip(files, reasons, strict=True) if reason}
     good = [file for file in files if file not in found.unreadable]
@@ -170,34 +174,3 @@ def _add_series(found: Inputs, root: Path, cache_dir: str, plane: str, bias_corr
             continue
         found.items.append({"image": image, "name": name})
         found.series[image] = series
-
-
-def series_name(series: Series) -> str:
-    """What a series is called in results: its modality and a hash of its UID."""
-    key = hashlib.sha256(f"{series.uid} {series.part}".encode()).hexdigest()[:12]
-    return f"{series.modality.lower() or 'dicom'}-{key}"
-
-
-def converted(series: Series, folder: str, plane: str = "axial") -> str:
-    """Writes a series as an uncompressed NIfTI into a folder, if it is not there, and gives its path.
-
-    Raises:
-        UnreadableSeriesError: if it cannot be read as one volume.
-        ValueError: if its slices are uneven, so that they can only be looked at as they were taken, and ``plane`` is
-            another one.
-    """
-    volume = read_series(series)
-    for warning in volume.warnings:
-        logger.warning("%s: %s", series_name(series), warning)
-    path = Path(folder) / f"{series_name(series)}.nii"
-    write_nifti(volume.array, volume.affine, path)
-    if volume.uneven:
-        axis, _, _ = plane_axis(open_scan(path, folder), plane)
-        if axis != 2:
-            raise ValueError(
-                f"its slices are unevenly spaced, so there is no {plane} plane. Take --plane {series.orientation}."
-            )
-    return str(path)
-
-
-__all__ = ["DICOM_SUFFIXES", "Inputs", "converted", "find_inputs", "series_name"]

@@ -14,8 +14,7 @@ from bundle.dicom.finding import Finding
 from bundle.dicom.nifti import write_nifti
 from bundle.dicom.results import write_dicom
 from bundle.dicom.series import Series, read_series
-from bundle.dicom.volume import resample_evenly
-from scripts.data.scans import open_scan
+from bundle.dicom.volume import Volume, resample_evenly
 from scripts.networks.detector import Detector
 from scripts.networks.teachers import UNTRAINED
 from scripts.provenance import Provenance
@@ -30,7 +29,6 @@ class DicomExporter:
 
     Args:
         series: those that were scored, by the NIfTI that stands for them.
-        cache_dir: of that NIfTI.
         network, provenance: name the algorithm.
         checkpoint: whose hash identifies the weights.
         secondary_capture: whether to write overlays as ordinary pictures too, for a PACS that shows nothing else.
@@ -39,13 +37,12 @@ class DicomExporter:
     def __init__(
         self,
         series: Mapping[str, Series],
-        cache_dir: str | Path,
         network: Detector,
         provenance: Provenance,
         checkpoint: str | Path,
         secondary_capture: bool = False,
     ) -> None:
-        self.series, self.cache_dir, self.network, self.provenance = series, cache_dir, network, provenance
+        self.series, self.network, self.provenance = series, network, provenance
         self.checkpoint, self.secondary_capture = Path(checkpoint), secondary_capture
 
     def takes(self, image: str) -> bool:
@@ -78,14 +75,13 @@ class DicomExporter:
         target = folder / "dicom" / name
         for earlier in target.glob("overlay_*.dcm"):  # of other slices, in an earlier run
             earlier.unlink()
-        finding = self._finding(image, outcome)
+        finding = self._finding(volume, outcome)
         capture = self.secondary_capture
         write_dicom(volume, outcome["anomaly_map"], outcome["mask"], finding, target, secondary_capture=capture)
         return {**written, "dicom": f"dicom/{name}"}
 
-    def _finding(self, image: str, outcome: Mapping[str, Any]) -> Finding:
-        scan = open_scan(image, self.cache_dir)
-        axis, count, reverse = plane_axis(scan, outcome["plane"])
+    def _finding(self, volume: Volume, outcome: Mapping[str, Any]) -> Finding:
+        axis, count, reverse = plane_axis(volume.affine, volume.array.shape, outcome["plane"])
         scores, top = list(outcome["slice_scores"]), list(outcome["top_slices"])
         if axis != 2:  # looked at across the slices of the series
             scores = outcome["anomaly_map"].max(axis=(0, 1)).tolist()

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from bundle.dicom.conversion import converted, series_name
 from bundle.dicom.nifti import write_nifti
 from bundle.dicom.privacy import group_of
 from bundle.dicom.rules import Rules
 from bundle.dicom.salt import salt_of
 from bundle.dicom.series import Series, find_series
-from bundle.inputs import converted, series_name
 from scripts.data.layouts import Sample, read_csv
 from scripts.data.scans import Scan, open_scan
 from scripts.data.slices import open_mask

@@ -108,7 +108,7 @@ class NormalSlices:
             logger.warning("Training takes the slices without anomaly of %d abnormal scans, as configured.", len(items))
 
     def _numbers(self, item: Item, scan: Scan) -> list[int]:
-        axis, count, reverse = plane_axis(scan, self.plane)
+        axis, count, reverse = plane_axis(scan.affine, scan.shape, self.plane)
         size = scan.shape[0] * scan.shape[1] * scan.shape[2] // count
         wanted = _in_range(count, self.slice_range)
         wanted &= _counts(scan, axis, reverse) >= max(1, self.min_body_fraction * size)

@@ -68,5 +68,6 @@ class ImageMetrics(Metric):
 def _vector(values: Any) -> np.ndarray:
     if isinstance(values, torch.Tensor):
         return values.detach().double().cpu().numpy().reshape(-1)
-    vectors = [np.asarray(value, dtype=np.float64).reshape(-1) for value in values]
-    return np.concatenate(vectors) if vectors else np.empty(0)
+    return np.concatenate(
+        [np.empty(0), *(_vector(value) if isinstance(value, torch.Tensor) else [value] for value in values)]
+    )

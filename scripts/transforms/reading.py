@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from monai.utils import SpaceKeys
 from scripts.data.borders import borders
 from scripts.data.foreground import foreground_quantiles
 from scripts.data.images import read_image, read_mask
-from scripts.data.scans import Scan, is_scan, open_scan
+from scripts.data.scans import is_scan, open_scan
 
 # Directions of rows, columns and slices as radiologists look at a plane: patient's right on the left of the picture,
 # anterior or superior on top (sagittal: anterior on the left).
@@ -84,7 +84,7 @@ class LoadScand(MapTransform):
         }
         if index is None:
             return self._tensor(scan.array()[None], scan.affine, path, about)
-        axis, count, reverse = plane_axis(scan, self.plane)
+        axis, count, reverse = plane_axis(scan.affine, scan.shape, self.plane)
         if not 0 <= index < count:
             raise ValueError(f"{slice_name(path, self.plane, index)}: it has {count} slices, numbered from 0.")
         wanted = np.clip(np.arange(index - self.neighbours, index + self.neighbours + 1), 0, count - 1)
@@ -129,12 +129,12 @@ class ToPlaned(Orientationd):
         super().__init__(keys, axcodes=AXCODES[plane], labels=None, allow_missing_keys=allow_missing_keys)
 
 
-def plane_axis(scan: Scan, plane: str) -> tuple[int, int, bool]:
+def plane_axis(affine: np.ndarray, shape: Sequence[int], plane: str) -> tuple[int, int, bool]:
     """The array axis along which a plane's slices lie, how many there are, and whether the axis runs against them."""
-    orientation = nib.io_orientation(scan.affine)
+    orientation = nib.io_orientation(affine)
     wanted = nib.orientations.axcodes2ornt(AXCODES[plane])[2]
     axis = int(np.flatnonzero(orientation[:, 0] == wanted[0])[0])
-    return axis, scan.shape[axis], bool(orientation[axis, 1] != wanted[1])
+    return axis, shape[axis], bool(orientation[axis, 1] != wanted[1])
 
 
 def slice_name(path: str, plane: str, index: int) -> str:

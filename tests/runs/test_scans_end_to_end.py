@@ -113,6 +113,7 @@ def test_a_nifti_gets_map_and_mask_in_its_own_grid(scans: Scans, infer: Callable
     table = pd.read_csv(folder / "scores.csv").set_index("image")
     threshold = json.loads((folder / "manifest.json").read_text())["threshold"]
     slices = pd.read_csv(folder / "slices.csv")
+    assert {Path(image).name for image in table.index} == {"ct.nii.gz"}  # the masks beside them are no scans
     for path in source.rglob("ct.nii.gz"):
         scan, row = nib.load(path), table.loc[str(path)]
         anomaly_map, mask = nib.load(folder / row["map"]), nib.load(folder / row["mask"])

@@ -75,7 +75,8 @@ def test_any_storage_gives_the_same_pictures(tmp_path: Path, plane: str, geometr
         whole = read({"image": path})["image"]
         np.testing.assert_array_equal(whole[0], picture, err_msg=str(ornt))
         np.testing.assert_allclose(place(whole, 1, 2, 3), where(plane, (1, 2, 3), affine), atol=1e-4)
-        assert plane_axis(open_scan(path, tmp_path / "cache"), plane)[1] == picture.shape[2]
+        scan = open_scan(path, tmp_path / "cache")
+        assert plane_axis(scan.affine, scan.shape, plane)[1] == picture.shape[2]
         for index in (0, 3, picture.shape[2] - 1):
             thin = read({"image": path, "slice": index})["image"]
             np.testing.assert_array_equal(thin[0, ..., 0], picture[..., index], err_msg=str(ornt))
