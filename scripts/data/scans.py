@@ -206,6 +206,10 @@ def _load(source: Path) -> nib.Nifti1Image:
             f"{source}: says no voxel size (spacing {spacing}), so nothing can be placed in millimetres. Set pixdim, "
             "qform or sform in its header, or convert it again from its source."
         )
+    if (unit := image.header.get_xyzt_units()[0]) not in ("mm", "unknown"):
+        raise UnreadableScanError(
+            f"{source}: gives its lengths in {unit}, not in mm. Set its units, and scale its affine."
+        )
     if image.header["sform_code"] == 0 and image.header["qform_code"] == 0:
         logger.warning("%s: says no orientation (sform and qform are 0): left and right may be exchanged.", source)
     return image

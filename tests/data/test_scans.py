@@ -398,3 +398,11 @@ def test_the_box_of_a_single_slice_is_what_its_burnt_in_borders_leave(tmp_path: 
     array[5:38, 3:46] = np.random.default_rng(0).integers(500, 3500, (33, 43, 1))
     nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / "radiograph.nii")
     assert open_scan(tmp_path / "radiograph.nii", tmp_path / "cache").box == [[5, 38], [3, 46], [0, 1]]
+
+
+def test_other_units_than_millimetres_are_refused(tmp_path: Path) -> None:
+    image = nib.Nifti1Image(np.arange(24, dtype=np.int16).reshape(2, 3, 4), np.eye(4))
+    image.header.set_xyzt_units("micron")
+    nib.save(image, tmp_path / "microscope.nii")
+    with pytest.raises(UnreadableScanError, match=r"microscope\.nii: gives its lengths in micron"):
+        open_scan(tmp_path / "microscope.nii", tmp_path / "cache")

@@ -193,6 +193,13 @@ def test_the_size_follows_the_spacing(options: dict[str, Any], expected: tuple[i
     assert ResizeInPlaned("image", 16, **options)({"image": image})["image"].shape == (1, *expected, 3)
 
 
+def test_a_picture_that_fills_the_frame_keeps_its_rim() -> None:
+    image = MetaTensor(torch.full((1, 90, 70, 2), 0.7))
+    result = ResizeInPlaned("image", 32)({"image": image})["image"]
+    assert result.shape == (1, 32, 32, 2)
+    torch.testing.assert_close(result.as_tensor(), torch.full((1, 32, 32, 2), 0.7))
+
+
 def test_resizing_leaves_the_slices_apart_and_does_not_alias() -> None:
     stripes = torch.zeros(1, 64, 64, 3)
     stripes[:, :, ::2, 1] = 1
