@@ -123,7 +123,7 @@ def _is_wanted(file: Path) -> bool:
 
 def _checked(files: list[str], check: Callable[[str], str | None]) -> list[str | None]:
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        return list(tqdm(pool.map(check, files), "Checking files", total=len(files), leave=False))
+        return list(tqdm(pool.map(check, files), "Checking files", total=len(files), leave=False, disable=not files))
 
 
 def _check(file: str, cache_dir: str, bias_correction: bool) -> str | None:
