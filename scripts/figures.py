@@ -33,6 +33,7 @@ class Case(NamedTuple):
         score: anomaly score of the image.
         label: 0 (normal) or 1 (anomalous).
         name: what to call it.
+        pixel_aspect: height over width of a pixel.
     """
 
     image: np.ndarray
@@ -41,6 +42,7 @@ class Case(NamedTuple):
     score: float
     label: int
     name: str
+    pixel_aspect: float = 1.0
 
 
 def roc_and_pr(scores: np.ndarray, labels: np.ndarray) -> Figure:
@@ -137,16 +139,19 @@ def heat_map_grid(cases: Sequence[Case], title: str) -> Figure:
     for (text, image, mask, heat, both), case in zip(grid, cases, strict=False):
         _describe(text, case)
         grey = {"cmap": "gray", "vmin": 0, "vmax": 1}
-        image.imshow(np.clip(case.image, 0, 1), **grey)
-        both.imshow(overlay(case.image, case.anomaly_map, low, high))
-        heat.imshow(case.anomaly_map, cmap=COLOUR_MAP, vmin=low, vmax=high)
+        for axes, picture, look in (
+            (image, np.clip(case.image, 0, 1), grey),
+            (both, overlay(case.image, case.anomaly_map, low, high), {}),
+            (heat, case.anomaly_map, {"cmap": COLOUR_MAP, "vmin": low, "vmax": high}),
+        ):
+            axes.imshow(picture, aspect=case.pixel_aspect, **look)
         if case.mask is None:
             mask.text(0.5, 0.5, "no mask", ha="center", va="center", fontsize=12, transform=mask.transAxes)
             continue
         if np.shape(case.mask) != np.shape(case.anomaly_map):
             raise ValueError(f"{case.name}: mask {np.shape(case.mask)} and map {np.shape(case.anomaly_map)} differ")
-        mask.imshow(case.mask, **grey)
-        if np.any(case.mask):
+        mask.imshow(case.mask, aspect=case.pixel_aspect, **grey)
+        if 0 < np.mean(case.mask) < 1:
             both.contour(case.mask, levels=[0.5], colors=SKY, linewidths=1.2)
     colours = ScalarMappable(Normalize(low, high), COLOUR_MAP)
     bar = figure.colorbar(colours, ax=grid, extend="both", extendfrac=0.04 / rows, aspect=15 * rows, pad=0.01)

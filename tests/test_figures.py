@@ -203,3 +203,8 @@ def test_pyplot_is_never_loaded():
         "import sys, scripts.figures as f; f.roc_and_pr([1, 2], [0, 1]); assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], check=True, timeout=120)
+
+
+def test_heat_map_grid_shows_pixels_in_their_aspect():
+    shown = [one for one in heat_map_grid([case()._replace(pixel_aspect=2.5)], "thick slices").axes if one.images]
+    assert [one.get_aspect() for one in shown[:4]] == [2.5] * 4

@@ -136,6 +136,7 @@ class EvaluationResults:
             score=shown.score,
             label=shown.label,
             name=slice_name(name, self.plane, shown.number) if scan else name,
+            pixel_aspect=float(picture.pixdim[0] / picture.pixdim[1]),
         )
 
 

@@ -44,4 +44,10 @@ class InferenceRun(Run):
         self.log_metrics(
             {"images": len(scores), "score_max": scores["score"].max(), "score_mean": scores["score"].mean()}
         )
+        failed = len(manifest["unreadable"])
+        self.describe(
+            f"{len(scores)} scored, the highest **{scores['score'].max():.3f}**"
+            + (f"; {failed} could not be read. " if failed else ". ")
+            + "Pictures: Artifacts, overlays."
+        )
         super().finish(engine)

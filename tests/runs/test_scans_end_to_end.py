@@ -180,6 +180,43 @@ def test_one_bad_study_does_not_stop_the_others_and_the_exit_code_says_so(
     assert "Other" not in caplog.text + json.dumps(manifest["unreadable"])
 
 
+@pytest.mark.parametrize(
+    ("configs", "options"),
+    [
+        (CT, {"plane": "coronal", "windows": ["brain", "subdural", [600, 2800]], "pixel_spacing": 5.0}),
+        (("data/mr.json", "data/mr_landmarks.json"), {"neighbours": True, "bias_correction": True}),
+        (("data/mr.json",), {"plane": "sagittal", "slice_range": [0.3, 0.7], "scan_pooling": "percentile_99"}),
+    ],
+    ids=["windows", "landmarks", "range"],
+)
+def test_the_ways_of_slicing_and_scaling_train_and_infer(
+    configs: tuple[str, ...],
+    options: dict[str, Any],
+    scans: Scans,
+    scan_args: dict[str, Any],
+    workflow: Callable[..., ConfigWorkflow],
+    raises_because: Callable[..., Any],
+    tmp_path: Path,
+) -> None:
+    own = {"ckpt_path": str(tmp_path / "model.pt"), "resume_path": str(tmp_path / "last.pt"), "epochs": 1}
+    workflow("train.json", *configs, **(scan_args | own | options)).run()
+    path = next((scans.root / "phantoms" / "anomalous").rglob("ct.nii.gz"))
+    workflow("inference.json", *configs, input=str(path), **(scan_args | own | options)).run()
+    (row,) = pd.read_csv(tmp_path / "eval" / "inference" / "scores.csv").to_dict("records")
+    anomaly_map = nib.load(tmp_path / "eval" / "inference" / row["map"])
+    assert anomaly_map.shape == nib.load(path).shape
+    values = np.asarray(anomaly_map.dataobj)
+    assert np.isfinite(values).all()
+    assert 0 < row["score"] <= values.max() * 2
+    kept = torch.load(own["ckpt_path"], weights_only=True)["input"]
+    if "data/mr_landmarks.json" in configs:
+        landmarks = kept["landmarks"]["landmarks"]
+        assert (landmarks[0], landmarks[-1]) == (0, 1)
+        assert landmarks == sorted(landmarks)
+    with raises_because(ValueError, "trained with other input settings"):
+        workflow("inference.json", *CT, input=str(path), **(scan_args | own | {"plane": "axial"})).run()
+
+
 def test_a_radiograph_is_scored_and_keeps_its_place_in_dicom(infer: Callable[..., Path], tmp_path: Path) -> None:
     array = np.random.default_rng(0).integers(0, 4000, (40, 50)).astype(np.uint16)
     path = write_radiograph(tmp_path / "dicom" / "IM1", array, photometric="MONOCHROME1", patient="Somebody")
