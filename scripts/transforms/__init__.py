@@ -1,6 +1,6 @@
 """Dictionary transforms between files and the network, beside those MONAI has."""
 
-from scripts.transforms.channels import ToThreeChannelsd
+from scripts.transforms.channels import SliceToImaged, ToThreeChannelsd
 from scripts.transforms.geometry import CropToForegroundd, ResizeInPlaned
 from scripts.transforms.intensity import MatchLandmarksd, ScaleByForegroundd, ScaleToUnitd, Windowedd
 from scripts.transforms.reading import LoadScand, ToPlaned
@@ -18,6 +18,7 @@ __all__ = [
     "ScaleByForegroundd",
     "ScaleToUnitd",
     "SliceLabelsd",
+    "SliceToImaged",
     "ToPlaned",
     "ToThreeChannelsd",
     "Windowedd",

@@ -1,4 +1,4 @@
-"""The three channels that ImageNet teachers take."""
+"""The shape that ImageNet teachers take: three channels, rows and columns."""
 
 from __future__ import annotations
 
@@ -44,4 +44,20 @@ class ToThreeChannelsd(MapTransform):
             elif image.shape[0] == 1:
                 image = image.repeat(3, *[1] * (image.ndim - 1))
             result[key] = image
+        return result
+
+
+class SliceToImaged(MapTransform):
+    """Brings a thin volume (C, H, W, 1) to an image (C, H, W). MONAI's SqueezeDim warns of any plane but the axial."""
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """
+        Raises:
+            ValueError: if there is more than one slice.
+        """
+        result = dict(data)
+        for key in self.key_iterator(result):
+            if result[key].shape[-1] != 1:
+                raise ValueError(f"One slice is needed, not an image of shape {tuple(result[key].shape)}.")
+            result[key] = result[key][..., 0]
         return result

@@ -5,7 +5,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from scripts.transforms import ScaleToUnitd, ToThreeChannelsd
+from scripts.transforms import ScaleToUnitd, SliceToImaged, ToThreeChannelsd
 
 
 def test_eight_bits_become_zero_to_one_by_the_type_not_by_the_image() -> None:
@@ -82,3 +82,12 @@ def test_three_channels_have_no_neighbours() -> None:
     image = MetaTensor(torch.rand(3, 2, 2, 2), meta={"filename_or_obj": "scan.nii"})
     with pytest.raises(ValueError, match=r"scan\.nii has 3 channels.*neighbours only with one"):
         ToThreeChannelsd("image", neighbours=True)({"image": image})
+
+
+def test_a_thin_volume_becomes_an_image_and_keeps_its_name() -> None:
+    volume = MetaTensor(torch.rand(3, 4, 5, 1), meta={"filename_or_obj": "scan.nii (coronal slice 3)"})
+    image = SliceToImaged("image")({"image": volume})["image"]
+    torch.testing.assert_close(image.as_tensor(), volume.as_tensor()[..., 0])
+    assert image.meta["filename_or_obj"] == "scan.nii (coronal slice 3)"
+    with pytest.raises(ValueError, match=r"not an image of shape \(3, 4, 5, 2\)"):
+        SliceToImaged("image")({"image": torch.rand(3, 4, 5, 2)})
