@@ -57,23 +57,26 @@ class NormalSlices:
             landmarks.learn([scan.quantiles for scan in self._scans(training).values()])
 
     def training(self, items: Sequence[Item]) -> list[Item]:
-        """Gives the chosen slices of the training split, without those held out; see ``__call__``."""
-        return [item for scan in self._chosen(items) for item in _without(scan, self.held_out)]
-
-    def validation(self, items: Sequence[Item], training: Sequence[Item]) -> list[Item]:
-        """Gives the chosen slices of the validation split, and those held out of the training split."""
-        held_out = [
-            item for scan in self._chosen(training) for item in scan if item not in _without(scan, self.held_out)
-        ]
-        return [item for scan in self._chosen(items) for item in scan] + held_out
-
-    def _chosen(self, items: Sequence[Item]) -> list[list[Item]]:
-        """Gives for each item its slices, each an item with ``slice``; an image file is its own only one.
+        """Gives the slices of the training split, each an item with ``slice``, without those held out.
 
         Raises:
             ValueError: for an abnormal subject that was not asked for or has no mask, a scan or mask that cannot be
                 read, or if no slice is left.
         """
+        return [item for slices in self._chosen(items) for item in _parted(slices, self.held_out)[0]]
+
+    def validation(self, items: Sequence[Item], training: Sequence[Item]) -> list[Item]:
+        """Gives the slices of the validation split, and those held out of the training split; raises as ``training``.
+
+        Anomalies of a labelled validation split do not count: losses and thresholds are of normals.
+        """
+        parted = self.abnormal_subjects  # then an anomalous scan has slices without anomaly
+        normals = [item for item in items if item["label"] == 0 or (parted and is_scan(item["image"]))]
+        held_out = [item for slices in self._chosen(training) for item in _parted(slices, self.held_out)[1]]
+        return [item for slices in self._chosen(normals) for item in slices] + held_out
+
+    def _chosen(self, items: Sequence[Item]) -> list[list[Item]]:
+        """Gives for each item its slices; an image file is its own only one."""
         self._check_abnormal([item for item in items if item["label"] == 1])
         scans = self._scans(items)
         chosen = [
@@ -117,11 +120,12 @@ class NormalSlices:
         return [int(number) for number in np.flatnonzero(wanted)]
 
 
-def _without(slices: list[Item], fraction: float) -> list[Item]:
-    """Leaves out a fraction of a scan's slices, evenly spread; of an image file nothing."""
-    every = np.floor((np.arange(len(slices)) + 0.5) * fraction)
-    after = np.floor((np.arange(len(slices)) + 1.5) * fraction)
-    return [item for item, left_out in zip(slices, after > every, strict=True) if not left_out or "slice" not in item]
+def _parted(slices: list[Item], fraction: float) -> tuple[list[Item], list[Item]]:
+    """Parts a scan's slices into those kept and a fraction, evenly spread; an image file is kept."""
+    steps = np.floor((np.arange(len(slices) + 1) + 0.5) * fraction)
+    apart = [bool(step) and "slice" in item for step, item in zip(np.diff(steps), slices, strict=True)]
+    kept = [item for item, out in zip(slices, apart, strict=True) if not out]
+    return kept, [item for item, out in zip(slices, apart, strict=True) if out]
 
 
 def open_mask(item: Item, scan: Scan, cache_dir: str | Path) -> Scan:

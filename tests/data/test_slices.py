@@ -188,3 +188,13 @@ def test_landmarks_are_learnt_from_the_training_scans(tmp_path: Path, scan: dict
 def test_scans_come_one_by_one_and_images_in_batches() -> None:
     assert items_at_once([{"image": "a.png"}], 8) == 8
     assert items_at_once([{"image": "a.png"}, {"image": "b.nii.gz"}], 8) == 1
+
+
+@pytest.mark.parametrize("abnormal_subjects", [False, True])
+def test_anomalies_of_a_labelled_validation_split_do_not_validate(
+    tmp_path: Path, scan: dict[str, Any], abnormal_subjects: bool
+) -> None:
+    normal = {"image": "normal.png", "label": 0, "group": "b"}
+    anomaly = {"image": "anomaly.png", "label": 1, "group": "c"}
+    slices = NormalSlices(tmp_path / "cache", abnormal_subjects=abnormal_subjects)
+    assert slices.validation([normal, anomaly], [scan]) == [normal]
