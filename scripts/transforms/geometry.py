@@ -10,6 +10,7 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import Crop, InvertibleTransform, MapTransform, Resize
+from monai.transforms.spatial.functional import resize
 from monai.utils import convert_to_dst_type
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
@@ -79,8 +80,19 @@ class ResizeInPlaned(MapTransform, InvertibleTransform):
         for key in self.key_iterator(result):
             image = result[key]
             rows, columns = self._rows_and_columns(image)
-            self.resizer.spatial_size = (rows, columns, -1)
-            result[key] = self.resizer(_smoothed(image, (rows, columns)))
+            # Not by calling the resizer, whose size is fixed and which threads share.
+            result[key] = resize(
+                _smoothed(image, (rows, columns)),
+                out_size=(rows, columns, image.shape[3]),
+                mode="trilinear",
+                align_corners=None,
+                dtype=torch.float32,
+                input_ndim=3,
+                anti_aliasing=False,
+                anti_aliasing_sigma=None,
+                lazy=False,
+                transform_info=self.resizer.get_transform_info(),
+            )
         return result
 
     def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:

@@ -1,5 +1,6 @@
 """What goes to the network's grid comes back to where it was in the patient."""
 
+from concurrent.futures import ThreadPoolExecutor
 from itertools import permutations, product
 from pathlib import Path
 from typing import Any
@@ -198,6 +199,15 @@ def test_a_picture_that_fills_the_frame_keeps_its_rim() -> None:
     result = ResizeInPlaned("image", 32)({"image": image})["image"]
     assert result.shape == (1, 32, 32, 2)
     torch.testing.assert_close(result.as_tensor(), torch.full((1, 32, 32, 2), 0.7))
+
+
+def test_threads_that_share_the_transform_resize_each_image_to_its_own_size() -> None:
+    transform = ResizeInPlaned("image", 32, keep_aspect_ratio=True)
+    images = [MetaTensor(torch.rand(1, 24 + 8 * (index % 5), 40, 1)) for index in range(200)]
+    with ThreadPoolExecutor(8) as pool:
+        sizes = list(pool.map(lambda image: transform({"image": image})["image"].shape[1:3], images))
+    expected = [tuple(round(side * 32 / max(image.shape[1:3])) for side in image.shape[1:3]) for image in images]
+    assert [tuple(size) for size in sizes] == expected
 
 
 def test_resizing_leaves_the_slices_apart_and_does_not_alias() -> None:
