@@ -7,8 +7,6 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,7 +18,7 @@ from bundle.dicom.series import Series, find_series
 from scripts.data.datalist import load_datalist, load_items
 from scripts.data.images import IMAGE_SUFFIXES, read_image
 from scripts.data.nifti_tree import MASK_PATTERN
-from scripts.data.scans import SCAN_SUFFIXES, is_scan, open_scan
+from scripts.data.scans import SCAN_SUFFIXES, is_scan, open_all, open_scan, scan_stem
 from scripts.transforms.reading import check_plane
 
 logger = logging.getLogger(__name__)
@@ -82,9 +80,8 @@ def find_inputs(
         masks = [file for file in files if is_scan(file) and re.search(MASK_PATTERN, Path(file).name, re.IGNORECASE)]
         found.left_out = {file: f"{file}: named like a mask" for file in masks}
         files = [file for file in files if file not in found.left_out]
-    reasons = _checked(files, lambda file: _check(file, cache_dir, bias_correction))
-    found.unreadable = {file: reason for file, reason in zip(files, reasons, strict=True) if reason}
-    good = [file for file in files if file not in found.unreadable]
+    opened, found.unreadable = open_all(files, lambda file: _check(file, cache_dir, bias_correction))
+    good = [file for file in files if file in opened]  # a datalist may name one twice
     found.items = [{"image": file, "name": name} for file, name in zip(good, _names(good), strict=True)]
     if dicom_root is not None:
         _add_series(found, dicom_root, cache_dir, plane, bias_correction)
@@ -121,26 +118,16 @@ def _is_wanted(file: Path) -> bool:
     return file.name.lower().endswith((*IMAGE_SUFFIXES, *SCAN_SUFFIXES)) and file.is_file()
 
 
-def _checked(files: list[str], check: Callable[[str], str | None]) -> list[str | None]:
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        return list(tqdm(pool.map(check, files), "Checking files", total=len(files), leave=False, disable=not files))
-
-
-def _check(file: str, cache_dir: str, bias_correction: bool) -> str | None:
-    try:
-        if is_scan(file):
-            open_scan(file, cache_dir, bias_correction=bias_correction)
-        else:
-            read_image(file)
-    except (ValueError, OSError) as error:
-        return str(error)
-    return None
+def _check(file: str, cache_dir: str, bias_correction: bool) -> None:
+    if is_scan(file):
+        open_scan(file, cache_dir, bias_correction=bias_correction)
+    else:
+        read_image(file)
 
 
 def _names(files: list[str]) -> list[str]:
     """A short name for each: the file's own, or as much of its path as tells it from the others."""
-    stems = [file[:-7] if file.lower().endswith(".nii.gz") else os.path.splitext(file)[0] for file in files]
-    parts = [Path(stem).parts for stem in stems]
+    parts = [(path.parent / (scan_stem(path) if is_scan(path) else path.stem)).parts for path in map(Path, files)]
     names, length = ["" for _ in files], 1
     while True:
         names = ["_".join(part[-length:]).strip("/_") for part in parts]

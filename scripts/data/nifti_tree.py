@@ -10,7 +10,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from scripts.data.layouts import SPLIT_NAMES, Sample
-from scripts.data.scans import is_scan, open_all, open_scan
+from scripts.data.scans import is_scan, open_all, open_scan, scan_stem
 
 _LETTER = r"[^\W\d_]"
 MASK_PATTERN = rf"(?<!{_LETTER})(lesions?|masks?|segs?|segmentations?|labels?)(?!{_LETTER})"
@@ -66,14 +66,14 @@ class NiftiTree:
         scans = [
             file
             for file in files
-            if not word.search(_stem(file)) and fnmatch(_below(root, file).lower(), self.image_pattern.lower())
+            if not word.search(scan_stem(file)) and fnmatch(_below(root, file).lower(), self.image_pattern.lower())
         ]
         if not scans:
             raise ValueError(
                 f"{root}: none of its {len(files)} NIfTI files is a scan, as {_below(root, files[0])} is not. "
                 "--mask-pattern says what masks are called, --image-pattern which of the others are scans."
             )
-        masks = self._masks(scans, [file for file in files if word.search(_stem(file))], word)
+        masks = self._masks(scans, [file for file in files if word.search(scan_stem(file))], word)
         opened, _ = open_all([str(mask) for mask in masks.values()], self._open_mask)
         samples = []
         for scan in scans:
@@ -109,14 +109,14 @@ class NiftiTree:
         found: dict[Path, Path] = {}
         for mask in masks:
             here = [scan for scan in scans if scan.parent == mask.parent]
-            name = _letters(word.sub(" ", _stem(mask)))
-            owners = [scan for scan in here if _letters(_stem(scan)) == name] or here
+            name = _letters(word.sub(" ", scan_stem(mask)))
+            owners = [scan for scan in here if _letters(scan_stem(scan)) == name] or here
             if not owners:
                 self.left_out[mask] = "is called like a mask, and no scan lies beside it."
             elif len(owners) > 1:
                 raise ValueError(
                     f"{mask}: may be the mask of {owners[0].name} or of {owners[1].name}. Choose the scans with "
-                    f"--image-pattern '*{_stem(owners[0])}*', or call the mask as its scan with _mask at the end."
+                    f"--image-pattern '*{scan_stem(owners[0])}*', or call the mask as its scan with _mask at the end."
                 )
             elif owners[0] in found:
                 raise ValueError(
@@ -169,10 +169,6 @@ def _split_folder(folders: Sequence[str]) -> str:
 
 def _below(root: Path, file: Path) -> str:
     return file.relative_to(root).as_posix()
-
-
-def _stem(file: Path) -> str:
-    return re.sub(r"\.nii(\.gz)?$", "", file.name, flags=re.IGNORECASE)
 
 
 def _letters(stem: str) -> str:

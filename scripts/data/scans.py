@@ -8,6 +8,7 @@ import io
 import json
 import logging
 import os
+import re
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.openers import ImageOpener
 from nibabel.spatialimages import HeaderDataError
 from nibabel.volumeutils import apply_read_scaling
+from tqdm.contrib.concurrent import thread_map
 
 from scripts.data.bias_field import n4_corrected
 from scripts.data.borders import borders
@@ -89,6 +91,11 @@ def _mapped(path: str, _changed: int) -> tuple[np.ndarray, float, float]:
 def is_scan(path: str | Path) -> bool:
     """Says whether a file is named like a NIfTI volume."""
     return str(path).lower().endswith(SCAN_SUFFIXES)
+
+
+def scan_stem(path: Path) -> str:
+    """The name of a NIfTI volume without its suffixes."""
+    return re.sub(r"\.nii(\.gz)?$", "", path.name, flags=re.IGNORECASE)
 
 
 def open_scan(path: str | Path, cache_dir: str | Path, mask: bool = False, bias_correction: bool = False) -> Scan:
@@ -283,7 +290,6 @@ def _extent(inside: np.ndarray) -> list[int]:
 
 def open_all(paths: list[str], open_one: Callable[[str], Any]) -> tuple[dict[str, Any], dict[str, str]]:
     """Opens many in threads, with a progress bar: what was opened, and the reason for each that could not be."""
-    from tqdm.contrib.concurrent import thread_map
 
     def attempt(path: str) -> Any:
         try:
