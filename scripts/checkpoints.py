@@ -4,7 +4,6 @@ import logging
 import os
 import pickle
 import random
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
+
+from scripts.files import replacing
 
 logger = logging.getLogger(__name__)
 
@@ -26,22 +27,15 @@ def save_atomically(content: Mapping[str, Any], path: str | Path) -> None:
         OSError: naming the file, if it cannot be written; an older checkpoint stays as it is.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with replacing(path) as part, part.open("wb") as file:
             torch.save(dict(content), file)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException as error:
-        Path(temporary).unlink(missing_ok=True)
-        if isinstance(error, (OSError, RuntimeError)):  # torch reports a full disk as RuntimeError
-            raise OSError(
-                f"Cannot write the checkpoint {path}: {error}. Free space, or set ckpt_path and resume_path elsewhere."
-            ) from error
-        raise
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+        raise OSError(
+            f"Cannot write the checkpoint {path}: {error}. Free space, or set ckpt_path and resume_path elsewhere."
+        ) from error
 
 
 class CheckpointWriter:
