@@ -1,8 +1,3 @@
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -15,7 +10,6 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from scripts.metrics import ImageMetrics
 
-ROOT = Path(__file__).parents[2]
 NAMES = ["image_auroc", "image_ap", "image_f1max", "image_f1max_floor"]
 RNG = np.random.default_rng(0)
 LABELS = RNG.integers(0, 2, 23)
@@ -133,22 +127,9 @@ dist.destroy_process_group()
 """
 
 
-def test_two_ranks_with_unequal_numbers_of_items_equal_one(tmp_path):
+def test_two_ranks_with_unequal_numbers_of_items_equal_one(two_ranks):
     scores, labels = torch.tensor(SCORES), torch.tensor(LABELS)
-    torch.save({"scores": scores, "labels": labels}, tmp_path / "data.pt")
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", RANK, str(rank), str(tmp_path / "rendezvous"), str(tmp_path / "data.pt")],
-            cwd=ROOT,
-            env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
     expected = list(metrics_of((scores, labels)).values())
-    for rank in ranks:
-        lines = rank.communicate(timeout=120)[0].splitlines()
-        assert rank.returncode == 0
+    for lines in two_ranks(RANK, scores=scores, labels=labels):
         # First with 17 and 6 items, then with all and none.
         assert [[float.fromhex(value) for value in line.split()] for line in lines[-2:]] == [expected, expected]

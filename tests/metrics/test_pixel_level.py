@@ -1,9 +1,5 @@
 import itertools
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +12,6 @@ from sklearn.metrics import average_precision_score, precision_recall_curve, roc
 
 from scripts.metrics import PixelMetrics
 
-ROOT = Path(__file__).parents[2]
 NAMES = ["pixel_auroc", "pixel_ap", "pixel_f1max", "pixel_aupro"]
 
 
@@ -313,22 +308,9 @@ dist.destroy_process_group()
 """
 
 
-def test_two_ranks_with_unequal_numbers_of_images_equal_one(tmp_path):
+def test_two_ranks_with_unequal_numbers_of_images_equal_one(two_ranks):
     maps, masks = make()
-    torch.save({"maps": maps, "masks": masks}, tmp_path / "data.pt")
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", RANK, str(rank), str(tmp_path / "rendezvous"), str(tmp_path / "data.pt")],
-            cwd=ROOT,
-            env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
     expected = [metrics_of(maps, masks, bins) for bins in (None, 100) for _ in range(3)]
-    for rank in ranks:
-        lines = rank.communicate(timeout=120)[0].splitlines()
-        assert rank.returncode == 0
+    for lines in two_ranks(RANK, maps=maps, masks=masks):
         for metrics, one_rank in zip(json.loads(lines[-1]), expected, strict=True):
             assert metrics == pytest.approx(one_rank, rel=1e-12)

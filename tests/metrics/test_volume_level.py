@@ -1,8 +1,4 @@
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,7 +17,6 @@ from scipy import ndimage
 from scripts.metrics import VolumeMetrics
 from scripts.threshold import Threshold
 
-ROOT = Path(__file__).parents[2]
 RATES = (0.125, 0.25, 0.5, 1, 2, 4, 8)
 SENSITIVITIES = [f"lesion_sensitivity_at_{rate:g}_fp" for rate in RATES]
 
@@ -287,24 +282,11 @@ dist.destroy_process_group()
 """
 
 
-def test_two_ranks_with_unequal_numbers_of_scans_equal_one(tmp_path):
+def test_two_ranks_with_unequal_numbers_of_scans_equal_one(two_ranks):
     maps, masks = scans()
     # Patient b has scans on both ranks; only together do they tell his score.
     patients = {"scores": [1.0, 2.0, 4.0, 3.0, 5.0], "labels": [0, 1, 0, 1, 0], "groups": ["a", "b", "c", "d", "b"]}
-    torch.save({"maps": maps, "masks": masks, **patients}, tmp_path / "data.pt")
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", RANK, str(rank), str(tmp_path / "rendezvous"), str(tmp_path / "data.pt")],
-            cwd=ROOT,
-            env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
     # a 1 normal, b 5 anomalous, c 4 normal, d 3 anomalous
     expected = [metrics_of(maps, masks, threshold=Threshold(2)), {"patient_auroc": 0.75, "patient_ap": (1 + 2 / 3) / 2}]
-    for rank in ranks:
-        lines = rank.communicate(timeout=120)[0].splitlines()
-        assert rank.returncode == 0
+    for lines in two_ranks(RANK, maps=maps, masks=masks, **patients):
         assert json.loads(lines[-1]) == [pytest.approx(part) for part in expected]
