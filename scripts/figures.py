@@ -182,10 +182,15 @@ def overlay(image: np.ndarray, anomaly_map: np.ndarray, low: float, high: float)
         raise ValueError(f"the anomaly map holds {wrong} NaN or infinite values of {anomaly_map.size}")
     if not low < high:
         raise ValueError(f"low ({low}) must be less than high ({high})")
-    grey = np.clip(image if image.ndim == 2 else image @ (0.299, 0.587, 0.114), 0, 1)[..., None]
+    grey = np.clip(image if image.ndim == 2 else luminance(image), 0, 1)[..., None]
     heat = np.clip((anomaly_map - low) / (high - low), 0, 1)
     alpha = OPACITY * np.minimum(1, 2 * heat)[..., None]
     return np.rint(255 * ((1 - alpha) * grey + alpha * COLOUR_MAP(heat)[..., :3])).astype(np.uint8)
+
+
+def luminance(colours: np.ndarray) -> np.ndarray:
+    """(..., 3) to (...): the grey of colours (ITU-R BT.601)."""
+    return colours @ (0.299, 0.587, 0.114)
 
 
 def _finish(axes: Axes) -> None:

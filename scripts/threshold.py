@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 from monai.utils import convert_to_tensor
-from torch import Tensor
 
 from scripts.networks.detector import Detector
 
@@ -83,10 +82,5 @@ class FitThreshold:
         if not pixels:
             logger.warning("No validation image has foreground (values above 0), so there is no threshold.")
         else:
-            self.threshold.value = upper_quantile(highest, int(self.false_positive_rate * pixels))
+            self.threshold.value = float(highest[int(self.false_positive_rate * pixels)])  # so many may exceed it
             logger.info("Threshold %.4g, from %d pixels of validation images", self.threshold.value, pixels)
-
-
-def upper_quantile(descending: Tensor, above: int) -> float:
-    """The value that ``above`` of the values (sorted, highest first) may exceed."""
-    return float(descending[above])

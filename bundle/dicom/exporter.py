@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ from bundle.dicom.results import write_dicom
 from bundle.dicom.series import Series, read_series
 from bundle.dicom.volume import Volume, resample_evenly
 from scripts.networks.detector import Detector
-from scripts.networks.teachers import UNTRAINED
 from scripts.provenance import Provenance
 from scripts.transforms.reading import plane_axis
 
@@ -80,6 +80,10 @@ class DicomExporter:
         write_dicom(volume, outcome["anomaly_map"], outcome["mask"], finding, target, secondary_capture=capture)
         return {**written, "dicom": f"dicom/{name}"}
 
+    @cached_property
+    def _model_hash(self) -> str:
+        return hashlib.sha256(self.checkpoint.read_bytes()).hexdigest()[:16]
+
     def _finding(self, volume: Volume, outcome: Mapping[str, Any]) -> Finding:
         axis, count, reverse = plane_axis(volume.affine, volume.array.shape, outcome["plane"])
         scores, top = list(outcome["slice_scores"]), list(outcome["top_slices"])
@@ -88,7 +92,6 @@ class DicomExporter:
             top = np.argsort(scores)[::-1][: len(top)].tolist()
         elif reverse:
             scores, top = scores[::-1], [count - 1 - number for number in top]
-        digest = hashlib.sha256(self.checkpoint.read_bytes()).hexdigest()
         return Finding(
             anomaly_score=float(outcome["score"]),
             threshold=outcome["threshold"],
@@ -96,6 +99,6 @@ class DicomExporter:
             top_slices=[int(number) for number in top],
             algorithm_name=str(self.provenance.facts.get("method", "anomaly detector")),
             algorithm_version=json.loads(_METADATA.read_text())["version"],
-            model_hash=digest[:16],
-            untrained=any(teacher["weights"].startswith(UNTRAINED) for teacher in self.network.identities()),
+            model_hash=self._model_hash,
+            untrained=bool(self.network.untrained_teachers()),
         )

@@ -9,9 +9,9 @@ from pydicom.uid import UID
 
 from bundle.dicom.headers import RADIOGRAPH_CLASSES, VOLUME_CLASSES
 from bundle.dicom.series import Series
+from scripts.transforms.reading import AXCODES
 
 _LOCALISER = re.compile(r"scout|topogram|surview|scanogram|locali[sz]er", re.IGNORECASE)
-_PLANES = ("axial", "coronal", "sagittal")
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Rules:
     min_slices: int = 5
 
     def __post_init__(self) -> None:
-        if self.orientation not in (None, *_PLANES):
-            raise ValueError(f"The orientation {self.orientation!r} is none of {', '.join(_PLANES)}.")
+        if self.orientation not in (None, *AXCODES):
+            raise ValueError(f"The orientation {self.orientation!r} is none of {', '.join(AXCODES)}.")
         try:
             re.compile(self.description or "")
         except re.error as error:

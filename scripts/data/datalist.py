@@ -93,9 +93,10 @@ def load_test_items(path: str | Path, dataset_dir: str | Path | None = None) -> 
     Where the anomalies have masks, a normal item has an empty ``mask``.
     """
     items = load_items(path, "test", dataset_dir)
-    if has_masks(items):
+    masked = has_masks(items)
+    if masked:
         items = [{"mask": "", **item} for item in items]
-    if not (has_masks(items) and all(is_scan(item["image"]) for item in items)):  # of scans, slices are ranked
+    if not (masked and all(is_scan(item["image"]) for item in items)):  # of scans, slices are ranked
         require_both_classes(items, path)
     return items
 

@@ -72,7 +72,8 @@ class NormalSlices:
         """
         parted = self.abnormal_subjects  # then an anomalous scan has slices without anomaly
         normals = [item for item in items if item["label"] == 0 or (parted and is_scan(item["image"]))]
-        held_out = [item for slices in self._chosen(training) for item in _parted(slices, self.held_out)[1]]
+        apart = self._chosen(training) if self.held_out else []
+        held_out = [item for slices in apart for item in _parted(slices, self.held_out)[1]]
         return [item for slices in self._chosen(normals) for item in slices] + held_out
 
     def _chosen(self, items: Sequence[Item]) -> list[list[Item]]:

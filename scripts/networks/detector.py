@@ -62,6 +62,10 @@ class Detector(nn.Module):
         """What the teachers are, see ``Teacher.identity``."""
         return [teacher.identity() for teacher in self.teachers if isinstance(teacher, Teacher)]
 
+    def untrained_teachers(self) -> list[str]:
+        """The names of the teachers with random weights."""
+        return [teacher.name for teacher in self.teachers if isinstance(teacher, Teacher) and teacher.untrained]
+
     def get_extra_state(self) -> Tensor:
         """Names and weight hashes of the teachers as JSON bytes: a tensor, as tools expect of every entry."""
         identity = json.dumps(self.identities()).encode()

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from scripts.data.scans import is_scan, save_like
-from scripts.figures import overlay
+from scripts.figures import luminance, overlay
 from scripts.montage import montage
 from scripts.networks.detector import Detector
 from scripts.provenance import Provenance, current_config, device_name, git_commit, versions
@@ -113,9 +113,7 @@ class InferenceResults:
         for item in ({**before, **after} for before, after in zip(batch, output, strict=True)):
             try:
                 self._write_item(item)
-            except (OSError, ValueError) as error:  # as a series whose headers no writer accepts
-                if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
-                    raise  # a full disk would fail the others too
+            except (FileNotFoundError, ValueError) as error:  # as a series whose headers no writer accepts
                 logger.error("%s: %s", item["name"], error)
                 self.failed[item["name"]] = f"{item['name']}: {error}"
 
@@ -198,8 +196,8 @@ class InferenceResults:
         low, high = self.display_range or self._run_range()
         for draw in self._pictures:
             draw(low, high)
-        table = pd.DataFrame(self._rows).sort_values("score", ascending=False)
-        table.to_csv(self.output_dir / "scores.csv", index=False)
+        rows = sorted(self._rows, key=lambda row: -row["score"])
+        pd.DataFrame(rows).to_csv(self.output_dir / "scores.csv", index=False)
         if self._slices:
             pd.concat(self._slices).to_csv(self.output_dir / "slices.csv", index=False)
         manifest = {
@@ -213,18 +211,14 @@ class InferenceResults:
             "threshold": self.threshold.value,
             "plane": self.plane,
             "display_range": [low, high],
-            "files": self._rows_without_gaps(table),
+            "files": rows,
             "unreadable": self.failed,
             "left_out": self.left_out,
             "config": self.config,
             "notice": NOTICE,
         }
         (self.output_dir / "manifest.json").write_text(json.dumps(manifest, indent=4, default=str) + "\n")
-        logger.info("Scores, maps and overlays of %d inputs are in %s", len(table), self.output_dir.resolve())
-
-    def _rows_without_gaps(self, table: pd.DataFrame) -> list[dict[str, Any]]:
-        rows = {row["overlay"]: row for row in self._rows}
-        return [rows[overlay] for overlay in table["overlay"]]
+        logger.info("Scores, maps and overlays of %d inputs are in %s", len(rows), self.output_dir.resolve())
 
     def _run_range(self) -> tuple[float, float]:
         """From the median item's low end, so that one odd image does not move it, to the highest of all."""
@@ -240,5 +234,5 @@ def _array(tensor: Tensor | MetaTensor) -> np.ndarray:
 
 
 def _grey(picture: np.ndarray) -> np.ndarray:
-    """(C, ...) -> (...) in [0, 1]: grey, the first of several windows, or the luminance of colours."""
-    return np.clip(picture[0] if picture.shape[0] == 1 else np.tensordot((0.299, 0.587, 0.114), picture, 1), 0, 1)
+    """(C, ...) -> (...) in [0, 1]: grey as it is, three windows or colours by their luminance."""
+    return np.clip(picture[0] if picture.shape[0] == 1 else luminance(np.moveaxis(picture, 0, -1)), 0, 1)

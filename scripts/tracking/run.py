@@ -12,7 +12,6 @@ from mlflow.entities import Metric, Param, RunStatus, RunTag
 from mlflow.tracking import MlflowClient
 
 from scripts.networks.detector import Detector
-from scripts.networks.teachers import UNTRAINED
 from scripts.provenance import Provenance, current_config, device_name, flattened, git_commit, versions
 
 logger = logging.getLogger(__name__)
@@ -137,8 +136,6 @@ class Run:
         params = [Param(name.replace("#", "/"), str(value)[:_MAX_VALUE]) for name, value in facts.items()]
         for start in range(0, len(params), _PARAMS_A_CALL):
             self.client.log_batch(self.run_id, params=params[start : start + _PARAMS_A_CALL])
-        untrained = [
-            teacher["name"] for teacher in self.network.identities() if teacher["weights"].startswith(UNTRAINED)
-        ]
+        untrained = self.network.untrained_teachers()
         if untrained:
             self.client.log_batch(self.run_id, tags=[RunTag("untrained_teachers", ", ".join(untrained))])

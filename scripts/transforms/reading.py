@@ -101,6 +101,8 @@ class LoadScand(MapTransform):
             raise ValueError(f"{path} is an image, which has no {self.plane} plane. Leave out --plane for images.")
         array = read_mask(path) if self.masks else read_image(path)
         array = array[None] if array.ndim == 2 else np.moveaxis(array, -1, 0)
+        if self.masks:  # of which nobody asks the foreground
+            return self._tensor(array[..., None], IMAGE_AFFINE, path, {})
         top, bottom, left, right = borders(array[0])
         corners = np.array([[top, left, 0], [array.shape[1] - bottom, array.shape[2] - right, 1]]) - 0.5
         about = {
