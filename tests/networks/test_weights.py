@@ -71,10 +71,10 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
                 self.send_header("ETag", state.etag)
             if state.last_modified:
                 self.send_header("Last-Modified", state.last_modified)
-            self.end_headers()
             drop = state.drop_after.pop(0) if state.drop_after else None
             sent = rest[:drop]
             state.log.append((self.path, wanted, status, len(sent)))
+            self.end_headers()  # sends them: a client that is content with these may look at the log at once
             for i in range(0, len(sent), 4096):
                 self.wfile.write(sent[i : i + 4096])
                 time.sleep(state.pause)
