@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from ignite.engine import Events
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.engines.utils import IterationEvents
 from monai.inferers import SimpleInferer
@@ -10,8 +11,11 @@ from monai.utils import convert_to_tensor
 from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor, nn
 
+from scripts.data.augmented import AugmentedDataset
 from scripts.data.feature_cache import FeatureCache
 from scripts.networks.detector import Detector, Distillation
+
+ANOMALOUS = "anomalous"  # key of a batch's images with an anomaly added
 
 
 class MixedPrecisionInferer(SimpleInferer):
@@ -62,12 +66,16 @@ class DistillationTrainer(SupervisedTrainer):
         if not self.state.epoch_length:
             raise ValueError("There is no training image: check the datalist and --dataset_dir.")
         self.detector, self.feature_cache = detector, feature_cache
+        dataset = getattr(self.data_loader, "dataset", None)
+        if isinstance(dataset, AugmentedDataset):
+            self.add_event_handler(Events.EPOCH_STARTED, lambda: dataset.set_epoch(self.state.epoch))
 
     def _iteration(self, engine: SupervisedTrainer, batchdata: dict[str, Any]) -> dict[str, Any]:
         images, names = _images(engine, batchdata)
         engine.network.train()
         engine.optimizer.zero_grad(set_to_none=True)
-        distillation = engine.inferer(images, _Distil(engine.network, self.detector, self.feature_cache, names))
+        distil = _Distil(engine.network, self.detector, self.feature_cache, names, _anomalous(engine, batchdata))
+        distillation = engine.inferer(images, distil)
         engine.fire_event(IterationEvents.FORWARD_COMPLETED)
         loss, parts = engine.loss_function(distillation)
         if not torch.isfinite(loss):
@@ -99,25 +107,42 @@ class DistillationEvaluator(SupervisedEvaluator):
         engine.network.eval()
         with torch.no_grad():
             network: Any = engine.network
-            distil = _Distil(network, network, self.feature_cache, names)
+            distil = _Distil(network, network, self.feature_cache, names, _anomalous(engine, batchdata))
             loss, parts = self.loss_function(engine.inferer(images, distil))
         return _output(loss, parts, images)
 
 
 class _Distil:
-    """What an inferer calls in place of the network: images -> distillation, by way of the cached features."""
+    """What an inferer calls in place of the network: images -> distillation, by way of the cached features.
 
-    def __init__(self, network: Any, detector: Detector, feature_cache: FeatureCache, names: list[str]) -> None:
-        self.network, self.detector, self.feature_cache, self.names = network, detector, feature_cache, names
+    The targets of ``anomalous`` images, which are never the same twice, are computed each time.
+    """
+
+    def __init__(
+        self, network: Any, detector: Detector, feature_cache: FeatureCache, names: list[str], anomalous: Tensor | None
+    ) -> None:
+        self.network, self.detector, self.feature_cache = network, detector, feature_cache
+        self.names, self.anomalous = names, anomalous
 
     def __call__(self, images: Tensor) -> Distillation:
-        return self.network(self.feature_cache(self.detector, images, self.names))
+        distillation = self.network(self.feature_cache(self.detector, images, self.names))
+        if self.anomalous is None:
+            return distillation
+        return distillation._replace(anomalous=self.detector.anomalous_targets(self.anomalous))
 
 
 def _images(engine: Any, batchdata: dict[str, Any]) -> tuple[Tensor, list[str]]:
     """The batch on its device, and its file names."""
     images = batchdata[Keys.IMAGE]
     return images.to(engine.state.device, non_blocking=engine.non_blocking), list(images.meta["filename_or_obj"])
+
+
+def _anomalous(engine: Any, batchdata: dict[str, Any]) -> Tensor | None:
+    """The batch's images with an anomaly added, on their device; None where there are none."""
+    if ANOMALOUS not in batchdata:
+        return None
+    images = convert_to_tensor(batchdata[ANOMALOUS], track_meta=False)
+    return images.to(engine.state.device, non_blocking=engine.non_blocking)
 
 
 def _output(loss: Tensor, parts: dict[str, Tensor], images: Tensor) -> dict[str, Any]:

@@ -63,3 +63,51 @@ def diversity_loss(student1: list[Tensor], student2: list[Tensor], tau_low: floa
     low = F.relu(similarity[0] - tau_low).mean()
     high = [F.relu(tau_high - level).mean() for level in similarity[1:]]
     return torch.stack([low, *high]).sum()
+
+
+class RD4ADLoss(nn.Module):
+    """``L = sum_l mean(1 - cos(E_l, D_l))`` of teacher E and student D, the mean over the images of a batch.
+
+    The cosine is of the flattened features, as RD4AD's released code has it; the per-pixel form of its text is much
+    worse, as its authors say.
+    """
+
+    def forward(self, distillation: Distillation) -> tuple[Tensor, dict[str, Tensor]]:
+        """The total, with gradient, and its parts ``level1``, ``level2``, ..., shallow to deep, without."""
+        (student,) = distillation.students
+        levels = _distances(distillation.targets, student).mean(0)
+        return levels.sum(), {f"level{i}": level for i, level in enumerate(levels.detach(), start=1)}
+
+
+class SCRD4ADLoss(nn.Module):
+    """``L = L1 / L2``: pulls the student to the teacher of the clean image, and pushes it from that of the anomalous.
+
+    L1 = mean sum_l p_l (1 - cos(E_l(x), D_l(x))), L2 = mean sum_l p_l (1 - cos(E_l(x~), D_l(x))), with teacher E,
+    student D of the clean image x, the same image x~ with an anomaly added, and the level weights p of each
+    image; means over the batch (SCRD4AD, section 3). Of several processes each takes the ratio of its own images.
+    """
+
+    def forward(self, distillation: Distillation) -> tuple[Tensor, dict[str, Tensor]]:
+        """The total, with gradient, and without: ``pull`` (L1), ``push`` (L2), and the mean ``weight1``, ... of levels.
+
+        Raises:
+            ValueError: if the images came without anomalous ones.
+        """
+        if distillation.anomalous is None or distillation.level_weights is None:
+            raise ValueError(
+                "SCRD4AD's loss needs images with an anomaly added and level weights: name "
+                "configs/methods/scrd4ad.json in --config_file, which has the transforms and the network."
+            )
+        (student,), weights = distillation.students, distillation.level_weights
+        pull = (weights * _distances(distillation.targets, student)).sum(1).mean()
+        push = (weights * _distances(distillation.anomalous, student)).sum(1).mean()
+        parts = {"pull": pull.detach(), "push": push.detach()}
+        parts |= {f"weight{i}": weight for i, weight in enumerate(weights.detach().mean(0), start=1)}
+        return pull / push.clamp(min=1e-8), parts
+
+
+def _distances(targets: list[Tensor], student: list[Tensor]) -> Tensor:
+    """1 - cosine of each image and level: (B, levels), in [0, 2]."""
+    return torch.stack(
+        [1 - flat_cosine(target.float(), level.float()) for target, level in zip(targets, student, strict=True)], dim=1
+    )

@@ -11,10 +11,19 @@ from scripts.networks.teachers import Teacher
 
 
 class Distillation(NamedTuple):
-    """Features that a loss compares; all lists run from shallow to deep, each tensor is (B, C_i, H_i, W_i)."""
+    """Features that a loss compares; all lists run from shallow to deep, each tensor is (B, C_i, H_i, W_i).
+
+    Attributes:
+        targets: what the students should give.
+        students: what each of them gives.
+        level_weights: (B, levels), of a method that weighs its levels; they sum to 1.
+        anomalous: the targets of the same images with an anomaly added, in the training of a method that wants them.
+    """
 
     targets: list[Tensor]
     students: list[list[Tensor]]
+    level_weights: Tensor | None = None
+    anomalous: list[Tensor] | None = None
 
 
 class Detector(nn.Module):
@@ -27,14 +36,17 @@ class Detector(nn.Module):
         teachers: frozen; their order is the distiller's business.
         distiller: takes the teachers' features, one list a teacher, and gives a ``Distillation``.
         sigma: of the anomaly map's Gaussian, in pixels.
+        stride: of the deepest features of all, in input pixels; None takes the teachers' deepest.
     """
 
-    def __init__(self, teachers: list[Teacher], distiller: nn.Module, sigma: float = 4.0) -> None:
+    def __init__(
+        self, teachers: list[Teacher], distiller: nn.Module, sigma: float = 4.0, stride: int | None = None
+    ) -> None:
         super().__init__()
         self.teachers = nn.ModuleList(teachers)
         self.distiller = distiller
         self.anomaly_map = AnomalyMap(sigma)
-        self.stride = max(stride for teacher in teachers for stride in teacher.strides)
+        self.stride = stride or max(level for teacher in teachers for level in teacher.strides)
         self.register_state_dict_post_hook(_drop_teachers)
         self.register_load_state_dict_post_hook(_allow_missing_teachers)
 
@@ -43,6 +55,11 @@ class Detector(nn.Module):
         if any(side % self.stride for side in image.shape[-2:]):
             raise ValueError(f"The image is {tuple(image.shape[-2:])}; both sides must be divisible by {self.stride}.")
         return [teacher(image) for teacher in self.teachers]
+
+    def anomalous_targets(self, image: Tensor) -> list[Tensor]:
+        """The targets of images with an anomaly added, of methods whose targets are the features of one teacher."""
+        (targets,) = self.features(image)
+        return targets
 
     def distill(self, features: list[list[Tensor]]) -> Distillation:
         """The distiller's targets and students for the teachers' ``features``."""
@@ -56,7 +73,7 @@ class Detector(nn.Module):
         distillation = self.distill(self.features(image) if isinstance(image, Tensor) else image)
         if self.training or not isinstance(image, Tensor):
             return distillation
-        return self.anomaly_map(*distillation, size=image.shape[-2:])
+        return self.anomaly_map(distillation.targets, distillation.students, size=image.shape[-2:])
 
     def identities(self) -> list[dict[str, str]]:
         """What the teachers are, see ``Teacher.identity``."""

@@ -25,7 +25,7 @@ def test_the_papers_networks_have_the_papers_shapes() -> None:
     local = [torch.rand(1, c, s, s) for c, s in [(256, 64), (512, 32), (1024, 16), (2048, 8)]]
     global_ = [torch.rand(1, c, s, s) for c, s in [(192, 32), (384, 16), (768, 8), (768, 8)]]
     with torch.no_grad():
-        targets, students = distiller([local, global_])
+        targets, students, *_ = distiller([local, global_])
     expected = [(1, 256, 64, 64), (1, 512, 32, 32), (1, 1024, 16, 16)]
     for features in (targets, *students):
         assert [tuple(feature.shape) for feature in features] == expected
@@ -49,7 +49,7 @@ def test_channels_and_strides_follow_from_the_teachers(local: dict, global_: dic
     network = PDD(teacher(**local), teacher(**global_)).eval()
     with torch.no_grad():
         assert network(torch.rand(2, 3, *side)).shape == (2, 1, *side)
-    targets, students = network.train()(torch.rand(2, 3, *side))
+    targets, students, *_ = network.train()(torch.rand(2, 3, *side))
     for student in students:
         assert [s.shape for s in student] == [t.shape for t in targets]
 
@@ -67,7 +67,7 @@ def test_a_side_not_divisible_by_the_deepest_stride_is_refused() -> None:
 def test_targets_are_the_adapted_global_plus_the_local_features() -> None:
     network = small_pdd().eval()
     local, global_ = network.features(torch.rand(1, 3, 64, 64))
-    targets, _ = network.distill([local, global_])
+    targets, _, *_ = network.distill([local, global_])
     adapted = network.distiller.adapters[0](global_[0])
     expected = F.interpolate(adapted, scale_factor=2, mode="bilinear", align_corners=False) + local[0]
     torch.testing.assert_close(targets[0], expected)
@@ -86,7 +86,7 @@ def test_adapter_and_decoder_hold_exactly_what_the_specification_lists() -> None
 
 def test_the_students_differ_at_every_level() -> None:
     network = small_pdd()
-    _, (first, second) = network(torch.rand(4, 3, 64, 64))
+    _, (first, second), *_ = network(torch.rand(4, 3, 64, 64))
     for a, b in zip(first, second, strict=True):
         assert (a - b).abs().mean() > 0.05 * a.abs().mean()
     assert not {id(p) for p in network.distiller.student1.parameters()} & {
@@ -98,7 +98,7 @@ def test_the_released_form_shares_the_students_so_only_priors_tell_them_apart() 
     network = small_pdd(share_students=True).eval()
     assert network.distiller.student1 is network.distiller.student2
     with torch.no_grad():
-        _, (first, second) = network.distill(network.features(torch.rand(1, 3, 64, 64)))
+        _, (first, second), *_ = network.distill(network.features(torch.rand(1, 3, 64, 64)))
     torch.testing.assert_close(first[-1], second[-1], rtol=0, atol=0)  # the deepest level sees no prior
     assert (first[0] - second[0]).abs().max() > 1e-3
 
