@@ -5,15 +5,29 @@ from scripts.transforms.geometry import CropToForegroundd, ResizeInPlaned
 from scripts.transforms.intensity import MatchLandmarksd, ScaleByForegroundd, ScaleToUnitd, Windowedd
 from scripts.transforms.reading import LoadScand, ToPlaned
 from scripts.transforms.scoring import AnomalyMaskd, AnomalyScored, GroundTruthd, MapInverted, SliceLabelsd
+from scripts.transforms.synthesis import (
+    CutPasted,
+    FractalNoised,
+    Lesiond,
+    RandCutPasted,
+    RandFractalNoised,
+    RandLesiond,
+)
 
 __all__ = [
     "AnomalyMaskd",
     "AnomalyScored",
     "CropToForegroundd",
+    "CutPasted",
+    "FractalNoised",
     "GroundTruthd",
+    "Lesiond",
     "LoadScand",
     "MapInverted",
     "MatchLandmarksd",
+    "RandCutPasted",
+    "RandFractalNoised",
+    "RandLesiond",
     "ResizeInPlaned",
     "ScaleByForegroundd",
     "ScaleToUnitd",

@@ -1,0 +1,63 @@
+"""Rectangles in images: (top, left, height, width) in pixels."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.random import RandomState
+from numpy.typing import NDArray
+from torch import Tensor
+
+Box = tuple[int, int, int, int]
+
+
+def draw_sides(random: RandomState, side: tuple[int, int], limits: tuple[int, int]) -> tuple[int, int]:
+    """Height and width, drawn separately from ``side`` (both ends included) and no longer than ``limits``."""
+    height, width = (min(int(random.randint(side[0], side[1] + 1)), limit) for limit in limits)
+    return height, width
+
+
+def draw_corner(
+    random: RandomState,
+    foreground: NDArray[np.bool_],
+    sides: tuple[int, int],
+    other_than: tuple[int, int] | None = None,
+) -> tuple[int, int] | None:
+    """Top and left of a box within the image, uniform over those whose central pixel lies in ``foreground`` (H, W).
+
+    The central pixel is that at half the sides, rounded down.
+
+    Args:
+        random: the source.
+        foreground: see above.
+        sides: height and width of the box, no longer than the image's.
+        other_than: a corner that is not to be drawn.
+
+    Returns:
+        None if there is no such box.
+    """
+    window = [
+        slice(side // 2, side // 2 + extent - side + 1) for side, extent in zip(sides, foreground.shape, strict=True)
+    ]
+    places = np.argwhere(foreground[window[0], window[1]])
+    if other_than is not None:
+        places = places[(places != other_than).any(1)]
+    if not len(places):
+        return None
+    top, left = places[random.randint(len(places))].tolist()
+    return top, left
+
+
+def part(image: Tensor, box: Box) -> Tensor:
+    """The view (C, height, width) of a box.
+
+    Raises:
+        ValueError: if the box is not within the image.
+    """
+    top, left, height, width = box
+    rows, columns = image.shape[1:]
+    if min(top, left) < 0 or min(height, width) < 1 or top + height > rows or left + width > columns:
+        raise ValueError(
+            f"The box (top, left, height, width) {box} is not within an image of {rows} x {columns} pixels: apply the "
+            "transform to images of the size that its parameters were drawn for."
+        )
+    return image[:, top : top + height, left : left + width]
