@@ -11,20 +11,19 @@ import math
 from pathlib import Path
 from typing import Any
 
-import torch
 from monai.bundle import ConfigParser
-from torch import Tensor, nn
 from tqdm import tqdm
 
-from scripts.baselines import Scorer, mean_image, nearest_neighbours
-
-POOLING = {"mean_image": "mean", "nearest_neighbours": "max"}
+BASELINES: dict[str, dict[str, Any]] = {
+    "mean_image": {"score_pooling": "mean", "network_def": {"_target_": "scripts.baselines.MeanImage"}},
+    "nearest_neighbours": {"score_pooling": "max"},
+}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the verb."""
-    parser.add_argument("method", choices=list(POOLING))
-    parser.add_argument("--datalist", type=Path, required=True)
+    parser.add_argument("method", choices=list(BASELINES))
+    parser.add_argument("--datalist", type=Path, help="default: as the configs say")
     parser.add_argument("--dataset_dir", type=Path, help="where the images are (default: as the datalist says)")
     parser.add_argument(
         "--config_file",
@@ -33,6 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="as of an evaluation (default: %(default)s)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the nearest neighbours' sample (default: %(default)s)")
+    parser.add_argument("--results_dir", type=Path, help="write the evaluation's files there and an MLflow run")
     parser.add_argument(
         "--set", nargs=2, action="append", default=[], metavar=("ID", "VALUE"), help="override a config"
     )
@@ -41,45 +41,45 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the metrics as JSON."""
     parser = ConfigParser(ConfigParser.load_config_files(args.config_file))
-    given = [("datalist", str(args.datalist)), ("dataset_dir", args.dataset_dir and str(args.dataset_dir))]
+    given = [
+        ("datalist", args.datalist and str(args.datalist)),
+        ("dataset_dir", args.dataset_dir and str(args.dataset_dir)),
+    ]
     for name, value in [*given, *((name, _value(text)) for name, text in args.set)]:
-        parser[name] = value
-    metrics = evaluate(args.method, parser, args.seed)
+        if value is not None:
+            parser[name] = value
+    metrics = evaluate(args.method, parser, args.seed, args.results_dir)
     print(json.dumps({name: value if math.isfinite(value) else None for name, value in metrics.items()}, indent=4))
     return 0
 
 
-def evaluate(method: str, config: ConfigParser, seed: int = 0) -> dict[str, float]:
+def evaluate(method: str, config: ConfigParser, seed: int = 0, results_dir: Path | None = None) -> dict[str, float]:
     """Gives the metrics of a baseline, named as the evaluation names them; NaN for what is not defined.
 
     Args:
-        method: a key of ``POOLING``.
+        method: a key of ``BASELINES``.
         config: of an evaluation; its checkpoint is not read.
         seed: of the nearest neighbours' sample.
+        results_dir: where the evaluation's files go; None writes none, and no MLflow run.
     """
-    config["score_pooling"] = POOLING[method]
-    config["validate#handlers"] = []
+    if method == "nearest_neighbours":
+        nearest = {"_target_": "scripts.baselines.NearestNeighbours", "detector": config["network_def"], "seed": seed}
+        config["network_def"] = nearest
+    for name, value in BASELINES[method].items():
+        config[name] = value
+    config["seed"], config["device"] = seed, "$torch.device('cpu')"
+    if config["method"] == "PDD":  # unless it has been given a name of its own
+        config["method"] = method.replace("_", " ")
+    kept = [] if results_dir is None else [h for h in config["validate#handlers"] if "Checkpoint" not in h["_target_"]]
+    config["validate#handlers"] = kept
+    if results_dir is not None:
+        config["results_dir"] = str(results_dir)
     training: Any = config.get_parsed_content("train#dataset")
-    images = (item["image"].as_tensor() for item in tqdm(training, "training"))
-    if method == "mean_image":
-        scorer = mean_image(images)
-    else:
-        scorer = nearest_neighbours(images, config.get_parsed_content("network_def"), seed)
+    network: Any = config.get_parsed_content("network_def")
+    network.fit(item["image"].as_tensor() for item in tqdm(training, "training"))
     evaluator: Any = config.get_parsed_content("validate#evaluator")
-    evaluator.network = _Baseline(scorer)
     evaluator.run()
     return evaluator.state.metrics
-
-
-class _Baseline(nn.Module):
-    """(B, 3, H, W) -> anomaly maps (B, 1, H, W), in place of a detector."""
-
-    def __init__(self, scorer: Scorer) -> None:
-        super().__init__()
-        self.scorer = scorer
-
-    def forward(self, images: Tensor) -> Tensor:
-        return torch.stack([self.scorer(image)[None] for image in images])
 
 
 def _value(text: str) -> Any:

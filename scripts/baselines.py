@@ -1,56 +1,83 @@
-"""What a detector has to beat: maps of two baselines that train nothing, from the same images and features."""
+"""What a detector has to beat: two baselines that train nothing, in place of a detector."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import numpy as np
 import torch
 from sklearn.neighbors import NearestNeighbors
-from torch import Tensor
+from torch import Tensor, nn
 
 from scripts.networks.blocks import resize_like
 from scripts.networks.detector import Detector
 
-Scorer = Callable[[Tensor], Tensor]  # (3, H, W) image -> (H, W) anomaly map
-
 _BANK = 20_000  # features that are kept of the training images
 
 
-def mean_image(training: Iterable[Tensor]) -> Scorer:
-    """Absolute difference to the mean normal image, averaged over channels.
+class Baseline(nn.Module):
+    """Gives anomaly maps (B, 1, H, W) of images (B, 3, H, W) after ``fit`` has seen the normal ones."""
 
-    Args:
-        training: normal images (3, H, W).
-    """
-    mean = torch.stack([image.double() for image in training]).mean(0).float()
-    return lambda image: (image - mean).abs().mean(0)
+    def fit(self, training: Iterable[Tensor]) -> None:
+        """Learns from normal images (3, H, W)."""
+
+    def identities(self) -> list[dict[str, str]]:
+        """See ``Detector``."""
+        return []
+
+    def untrained_teachers(self) -> list[str]:
+        """See ``Detector``."""
+        return []
 
 
-def nearest_neighbours(training: Iterable[Tensor], detector: Detector, seed: int = 0) -> Scorer:
+class MeanImage(Baseline):
+    """Absolute difference to the mean normal image, averaged over channels."""
+
+    def fit(self, training: Iterable[Tensor]) -> None:
+        self.mean = torch.stack([image.double() for image in training]).mean(0).float()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return (images - self.mean.to(images.device)).abs().mean(1, keepdim=True)
+
+
+class NearestNeighbours(Baseline):
     """Distance of each feature to the nearest one of a normal image (the core of PatchCore, Roth et al., CVPR 2022).
 
     A feature is that of all levels and teachers of ``detector`` at one place of the second level's grid, every level
     divided by its mean norm, so that none outweighs the others. The bank is a random sample of the normal ones.
 
     Args:
-        training: normal images (3, H, W).
         detector: whose teachers give the features and whose smoothing the map gets.
         seed: of the sample.
     """
-    features = [[level for levels in detector.features(image[None]) for level in levels] for image in training]
-    norms = [torch.stack([image[i].norm(dim=1).mean() for image in features]).mean() for i in range(len(features[0]))]
 
-    def grid(levels: list[Tensor]) -> Tensor:
-        resized = [resize_like(level / norm, levels[1]) for level, norm in zip(levels, norms, strict=True)]
-        return torch.cat(resized, dim=1)[0]  # (C, h, w)
+    def __init__(self, detector: Detector, seed: int = 0) -> None:
+        super().__init__()
+        self.detector, self.seed = detector.eval(), seed
 
-    vectors = torch.cat([grid(levels).flatten(1).T for levels in features]).numpy()
-    kept = np.random.default_rng(seed).choice(len(vectors), min(_BANK, len(vectors)), replace=False)
-    bank = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(vectors[kept])
+    def fit(self, training: Iterable[Tensor]) -> None:
+        features = [self._levels(image[None]) for image in training]
+        self.norms = [
+            torch.stack([image[i].norm(dim=1).mean() for image in features]).mean() for i in range(len(features[0]))
+        ]
+        vectors = torch.cat([self._grid(levels).flatten(2)[0].T for levels in features]).cpu().numpy()
+        kept = np.random.default_rng(self.seed).choice(len(vectors), min(_BANK, len(vectors)), replace=False)
+        self.bank = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(vectors[kept])
 
-    def score(image: Tensor) -> Tensor:
-        place = grid([level for levels in detector.features(image[None]) for level in levels])
-        distance, _ = bank.kneighbors(place.flatten(1).T.numpy())
-        map_ = torch.from_numpy(distance).float().view(1, 1, *place.shape[1:])
-        return detector.anomaly_map.smooth(resize_like(map_, image[None]))[0, 0]
+    def forward(self, images: Tensor) -> Tensor:
+        grid = self._grid(self._levels(images))
+        distance, _ = self.bank.kneighbors(grid.permute(0, 2, 3, 1).flatten(0, 2).cpu().numpy())
+        maps = torch.from_numpy(distance).to(grid).view(len(images), 1, *grid.shape[2:])
+        return self.detector.anomaly_map.smooth(resize_like(maps, images))
 
-    return score
+    def identities(self) -> list[dict[str, str]]:
+        return self.detector.identities()
+
+    def untrained_teachers(self) -> list[str]:
+        return self.detector.untrained_teachers()
+
+    def _levels(self, images: Tensor) -> list[Tensor]:
+        return [level for levels in self.detector.features(images) for level in levels]
+
+    def _grid(self, levels: list[Tensor]) -> Tensor:
+        """(B, C, h, w), all levels at the second one's size."""
+        scaled = [resize_like(level / norm, levels[1]) for level, norm in zip(levels, self.norms, strict=True)]
+        return torch.cat(scaled, dim=1)

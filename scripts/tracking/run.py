@@ -34,6 +34,7 @@ class Run:
         network: whose teachers are described in the parameters.
         run_name: None takes one that tells what it is a run of.
         params: further parameters.
+        parent_run_id: of the MLflow run below which this one is shown, as a suite's; None takes the training's, if any.
     """
 
     kind: str
@@ -46,11 +47,13 @@ class Run:
         network: Detector,
         run_name: str | None = None,
         params: dict[str, Any] | None = None,
+        parent_run_id: str | None = None,
     ) -> None:
         self.tracking_uri, self.experiment_name = tracking_uri, experiment_name
         self.provenance, self.network = provenance, network
         self.run_name = run_name
         self.params = params or {}
+        self.parent_run_id = parent_run_id
         self.config = current_config()
         self.run_id = ""
 
@@ -73,12 +76,12 @@ class Run:
             "mlflow.source.name": "python -m monai.bundle run",
             "mlflow.source.type": "LOCAL",
             "mlflow.source.git.commit": git_commit(),
+            **({} if self.parent_run_id is None else {"mlflow.parentRunId": self.parent_run_id}),
             **self.tags(),
         }
-        experiment = self.client.get_experiment_by_name(self.experiment_name)
-        experiment_id = experiment.experiment_id if experiment else self._create_experiment()
+        experiment = experiment_id(self.client, self.tracking_uri, self.experiment_name)
         self.run_name = self.run_name or self.default_name()
-        self.run_id = self.client.create_run(experiment_id, run_name=self.run_name, tags=tags).info.run_id
+        self.run_id = self.client.create_run(experiment, run_name=self.run_name, tags=tags).info.run_id
         self._log_params()
         self.client.log_dict(self.run_id, self.config, "config.json")
         logger.info("MLflow run '%s', id %s, in %s", self.run_name, self.run_id, self.tracking_uri)
@@ -121,13 +124,6 @@ class Run:
         metrics = [Metric(name, float(value), now, step) for name, value in values.items()]
         self.client.log_batch(run_id or self.run_id, metrics)
 
-    def _create_experiment(self) -> str:
-        location = None
-        if self.tracking_uri.startswith(_SQLITE):  # artifacts beside the database, not in the working directory
-            location = (Path(self.tracking_uri.removeprefix(_SQLITE)).parent / "mlruns").resolve().as_uri()
-        tags = {"mlflow.experimentKind": "custom_model_development"}  # else MLflow opens it as one of language models
-        return self.client.create_experiment(self.experiment_name, artifact_location=location, tags=tags)
-
     def _log_params(self) -> None:
         facts = {**self.params, **versions(), "git_commit": git_commit(), "device": device_name()}
         for index, identity in enumerate(self.network.identities(), start=1):
@@ -139,3 +135,14 @@ class Run:
         untrained = self.network.untrained_teachers()
         if untrained:
             self.client.log_batch(self.run_id, tags=[RunTag("untrained_teachers", ", ".join(untrained))])
+
+
+def experiment_id(client: MlflowClient, tracking_uri: str, name: str) -> str:
+    """The id of an experiment, which is made if it does not exist."""
+    if experiment := client.get_experiment_by_name(name):
+        return str(experiment.experiment_id)
+    location = None
+    if tracking_uri.startswith(_SQLITE):  # artifacts beside the database, not in the working directory
+        location = (Path(tracking_uri.removeprefix(_SQLITE)).parent / "mlruns").resolve().as_uri()
+    tags = {"mlflow.experimentKind": "custom_model_development"}  # else MLflow opens it as one of language models
+    return str(client.create_experiment(name, artifact_location=location, tags=tags))

@@ -1,0 +1,92 @@
+"""What a suite asks for."""
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bundle.baseline import BASELINES
+
+_PARTS = {"configs", "values", "seeds", "baseline"}
+
+
+class Cell(NamedTuple):
+    """One training and evaluation.
+
+    Attributes:
+        data, method: their names in the suite.
+        seed: of the run.
+        baseline: a key of ``bundle.baseline.BASELINES``, or None for a method that is trained.
+        configs: overlays, in order.
+        values: id to value, set after the overlays.
+    """
+
+    data: str
+    method: str
+    seed: int
+    baseline: str | None
+    configs: list[str]
+    values: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return f"{self.data}, {self.method}, seed {self.seed}"
+
+    @property
+    def folder(self) -> Path:
+        """Where it keeps its files, below the suite's folder."""
+        return Path(_file_name(self.data), _file_name(self.method), f"seed{self.seed}")
+
+
+def load_suite(path: Path) -> dict[str, Any]:
+    """Reads a suite and checks it.
+
+    Raises:
+        FileNotFoundError: if it, or an overlay that it names, is missing.
+        ValueError: if it is no suite; the text names what is wrong.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such suite; docs/results/suites has examples.")
+    try:
+        suite = json.loads(_expanded(path.read_text(encoding="utf-8"), path))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: not JSON ({error}).") from error
+    missing = [key for key in ("name", "seeds", "data", "methods") if not (isinstance(suite, dict) and suite.get(key))]
+    if missing:
+        raise ValueError(f"{path}: no suite, it lacks {', '.join(missing)}; see python -m bundle benchmark --help.")
+    for kind in ("data", "methods"):
+        for name, part in suite[kind].items():
+            if unknown := part.keys() - _PARTS:
+                raise ValueError(f"{path}: {kind}, {name}: unknown {', '.join(sorted(unknown))}; there are {_PARTS}.")
+            for config in part.get("configs", []):
+                if not Path(config).is_file():
+                    raise FileNotFoundError(f"{path}: {kind}, {name}: there is no overlay {config}.")
+            if part.get("baseline", "mean_image") not in BASELINES:
+                raise ValueError(f"{path}: {name}: no baseline {part['baseline']}; there are {', '.join(BASELINES)}.")
+    return suite
+
+
+def cells(suite: dict[str, Any]) -> list[Cell]:
+    """Gives the cells of a suite, seed by seed, so that each method has a first result early."""
+    found = []
+    for data, of_data in suite["data"].items():
+        for method, of_method in suite["methods"].items():
+            values = {**suite.get("values", {}), **of_data.get("values", {}), **of_method.get("values", {})}
+            configs = [*of_data.get("configs", []), *of_method.get("configs", [])]
+            seeds = of_method.get("seeds", suite["seeds"])
+            found += [Cell(data, method, seed, of_method.get("baseline"), configs, values) for seed in seeds]
+    return sorted(found, key=lambda cell: cell.seed)
+
+
+def _expanded(text: str, path: Path) -> str:
+    def value(match: re.Match[str]) -> str:
+        if match[1] not in os.environ:
+            raise ValueError(f"{path}: the environment variable {match[1]} is not set: export {match[1]}=...")
+        return json.dumps(os.environ[match[1]])[1:-1]
+
+    return re.sub(r"\$\{(\w+)\}", value, text)
+
+
+def _file_name(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "_", name)
