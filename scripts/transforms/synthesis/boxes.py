@@ -35,15 +35,14 @@ def draw_corner(
     Returns:
         None if there is no such box.
     """
-    window = [
-        slice(side // 2, side // 2 + extent - side + 1) for side, extent in zip(sides, foreground.shape, strict=True)
-    ]
-    places = np.argwhere(foreground[window[0], window[1]])
-    if other_than is not None:
-        places = places[(places != other_than).any(1)]
-    if not len(places):
+    (height, width), (rows, columns) = sides, foreground.shape
+    places = foreground[height // 2 : height // 2 + rows - height + 1, width // 2 : width // 2 + columns - width + 1]
+    free = np.flatnonzero(places)
+    if other_than is not None and other_than[1] < places.shape[1]:
+        free = free[free != other_than[0] * places.shape[1] + other_than[1]]
+    if not len(free):
         return None
-    top, left = places[random.randint(len(places))].tolist()
+    top, left = divmod(int(free[random.randint(len(free))]), places.shape[1])
     return top, left
 
 

@@ -74,33 +74,45 @@ class Lesiond(Synthesisd):
         self.softness, self.intensity, self.swelling = softness, intensity, swelling
 
     def altered(self, image: Tensor) -> Tensor:
+        rows, columns, distance = self._reached(image.shape[1:])
         image = image.clone()
-        distance = self._distance((image.shape[1], image.shape[2]))
         if self.swelling:
-            rows, columns = np.nonzero(distance < REACH)
-            scale = 1 - self.swelling * (1 - distance[rows, columns] / REACH) ** 2
+            scale = 1 - self.swelling * (1 - distance / REACH) ** 2
             source = [
                 middle + (pixels - middle) * scale for middle, pixels in zip(self.centre, (rows, columns), strict=True)
             ]
             moved = [map_coordinates(channel, source, order=1, mode="nearest") for channel in image.cpu().numpy()]
             image[:, rows, columns] = torch.from_numpy(np.stack(moved)).to(image)
         if self.intensity:
-            rows, columns = np.nonzero(distance < 1)
-            inwards = np.clip((1 - distance[rows, columns]) / self.softness, 0, 1)
+            inside = distance < 1
+            inwards = np.minimum((1 - distance[inside]) / self.softness, 1)
             added = self.intensity * inwards**2 * (3 - 2 * inwards)
-            image[:, rows, columns] += torch.from_numpy(added).to(image)
+            image[:, rows[inside], columns[inside]] += torch.from_numpy(added).to(image)
         return image
 
-    def _distance(self, size: tuple[int, int]) -> NDArray[np.float64]:
-        """(H, W): from the centre, relative to the outline in the same direction."""
-        down, right = (np.indices(size) - np.reshape(self.centre, (2, 1, 1))).astype(float)
+    def _reached(self, size: Sequence[int]) -> tuple[NDArray[np.int_], NDArray[np.int_], NDArray[np.float64]]:
+        """The pixels that are altered: rows, columns, and t of the class's description."""
+        if not all(0 <= middle < extent for middle, extent in zip(self.centre, size, strict=True)):
+            raise ValueError(
+                f"The centre (row, column) {self.centre} is not within an image of {size[0]} x {size[1]} pixels: apply "
+                "the transform to images of the size that its parameters were drawn for."
+            )
+        farthest = REACH * max(self.radii) * (1 + sum(abs(amplitude) for amplitude, _ in self.outline))
+        window = tuple(
+            slice(max(0, int(middle - farthest)), min(extent, int(middle + farthest) + 2))
+            for middle, extent in zip(self.centre, size, strict=True)
+        )
+        rows, columns = np.mgrid[window].reshape(2, -1)
+        down, right = rows - self.centre[0], columns - self.centre[1]
         cos, sin = np.cos(self.angle), np.sin(self.angle)
         along, across = (down * cos + right * sin) / self.radii[0], (right * cos - down * sin) / self.radii[1]
         direction = np.arctan2(across, along)
-        radius = np.ones(size)
+        radius = np.ones(rows.shape)
         for waves, (amplitude, phase) in zip(WAVES, self.outline, strict=False):
             radius += amplitude * np.cos(waves * direction + phase)
-        return np.hypot(along, across) / radius
+        distance = np.hypot(along, across) / radius
+        reached = distance < REACH
+        return rows[reached], columns[reached], distance[reached]
 
 
 class RandLesiond(RandSynthesisd):
