@@ -52,7 +52,8 @@ def test_training_leaves_its_checkpoints(used: Any) -> None:
 def test_evaluation_leaves_metrics_scores_and_pictures(used: Any) -> None:
     folder = used.root / "eval" / "test"
     assert {path.name for path in folder.iterdir()} == {
-        *("metrics.json", "scores.csv", "roc_pr.png", "scores.png", "heat_maps.png")
+        *("metrics.json", "scores.csv", "pixels.npz", "detections.csv", "roc_pr.png", "scores.png", "heat_maps.png"),
+        *("best_cases.png", "worst_cases.png"),
     }
     for picture in folder.glob("*.png"):
         with Image.open(picture) as image:
