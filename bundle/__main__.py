@@ -4,9 +4,9 @@ import argparse
 import logging
 import sys
 
-from bundle import baseline, demo, phantom, prepare, weights
+from bundle import baseline, demo, phantom, prepare, report, weights
 
-VERBS = {"prepare": prepare, "weights": weights, "baseline": baseline, "phantom": phantom, "demo": demo}
+VERBS = {"prepare": prepare, "weights": weights, "baseline": baseline, "phantom": phantom, "demo": demo, "report": report}
 
 
 def main(arguments: list[str] | None = None) -> int:
