@@ -114,6 +114,16 @@ def has_masks(items: list[Item]) -> bool:
     return bool(anomalous) and len(masked) == len(anomalous)
 
 
+def has_classes(items: list[Item]) -> bool:
+    """Says whether every item has a class (organ), so that metrics can be computed of each; warns if only some have."""
+    known = [item for item in items if item.get("class")]
+    if known and len(known) < len(items):
+        logger.warning(
+            "%d of %d images have no class, so there will be no metrics by class.", len(items) - len(known), len(items)
+        )
+    return bool(items) and len(known) == len(items)
+
+
 def require_both_classes(items: list[Item], path: str | Path) -> None:
     """Checks that metrics can be computed of these items.
 

@@ -10,9 +10,13 @@ import numpy as np
 from ignite.engine import Engine
 from ignite.metrics import Metric
 
+from .ader import ader_metrics
 from .curves import DetectionCurve
+from .float_bits import bits_to_drop, ordered_bits, scores_of
+from .item_curves import ItemCurveBuilder
 from .maps import checked_pairs, regions
 
+NAMES = ("pixel_auroc", "pixel_ap", "pixel_f1max", "pixel_aupro")
 PIXELS_AT_ONCE = 1 << 20  # streamed pixels are folded into the bins when so many wait, and no more of them at a time
 
 
@@ -38,15 +42,24 @@ class PixelMetrics(Metric):
         output_transform: gives (maps, masks) from the engine's output: tensors (B,1,H,W) or (B,1,H,W,D), or lists of B
             tensors (1,H,W) or (1,H,W,D). Maps are unbounded and finite, masks hold 0 and 1.
         bins: None for the exact form, or the largest number of thresholds to keep, at least 2.
+        ader: whether to add `ader_pixel_auroc`, `ader_pixel_ap`, `ader_pixel_f1max` and `ader_pixel_aupro`, see
+            `ader.ader_metrics`; for comparison with published tables only.
+        item_bins: thresholds at most of the curves that `items` keeps of each map of this rank; None keeps none.
 
     Raises:
-        ValueError: when `bins` is less than 2.
+        ValueError: when `bins` or `item_bins` is less than 2.
     """
 
-    def __init__(self, output_transform: Callable = lambda x: x, bins: int | None = None) -> None:
+    def __init__(
+        self,
+        output_transform: Callable = lambda x: x,
+        bins: int | None = None,
+        ader: bool = False,
+        item_bins: int | None = None,
+    ) -> None:
         if bins is not None and bins < 2:
             raise ValueError(f"bins must be at least 2, or None for the exact form, not {bins}")
-        self._bins = bins
+        self.bins, self.ader, self._item_bins = bins, ader, item_bins
         super().__init__(output_transform, skip_unrolling=True)
 
     def reset(self) -> None:
@@ -55,6 +68,7 @@ class PixelMetrics(Metric):
         self._waiting: list[np.ndarray] = []
         self._curve = DetectionCurve(np.empty(0, np.int32), np.empty(0), np.empty(0), np.empty(0))
         self._shift = 0  # trailing bits of the scores that are dropped
+        self.items = None if self._item_bins is None else ItemCurveBuilder(self._item_bins)
 
     def update(self, output: Sequence[Any]) -> None:
         """Adds a batch (maps, masks).
@@ -63,8 +77,11 @@ class PixelMetrics(Metric):
             ValueError: as `maps.checked_pairs`.
         """
         for scores, mask in checked_pairs(*output):
-            self._waiting.append(np.stack((_ordered(scores), _region_sizes(mask))).reshape(2, -1))
-        if self._bins is not None and sum(pixels.shape[1] for pixels in self._waiting) >= PIXELS_AT_ONCE:
+            pixels = np.stack((ordered_bits(scores), _region_sizes(mask))).reshape(2, -1)
+            self._waiting.append(pixels)
+            if self.items is not None:
+                self.items.add(*pixels)
+        if self.bins is not None and sum(pixels.shape[1] for pixels in self._waiting) >= PIXELS_AT_ONCE:
             self._fold()
 
     def compute(self) -> dict[str, float]:
@@ -85,12 +102,16 @@ class PixelMetrics(Metric):
                 f"{curve.positive.sum():.0f} pixels are anomalous and {curve.negative.sum():.0f} normal: "
                 "give the masks of the abnormal images or leave PixelMetrics out"
             )
-        return {
-            "pixel_auroc": curve.auroc(),
-            "pixel_ap": curve.average_precision(),
-            "pixel_f1max": float(curve.f1.max()),
-            "pixel_aupro": curve.aupro(),
-        }
+        metrics = pixel_metrics(curve)
+        if self.ader:
+            scores = scores_of(curve.score).astype(np.float64)
+            metrics |= {f"ader_pixel_{name}": value for name, value in ader_metrics(curve, scores).items()}
+        return metrics
+
+    @property
+    def names(self) -> list[str]:
+        """Of the metrics that `compute` gives."""
+        return [*NAMES, *(f"ader_{name}" for name in NAMES if self.ader)]
 
     def completed(self, engine: Engine, name: str) -> None:
         """Writes the scalars, and no nested dict, to `engine.state.metrics`; `name` is not used."""
@@ -100,7 +121,7 @@ class PixelMetrics(Metric):
         """Moves the waiting pixels into the curve."""
         waiting = np.concatenate([np.empty((2, 0), np.int32), *self._waiting], axis=1)
         self._waiting = []
-        parts = 1 if self._bins is None else waiting.shape[1] // PIXELS_AT_ONCE + 1
+        parts = 1 if self.bins is None else waiting.shape[1] // PIXELS_AT_ONCE + 1
         for score, size in np.array_split(waiting, parts, axis=1):
             positive = (size > 0).astype(np.float64)
             pixels = score, positive, 1 - positive, positive / np.maximum(size, 1)
@@ -110,19 +131,20 @@ class PixelMetrics(Metric):
         self, score: np.ndarray, positive: np.ndarray, negative: np.ndarray, region: np.ndarray
     ) -> DetectionCurve:
         """The curve of these pixels, with so many trailing bits of the scores dropped that `bins` suffice."""
-        if self._bins is not None:
-            ascending = np.sort(score) >> self._shift
-            while 1 + np.count_nonzero(np.diff(ascending)) > self._bins:
-                ascending >>= 1
-                self._shift += 1
+        if self.bins is not None:
+            self._shift = bits_to_drop(score, self.bins, self._shift)
             score = score >> self._shift << self._shift
         return DetectionCurve.from_items(score, positive, negative, region)
 
 
-def _ordered(scores: np.ndarray) -> np.ndarray:
-    """The bits of float32 scores as int32 that sort like the scores."""
-    bits = (scores + 0.0).view(np.int32)  # + 0.0 makes -0.0 equal to 0.0
-    return np.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+def pixel_metrics(curve: DetectionCurve) -> dict[str, float]:
+    """`pixel_auroc`, `pixel_ap`, `pixel_f1max` (an oracle) and `pixel_aupro` of a curve with both classes."""
+    return {
+        "pixel_auroc": curve.auroc(),
+        "pixel_ap": curve.average_precision(),
+        "pixel_f1max": float(curve.f1.max()),
+        "pixel_aupro": curve.aupro(),
+    }
 
 
 def _region_sizes(mask: np.ndarray) -> np.ndarray:

@@ -62,7 +62,7 @@ class VolumeMetrics(Metric):
 
     def reset(self) -> None:
         """Forgets all scans."""
-        self._scans: list[_Scan] = []
+        self.scans: list[Scan] = []  # of this rank, in the order of updates
 
     def update(self, output: Sequence[Any]) -> None:
         """Adds a batch (maps, masks).
@@ -77,7 +77,7 @@ class VolumeMetrics(Metric):
             reach = np.maximum(np.rint(self.distance / spacing), 1).astype(int)
             lesions, count = regions(mask)
             dice = None if threshold is None else _dice(scores > threshold, mask)
-            self._scans.append(_Scan(count, dice, *_detections(scores, lesions, reach)))
+            self.scans.append(Scan(count, dice, *_detections(scores, lesions, reach)))
 
     def compute(self) -> dict[str, float]:
         """Metrics over the scans of all ranks.
@@ -85,7 +85,7 @@ class VolumeMetrics(Metric):
         Raises:
             ValueError: when there is no scan.
         """
-        scans = list(chain.from_iterable(cast(list, idist.all_gather(self._scans))))
+        scans = list(chain.from_iterable(cast(list, idist.all_gather(self.scans))))
         if not scans:
             raise ValueError("volume metrics need at least one scan, but there is none")
         with_lesion = [scan for scan in scans if scan.lesions]
@@ -111,7 +111,7 @@ class VolumeMetrics(Metric):
         return None if self.threshold is None else self.threshold.value
 
 
-class _Scan(NamedTuple):
+class Scan(NamedTuple):
     """What is kept of a scan: the number of its lesions, its Dice, and the scores (N,) of the detections that count,
     with whether they found a lesion (N,) or are false.
     """
@@ -150,14 +150,33 @@ def _detections(scores: np.ndarray, lesions: np.ndarray, reach: np.ndarray) -> t
     return scores[counts], lesions[counts] > 0
 
 
-def _sensitivities(scans: list[_Scan]) -> np.ndarray:
+def froc_points(scores: np.ndarray, found: np.ndarray, lesions: int, scans: int) -> tuple[np.ndarray, np.ndarray]:
+    """The free-response ROC curve of N detections, at every distinct score from the highest on, starting at (0, 0).
+
+    Args:
+        scores: of the detections (N,).
+        found: whether each found a lesion (N,), 0 or 1; several in one lesion must count once, as in `Scan`.
+        lesions: number of all lesions, found or not.
+        scans: number of all scans, those without a lesion included.
+
+    Returns:
+        False detections a scan and part of the lesions found, each (T + 1,) for T distinct scores.
+
+    Raises:
+        ValueError: when there is no lesion or no scan, or more lesions are found than there are.
+    """
+    found = np.asarray(found, dtype=np.float64)
+    if lesions < 1 or scans < 1 or found.sum() > lesions:
+        raise ValueError(f"FROC is not defined: {found.sum():g} of {lesions} lesions are found in {scans} scans")
+    curve = DetectionCurve.from_items(np.asarray(scores), found, 1 - found, found)
+    return np.append(0, curve.false_positives) / scans, np.append(0, curve.true_positives) / lesions
+
+
+def _sensitivities(scans: list[Scan]) -> np.ndarray:
     """Part of the lesions found at each of FALSE_POSITIVES."""
     scores = np.concatenate([scan.scores for scan in scans])
-    found = np.concatenate([scan.found for scan in scans]).astype(np.float64)
-    curve = DetectionCurve.from_items(scores, found, 1 - found, found)
-    false_positives = np.append(0, curve.false_positives) / len(scans)
-    sensitivity = np.append(0, curve.true_positives) / sum(scan.lesions for scan in scans)
-    return np.interp(FALSE_POSITIVES, false_positives, sensitivity)
+    found = np.concatenate([scan.found for scan in scans])
+    return np.interp(FALSE_POSITIVES, *froc_points(scores, found, sum(scan.lesions for scan in scans), len(scans)))
 
 
 def _mean(values: Any) -> float:

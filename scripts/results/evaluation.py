@@ -6,7 +6,7 @@ import heapq
 import json
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,15 +14,19 @@ import numpy as np
 import pandas as pd
 import torch
 from ignite.engine import Engine, Events
+from matplotlib.figure import Figure
 
 from scripts.data.scans import is_scan
 from scripts.figures import Case, heat_map_grid, roc_and_pr, score_histogram
+from scripts.metrics import ClassMetrics, PixelMetrics, VolumeMetrics, class_means
 from scripts.networks.detector import Detector
 from scripts.provenance import Provenance
 from scripts.threshold import Threshold
 from scripts.transforms.reading import slice_name
 
 logger = logging.getLogger(__name__)
+
+TOLD_APART = 3  # images of each label among the best and the worst cases
 
 
 class _Shown(NamedTuple):
@@ -36,13 +40,40 @@ class _Shown(NamedTuple):
     mask: np.ndarray | None
 
 
+class _Kept:
+    """The images of highest or of lowest score, the first the furthest.
+
+    Args:
+        highest: else lowest.
+        number: kept at most.
+        label: of those that count; None for any.
+    """
+
+    def __init__(self, highest: bool, number: int, label: int | None = None) -> None:
+        self._ends = heapq.nlargest if highest else heapq.nsmallest
+        self._number, self._label = number, label
+        self.shown: list[_Shown] = []
+
+    def add(self, item: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+        """Slices of few scans look alike, so each scan adds its own ends, and only a few are held in memory."""
+        counting = [row for row in rows if self._label in (None, row["label"])]
+        ends = self._ends(self._number, counting, key=lambda row: row["score"])
+        self.shown += [_shown(item, row) for row in ends]
+        self.shown = self._ends(self._number, self.shown, key=lambda shown: shown.score)
+
+
 class EvaluationResults:
     """Writes into ``output_dir``: ``metrics.json`` (with what was evaluated), ``scores.csv`` (a line an item), for
     scans ``slices.csv`` (a line a slice), ``roc_pr.png``, ``scores.png`` and ``heat_maps.png`` (the most and the least
-    anomalous images; of a scan, slices).
+    anomalous images; of a scan, slices), ``best_cases.png`` and ``worst_cases.png`` (where score and label agree, and
+    where they differ most).
+
+    Where there are masks, also ``pixels.npz`` (see ``scripts.metrics.ItemCurves``), ``detections.csv`` (a line a local
+    maximum of a map: ``item``, ``score``, and whether it ``found`` a lesion) and, in ``scores.csv``, the number of
+    ``lesions``; where items have a class (organ), a column ``class`` and, of two or more, the metrics of each.
 
     Takes decollated outputs with ``image``, ``score``, ``label``, ``patient``, ``image_scores``, ``image_labels``,
-    ``image_numbers``, and ``anomaly_map`` and maybe ``ground_truth`` (1, H, W, D), turned to the plane.
+    ``image_numbers``, and ``anomaly_map``, and maybe ``class`` and ``ground_truth`` (1, H, W, D), turned to the plane.
 
     Args:
         output_dir: made if missing.
@@ -51,6 +82,8 @@ class EvaluationResults:
         reading: see ``InferenceResults``.
         plane: of the slices.
         cases: images shown at either end.
+        pixels, lesions: of the same engine, hold what is written of each item; None where there are no masks. The
+            metrics of classes have the settings of ``pixels``.
     """
 
     def __init__(
@@ -62,9 +95,12 @@ class EvaluationResults:
         reading: Callable[[dict[str, Any]], dict[str, Any]],
         plane: str,
         cases: int = 6,
+        pixels: PixelMetrics | None = None,
+        lesions: VolumeMetrics | None = None,
     ) -> None:
         self.output_dir, self.network, self.provenance, self.cases = Path(output_dir), network, provenance, cases
         self.threshold, self.reading, self.plane = threshold, reading, plane
+        self.pixels, self.lesions = pixels, lesions
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self._reset)
@@ -74,14 +110,17 @@ class EvaluationResults:
     def _reset(self) -> None:
         self._items: list[dict[str, Any]] = []
         self._images: list[dict[str, Any]] = []
-        self._highest: list[_Shown] = []
-        self._lowest: list[_Shown] = []
+        self._classes = ClassMetrics() if self.pixels is None else ClassMetrics(self.pixels.bins, self.pixels.ader)
+        self._highest, self._lowest = _Kept(True, self.cases), _Kept(False, self.cases)
+        self._of_label = {(label, top): _Kept(top, TOLD_APART, label) for label in (0, 1) for top in (False, True)}
 
     def _collect(self, engine: Engine) -> None:
         output: Any = engine.state.output
         for item in output:
             file = item["image"].meta["filename_or_obj"]
             common = {"image": file, "group": item["patient"]}
+            if "class" in item:
+                common["class"] = item["class"]
             self._items.append({**common, "label": int(item["label"]), "score": float(item["score"])})
             scores, labels = item["image_scores"].tolist(), [int(label) for label in item["image_labels"]]
             numbers = item["image_numbers"].tolist()
@@ -90,25 +129,39 @@ class EvaluationResults:
                 for number, label, score in zip(numbers, labels, scores, strict=True)
             ]
             self._images += rows
-            # Slices of few scans look alike, so each scan shows its own ends, and only a few are held in memory.
-            for kept, ends in ((self._highest, heapq.nlargest), (self._lowest, heapq.nsmallest)):
-                kept += [_shown(item, row) for row in ends(self.cases, rows, key=lambda row: row["score"])]
-                kept[:] = ends(self.cases, kept, key=lambda shown: shown.score)
+            for kept in (self._highest, self._lowest, *self._of_label.values()):
+                kept.add(item, rows)
+            if "class" in item:
+                self._classes.add(item["class"], scores, labels)
+                if "ground_truth" in item:
+                    self._classes.add_map(item["class"], item["anomaly_map"], item["ground_truth"])
 
     def _write(self, engine: Engine) -> None:
         self.output_dir.mkdir(parents=True, exist_ok=True)
         items, images = pd.DataFrame(self._items), pd.DataFrame(self._images)
+        if self.lesions is not None:
+            items["lesions"] = [scan.lesions for scan in self.lesions.scans]
+            detections = [
+                pd.DataFrame({"item": item, "score": scan.scores, "found": scan.found.astype(int)})
+                for item, scan in zip(items["image"], self.lesions.scans, strict=True)
+            ]
+            pd.concat(detections).to_csv(self.output_dir / "detections.csv", index=False)
+        if self.pixels is not None and self.pixels.items is not None:
+            self.pixels.items.curves(items["image"].tolist()).save(self.output_dir / "pixels.npz")
         items.sort_values("score", ascending=False).to_csv(self.output_dir / "scores.csv", index=False)
         if any(is_scan(file) for file in items["image"]):
             images.to_csv(self.output_dir / "slices.csv", index=False)
         scores, labels = images["score"].to_numpy(), images["label"].to_numpy()
-        shown = {(one.image, one.number): one for one in [*self._highest, *reversed(self._lowest)]}.values()
+        shown = {(one.image, one.number): one for one in [*self._highest.shown, *reversed(self._lowest.shown)]}.values()
+        best, worst = (
+            [*self._of_label[1, agreeing].shown, *self._of_label[0, not agreeing].shown] for agreeing in (True, False)
+        )
         for name, figure in {
             "roc_pr.png": roc_and_pr(scores, labels),
             "scores.png": score_histogram(scores, labels),
-            "heat_maps.png": heat_map_grid(
-                [self._case(one) for one in shown], "The most and the least anomalous images"
-            ),
+            "heat_maps.png": self._grid(shown, "The most and the least anomalous images"),
+            "best_cases.png": self._grid(best, "Best: anomalous images of high and normal images of low score"),
+            "worst_cases.png": self._grid(worst, "Worst: anomalous images of low and normal images of high score"),
         }.items():
             figure.savefig(self.output_dir / name)
         summary = {
@@ -120,8 +173,14 @@ class EvaluationResults:
             "teachers": self.network.identities(),
             "model": self.provenance.facts,
         }
+        classes = self._classes.compute()
+        if len(classes) > 1:
+            summary |= {"classes": classes, "class_means": class_means(classes)}
         (self.output_dir / "metrics.json").write_text(json.dumps(summary, indent=4) + "\n")
         logger.info("Metrics, scores and pictures are in %s", self.output_dir.resolve())
+
+    def _grid(self, shown: Iterable[_Shown], title: str) -> Figure:
+        return heat_map_grid([self._case(one) for one in shown], title)
 
     def _case(self, shown: _Shown) -> Case:
         scan = is_scan(shown.image)

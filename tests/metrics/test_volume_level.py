@@ -156,7 +156,7 @@ def test_a_plateau_is_one_detection_and_a_flat_map_too():
     metric = VolumeMetrics()
     metric.update(([anomaly_map, torch.zeros_like(anomaly_map)], [mask, torch.zeros_like(mask)]))
 
-    assert [len(scan.scores) for scan in metric._scans] == [2, 1]  # of the first, the plateau and the flat rest
+    assert [len(scan.scores) for scan in metric.scans] == [2, 1]  # of the first, the plateau and the flat rest
 
 
 def test_distance_is_in_millimetres_of_the_maps_affine():
@@ -166,7 +166,7 @@ def test_distance_is_in_millimetres_of_the_maps_affine():
     def detections(values):
         metric = VolumeMetrics()
         metric.update(([values], [torch.zeros_like(mask)]))
-        return metric._scans[0].scores.tolist()
+        return metric.scans[0].scores.tolist()
 
     fine, coarse = (torch.diag(torch.tensor([spacing, 1, 1, 1])) for spacing in (0.5, 2.0))
     assert detections(MetaTensor(anomaly_map, affine=fine)) == [2, 0]
