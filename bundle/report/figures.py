@@ -114,7 +114,7 @@ def histograms(panels: Sequence[tuple[str, np.ndarray, np.ndarray, float | None]
     """
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(9, 2.6 * rows + 0.6 if columns > 1 else 4), layout="constrained")
+    figure = Figure(figsize=(9, 2.9 * rows + 0.6 if columns > 1 else 4), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in grid[len(panels) :]:
         axes.set_axis_off()
@@ -130,8 +130,7 @@ def histograms(panels: Sequence[tuple[str, np.ndarray, np.ndarray, float | None]
         axes.locator_params(axis="y", integer=True, nbins=4)
         axes.locator_params(axis="x", nbins=4)
         _plain(axes)
-    figure.supxlabel("Anomaly score", fontsize=11)
-    figure.supylabel("Number of images", fontsize=11)
+        axes.set(xlabel="Anomaly score", ylabel="Images")
     _legend(figure)
     return _svg(figure)
 
@@ -180,5 +179,5 @@ def _svg(figure: Figure) -> str:
     buffer = io.BytesIO()
     # Paths for letters: the same picture whatever fonts the reader has. No date: the same file for the same runs.
     with mpl.rc_context({"svg.fonttype": "path", "svg.hashsalt": "report"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
+        figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
     return f"data:image/svg+xml;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -35,6 +35,7 @@ NAMES = {
     "froc": "FROC (mean)",
 }
 _LESIONS = "lesion_sensitivity_at_"
+_CURVES = 12  # in one picture; of more runs only the first seed of each method is drawn
 
 
 def write_report(evaluations: Sequence[Evaluation], out: Path, title: str) -> Path:
@@ -101,6 +102,7 @@ def _dataset(data: str, report: dict[str, Any], evaluations: Sequence[Evaluation
     return {
         "name": data,
         "runs": runs,
+        "origins": _origins(runs),
         "summary": summary,
         "tables": tables(metrics),
         "several_seeds": any(len(row["seeds"]) > 1 for row in summary),
@@ -112,6 +114,20 @@ def _dataset(data: str, report: dict[str, Any], evaluations: Sequence[Evaluation
         "pictures": pictures,
         "notes": notes,
     }
+
+
+def _origins(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row for all runs that differ in nothing but the seed."""
+    rows: list[dict[str, Any]] = []
+    for run in runs:
+        facts = {name: run[name] for name in ("method", "teachers", "training", "test")}
+        for row in rows:
+            if {name: row[name] for name in facts} == facts:
+                row["seeds"].append(run["seed"])
+                break
+        else:
+            rows.append({**facts, "seeds": [run["seed"]]})
+    return rows
 
 
 def _classes(run: dict[str, Any]) -> dict[str, Any]:
@@ -135,16 +151,18 @@ def _classes(run: dict[str, Any]) -> dict[str, Any]:
 def _pictures(members: Sequence[Evaluation], firsts: Sequence[Evaluation]) -> tuple[list[tuple[str, str]], list[str]]:
     """Pictures of curves and scores with their descriptions, and why one of them is not there."""
     pictures, notes = [], []
-    both = [one for one in members if one.images["label"].nunique() == 2]
+    drawn, which = (members, "") if len(members) <= _CURVES else (firsts, ", one seed of each method")
+    both = [one for one in drawn if one.images["label"].nunique() == 2]
     if both:
-        pictures.append((curves([_curve(one) for one in both]), "ROC and precision-recall curves of the images"))
+        title = f"ROC and precision-recall curves of the images{which}; the dashed lines are chance"
+        pictures.append((curves([_curve(one) for one in both]), title))
     else:
         notes.append("There are no ROC and precision-recall curves: all images are of one class.")
-    detected = [one for one in members if one.detections is not None and "lesions" in one.items]
+    detected = [one for one in drawn if one.detections is not None and "lesions" in one.items]
     lesions = [one for one in detected if one.items["lesions"].sum() > 0]
     if lesions:
         points = [(one.method, *_froc(one)) for one in lesions]
-        pictures.append((froc(points), "FROC curves of the lesions"))
+        pictures.append((froc(points), f"FROC curves of the lesions{which}"))
     else:
         lacking = "no scan has a lesion" if detected else "no run has a table of detections (detections.csv)"
         notes.append(f"There is no FROC curve: {lacking}.")
@@ -152,7 +170,8 @@ def _pictures(members: Sequence[Evaluation], firsts: Sequence[Evaluation]) -> tu
         (one.method, one.images["score"].to_numpy(), one.images["label"].to_numpy(), image_threshold(one))
         for one in firsts
     ]
-    pictures.append((histograms(panels), "Histograms of the scores of normal and of anomalous images"))
+    which = ", one seed of each method" if len(firsts) < len(members) else ""
+    pictures.append((histograms(panels), f"Scores of normal and of anomalous images{which}"))
     return pictures, notes
 
 
