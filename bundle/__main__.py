@@ -4,18 +4,13 @@ import argparse
 import logging
 import sys
 
-from bundle import baseline, benchmark, demo, phantom, prepare, weights
+from bundle import baseline, benchmark, calibrate, demo, phantom, prepare, report, weights
 
 VERBS = {
     "prepare": prepare,
     "weights": weights,
-    "baseline": baseline,
-    "benchmark": benchmark,
-    "phantom": phantom,
-    "demo": demo,
-}
-    "prepare": prepare,
-    "weights": weights,
+    "calibrate": calibrate,
+    "report": report,
     "baseline": baseline,
     "benchmark": benchmark,
     "phantom": phantom,

@@ -1,0 +1,129 @@
+"""All that a report says, in numbers: the same for page, JSON and table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from .cautions import cautions
+from .operating_point import operating_points
+from .reading import Evaluation
+from .statistics import comparisons, metric_values
+
+# What stands in one table, in this order; whatever an evaluation measured besides comes last.
+TABLES = {
+    "Images": (
+        "image_auroc",
+        "image_ap",
+        "image_f1max",
+        "sensitivity_at_95_specificity",
+        "specificity_at_95_sensitivity",
+    ),
+    "Pixels": ("pixel_auroc", "pixel_ap", "pixel_f1max", "pixel_aupro"),
+    "Patients and scans": ("patient_auroc", "patient_ap", "dice", "normal_scans_clean"),
+    "Lesions": ("froc", *(f"lesion_sensitivity_at_{rate}_fp" for rate in ("0.125", "0.25", "0.5", 1, 2, 4, 8))),
+}
+FLOOR = "_floor"  # stands beside its metric, in no column of its own
+ADER = "ader_"
+
+
+def content(evaluations: Sequence[Evaluation], title: str) -> dict[str, Any]:
+    """Everything but the pictures, as JSON values; None for what is not defined.
+
+    Args:
+        evaluations: at least one, named apart (see ``labelled``).
+        title: of the report.
+    """
+    runs = [_run(one) for one in evaluations]
+    tests, not_compared = comparisons(evaluations)
+    return {
+        "title": title,
+        "created": datetime.now(UTC).isoformat(timespec="minutes"),
+        "cautions": cautions(evaluations),
+        "runs": runs,
+        "summary": _summary(runs),
+        "comparisons": tests,
+        "not_compared": not_compared,
+    }
+
+
+def long_table(report: dict[str, Any]) -> pd.DataFrame:
+    """A row a run and metric: run, data, method, seed, metric, value, low, high."""
+    rows = []
+    for run in report["runs"]:
+        common = {"run": run["name"], "data": run["data"], "method": run["method"], "seed": run["seed"]}
+        values = dict(run["metrics"])
+        for name, metrics in run["classes"].items():
+            values |= {f"{metric} of class {name}": {"value": value} for metric, value in metrics.items()}
+        for point in (point for point in run["operating_points"] if point["threshold"] is not None):
+            observed = {"value": point["observed_rate"], "low": point["low"], "high": point["high"]}
+            values[f"{point['level']}_false_positive_rate"] = observed
+            values[f"{point['level']}_sensitivity"] = {"value": point["sensitivity"]}
+        rows += [{**common, "metric": metric, **value} for metric, value in values.items()]
+    return pd.DataFrame(rows, columns=["run", "data", "method", "seed", "metric", "value", "low", "high"])
+
+
+def tables(names: Iterable[str]) -> dict[str, list[str]]:
+    """Which of these metrics stand in which table; ``ader_*`` in one of their own."""
+    left = [name for name in names if not name.endswith(FLOOR)]
+    found = {}
+    for table, metrics in TABLES.items():
+        found[table] = [name for name in metrics if name in left]
+    known = {name for metrics in TABLES.values() for name in metrics}
+    found["Other"] = [name for name in left if name not in known and not name.startswith(ADER)]
+    found["ADer"] = [name for name in left if name.startswith(ADER)]
+    return {table: metrics for table, metrics in found.items() if metrics}
+
+
+def _run(one: Evaluation) -> dict[str, Any]:
+    summary, model = one.summary, one.model
+    return {
+        "name": one.name,
+        "data": one.data,
+        "method": one.method,
+        "seed": one.seed,
+        "source": one.source,
+        "teachers": one.teachers,
+        "training": summary.get("training"),
+        "datalist_sha256": model.get("datalist_sha256"),
+        "commit": summary.get("git_commit", model.get("git_commit")),
+        "mlflow_run_id": model.get("mlflow_run_id"),
+        "test": {
+            "items": len(one.items),
+            "groups": int(one.items["group"].nunique()),
+            "normal": int((one.images["label"] == 0).sum()),
+            "anomalous": int((one.images["label"] == 1).sum()),
+            "unit": "slices" if one.sliced else "images",
+        },
+        "metrics": {name: {key: _finite(part) for key, part in value.items()} for name, value in metric_values(one).items()},
+        "classes": summary.get("classes") or {},
+        "class_means": summary.get("class_means") or {},
+        "operating_points": operating_points(one),
+    }
+
+
+def _summary(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of each data set and method the mean and, of several runs, the standard deviation (n - 1) of every metric."""
+    rows = []
+    for data, method in dict.fromkeys((run["data"], run["method"]) for run in runs):
+        members = [run for run in runs if (run["data"], run["method"]) == (data, method)]
+        metrics = {}
+        for name in dict.fromkeys(name for run in members for name in run["metrics"]):
+            values = [run["metrics"][name]["value"] for run in members if name in run["metrics"]]
+            known = np.array([value for value in values if value is not None])
+            metrics[name] = {
+                "mean": _finite(known.mean()) if len(known) else None,
+                "sd": _finite(known.std(ddof=1)) if len(known) > 1 else None,
+                "runs": len(known),
+            }
+        rows.append({"data": data, "method": method, "seeds": [run["seed"] for run in members], "metrics": metrics})
+    return rows
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else float(value)

@@ -1,0 +1,195 @@
+"""Reads what an evaluation left behind; see ``scripts.results.EvaluationResults``."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+SUMMARY = "metrics.json"
+SCORES = "scores.csv"
+OPTIONAL = (
+    "slices.csv",
+    "pixels.npz",
+    "detections.csv",
+    "heat_maps.png",
+    "best_cases.png",
+    "worst_cases.png",
+)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation.
+
+    Attributes:
+        folder: where its files are.
+        source: what to call the folder or the MLflow run.
+        summary: ``metrics.json``.
+        items: a line an item: ``image``, ``group``, ``label``, ``score``, maybe ``class``, ``p_value``, ``lesions``.
+        images: a line of what the image metrics are over: the slices of scans, else the items.
+        sliced: whether those are slices.
+        detections: maybe ``item``, ``score`` and ``found``, a line a detection.
+        method: as the table calls it; see ``labelled``.
+    """
+
+    folder: Path
+    source: str
+    summary: dict[str, Any]
+    items: pd.DataFrame
+    images: pd.DataFrame
+    sliced: bool
+    detections: pd.DataFrame | None
+    method: str
+
+    @property
+    def model(self) -> dict[str, Any]:
+        return self.summary.get("model") or {}
+
+    @property
+    def data(self) -> str:
+        return str(self.model.get("data", "unknown data"))
+
+    @property
+    def seed(self) -> int | None:
+        return self.model.get("seed")
+
+    @property
+    def name(self) -> str:
+        """What tells it from the others on the same data."""
+        return self.method if self.seed is None else f"{self.method}, seed {self.seed}"
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """As the evaluation wrote them; NaN for what is not defined."""
+        return {name: float("nan" if value is None else value) for name, value in self.summary["metrics"].items()}
+
+    @property
+    def teachers(self) -> list[dict[str, str]]:
+        return self.summary.get("teachers") or []
+
+    @property
+    def groups(self) -> pd.DataFrame:
+        """``label`` and ``score`` of each group (patient), the highest of its items; in scans of its slices' labels."""
+        labels = self.images.groupby("group")["label"].max()
+        return pd.DataFrame({"label": labels, "score": self.items.groupby("group")["score"].max()})
+
+    @property
+    def test_set(self) -> tuple[Any, ...]:
+        """Equal for evaluations of the same images, labels and groups, wherever the images lie."""
+        return self.data, *_sorted_rows(self.images)
+
+    def aligned(self) -> pd.DataFrame:
+        """The images in an order that is the same for all evaluations of one test set."""
+        return self.images.loc[_order(self.images)].reset_index(drop=True)
+
+    def picture(self, name: str) -> Path | None:
+        path = self.folder / name
+        return path if path.is_file() else None
+
+
+def read_evaluation(folder: Path, source: str | None = None) -> Evaluation:
+    """Reads one evaluation.
+
+    Args:
+        folder: what ``monai.bundle run evaluating`` wrote into ``results_dir``.
+        source: what to call it; None takes the end of its path.
+
+    Raises:
+        FileNotFoundError: If it has no ``metrics.json`` or no ``scores.csv``.
+        ValueError: If these are not what an evaluation writes.
+    """
+    for name in (SUMMARY, SCORES):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(
+                f"{folder}: no evaluation, it has no {name}. Name the results_dir of an evaluation; "
+                "`python -m monai.bundle run evaluating` fills one."
+            )
+    try:
+        summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{folder / SUMMARY}: not JSON ({error}). Run the evaluation again.") from error
+    if not isinstance(summary, dict) or not isinstance(summary.get("metrics"), dict):
+        raise ValueError(f"{folder / SUMMARY}: not of an evaluation, it has no 'metrics'. Run the evaluation again.")
+    items = _table(folder / SCORES, ("image", "group", "label", "score"))
+    slices, detections = folder / "slices.csv", folder / "detections.csv"
+    sliced = slices.is_file()
+    images = _table(slices, ("image", "group", "slice", "label", "score")) if sliced else items
+    return Evaluation(
+        folder=folder,
+        source=source or "/".join(folder.resolve().parts[-2:]),
+        summary=summary,
+        items=items,
+        images=images,
+        sliced=sliced,
+        detections=_table(detections, ("image", "score", "found")) if detections.is_file() else None,
+        method=str((summary.get("model") or {}).get("method", "unknown method")),
+    )
+
+
+def labelled(evaluations: list[Evaluation]) -> list[Evaluation]:
+    """Makes methods differ where more than the seed does: by the teachers, and by the source where the seeds are equal.
+
+    Runs that share data and method are then seeds of one thing.
+    """
+    teachers: dict[tuple[str, str], set[str]] = {}
+    for one in evaluations:
+        teachers.setdefault((one.data, one.method), set()).add(_teachers(one))
+    named = [
+        one
+        if len(teachers[one.data, one.method]) == 1
+        else dataclasses.replace(one, method=f"{one.method} with {_teachers(one) or 'no teachers'}")
+        for one in evaluations
+    ]
+    for attempt in (lambda one, _: one.source, lambda one, number: f"{one.source}, {number}"):
+        often = Counter((one.data, one.name) for one in named)
+        named = [
+            one
+            if often[one.data, one.name] == 1
+            else dataclasses.replace(one, method=f"{one.method} ({attempt(one, number)})")
+            for number, one in enumerate(named, start=1)
+        ]
+    return named
+
+
+def _teachers(one: Evaluation) -> str:
+    return ", ".join(f"{teacher['name']} {teacher['weights']}" for teacher in one.teachers)
+
+
+def _table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
+    try:
+        table = pd.read_csv(path, dtype={"image": str, "group": str, "class": str}, keep_default_na=False, na_values={"score": ["", "nan"], "p_value": [""]})
+    except ValueError as error:  # pandas' errors of parsing are ValueErrors
+        raise ValueError(f"{path}: not a table ({error}). Run the evaluation again.") from error
+    lacking = [name for name in columns if name not in table]
+    if lacking or table.empty:
+        fault = f"it has no column {', '.join(lacking)}" if lacking else "it has no row"
+        raise ValueError(f"{path}: not of an evaluation, {fault}. Run the evaluation again.")
+    if not np.isfinite(pd.to_numeric(table["score"], errors="coerce")).all():
+        raise ValueError(f"{path}: a score is missing or not finite; look at the model's output and evaluate again.")
+    if "label" in columns and not table["label"].isin([0, 1]).all():
+        raise ValueError(f"{path}: a label is neither 0 (normal) nor 1 (anomalous). Run the evaluation again.")
+    return table
+
+
+def _keys(images: pd.DataFrame) -> list[tuple[str, int, int, str]]:
+    root = os.path.commonpath([Path(image).parent.as_posix() for image in images["image"]])
+    names = [Path(image).as_posix().removeprefix(root) for image in images["image"]]
+    numbers = images["slice"] if "slice" in images else [0] * len(images)
+    return list(zip(names, map(int, numbers), images["label"].astype(int), images["group"], strict=True))
+
+
+def _sorted_rows(images: pd.DataFrame) -> list[tuple[str, int, int, str]]:
+    return sorted(_keys(images))
+
+
+def _order(images: pd.DataFrame) -> list[Any]:
+    keys = _keys(images)
+    return [images.index[position] for position in sorted(range(len(keys)), key=keys.__getitem__)]
