@@ -4,9 +4,16 @@ import argparse
 import logging
 import sys
 
-from bundle import baseline, demo, phantom, prepare, weights
+from bundle import baseline, calibrate, demo, phantom, prepare, weights
 
-VERBS = {"prepare": prepare, "weights": weights, "baseline": baseline, "phantom": phantom, "demo": demo}
+VERBS = {
+    "prepare": prepare,
+    "weights": weights,
+    "calibrate": calibrate,
+    "baseline": baseline,
+    "phantom": phantom,
+    "demo": demo,
+}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -40,13 +40,25 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the metrics as JSON."""
-    parser = ConfigParser(ConfigParser.load_config_files(args.config_file))
-    given = [("datalist", str(args.datalist)), ("dataset_dir", args.dataset_dir and str(args.dataset_dir))]
-    for name, value in [*given, *((name, _value(text)) for name, text in args.set)]:
-        parser[name] = value
+    given = {"datalist": str(args.datalist), "dataset_dir": args.dataset_dir and str(args.dataset_dir)}
+    parser = parsed(args.config_file, given, args.set)
     metrics = evaluate(args.method, parser, args.seed)
     print(json.dumps({name: value if math.isfinite(value) else None for name, value in metrics.items()}, indent=4))
     return 0
+
+
+def parsed(files: list[str], given: dict[str, Any], overrides: list[tuple[str, str]]) -> ConfigParser:
+    """Gives the merged configs.
+
+    Args:
+        files: in order, the later ones on top.
+        given: ids and their values.
+        overrides: ids and their values as text, JSON where it is.
+    """
+    parser = ConfigParser(ConfigParser.load_config_files(files))
+    for name, value in [*given.items(), *((name, _value(text)) for name, text in overrides)]:
+        parser[name] = value
+    return parser
 
 
 def evaluate(method: str, config: ConfigParser, seed: int = 0) -> dict[str, float]:
@@ -59,6 +71,7 @@ def evaluate(method: str, config: ConfigParser, seed: int = 0) -> dict[str, floa
     """
     config["score_pooling"] = POOLING[method]
     config["validate#handlers"] = []
+    config["threshold"] = None  # that of a checkpoint says nothing about a baseline's maps
     training: Any = config.get_parsed_content("train#dataset")
     images = (item["image"].as_tensor() for item in tqdm(training, "training"))
     if method == "mean_image":

@@ -63,7 +63,7 @@ class PixelMetrics(Metric):
             ValueError: as `maps.checked_pairs`.
         """
         for scores, mask in checked_pairs(*output):
-            self._waiting.append(np.stack((_ordered(scores), _region_sizes(mask))).reshape(2, -1))
+            self._waiting.append(np.stack((ordered(scores), _region_sizes(mask))).reshape(2, -1))
         if self._bins is not None and sum(pixels.shape[1] for pixels in self._waiting) >= PIXELS_AT_ONCE:
             self._fold()
 
@@ -119,10 +119,15 @@ class PixelMetrics(Metric):
         return DetectionCurve.from_items(score, positive, negative, region)
 
 
-def _ordered(scores: np.ndarray) -> np.ndarray:
+def ordered(scores: np.ndarray) -> np.ndarray:
     """The bits of float32 scores as int32 that sort like the scores."""
     bits = (scores + 0.0).view(np.int32)  # + 0.0 makes -0.0 equal to 0.0
     return np.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+
+
+def unordered(bits: np.ndarray) -> np.ndarray:
+    """The float32 scores of which ``ordered`` made these int32."""
+    return np.where(bits < 0, bits ^ 0x7FFFFFFF, bits).view(np.float32)
 
 
 def _region_sizes(mask: np.ndarray) -> np.ndarray:

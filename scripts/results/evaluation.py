@@ -15,11 +15,12 @@ import pandas as pd
 import torch
 from ignite.engine import Engine, Events
 
+from scripts.calibration import Calibration
 from scripts.data.scans import is_scan
 from scripts.figures import Case, heat_map_grid, roc_and_pr, score_histogram
 from scripts.networks.detector import Detector
 from scripts.provenance import Provenance
-from scripts.threshold import Threshold
+from scripts.results.false_alarms import FalseAlarms
 from scripts.transforms.reading import slice_name
 
 logger = logging.getLogger(__name__)
@@ -38,16 +39,16 @@ class _Shown(NamedTuple):
 
 class EvaluationResults:
     """Writes into ``output_dir``: ``metrics.json`` (with what was evaluated), ``scores.csv`` (a line an item), for
-    scans ``slices.csv`` (a line a slice), ``roc_pr.png``, ``scores.png`` and ``heat_maps.png`` (the most and the least
+    scans ``slices.csv`` (a line a slice), both with p-values where calibrated, ``roc_pr.png``, ``scores.png`` and ``heat_maps.png`` (the most and the least
     anomalous images; of a scan, slices).
 
-    Takes decollated outputs with ``image``, ``score``, ``label``, ``patient``, ``image_scores``, ``image_labels``,
-    ``image_numbers``, and ``anomaly_map`` and maybe ``ground_truth`` (1, H, W, D), turned to the plane.
+    Takes decollated outputs with ``image``, ``score``, ``slice_scores``, ``label``, ``patient``, ``image_scores``,
+    ``image_labels``, ``image_numbers``, and ``anomaly_map`` and maybe ``ground_truth`` (1, H, W, D), turned to the plane.
 
     Args:
         output_dir: made if missing.
         network, provenance: described in ``metrics.json``.
-        threshold: stated in ``metrics.json``.
+        calibration: gives the p-values and thresholds; in ``metrics.json`` with the false alarms that there were.
         reading: see ``InferenceResults``.
         plane: of the slices.
         cases: images shown at either end.
@@ -58,13 +59,13 @@ class EvaluationResults:
         output_dir: str | Path,
         network: Detector,
         provenance: Provenance,
-        threshold: Threshold,
+        calibration: Calibration,
         reading: Callable[[dict[str, Any]], dict[str, Any]],
         plane: str,
         cases: int = 6,
     ) -> None:
         self.output_dir, self.network, self.provenance, self.cases = Path(output_dir), network, provenance, cases
-        self.threshold, self.reading, self.plane = threshold, reading, plane
+        self.calibration, self.reading, self.plane = calibration, reading, plane
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self._reset)
@@ -74,6 +75,7 @@ class EvaluationResults:
     def _reset(self) -> None:
         self._items: list[dict[str, Any]] = []
         self._images: list[dict[str, Any]] = []
+        self._false_alarms = FalseAlarms(self.calibration)
         self._highest: list[_Shown] = []
         self._lowest: list[_Shown] = []
 
@@ -82,13 +84,21 @@ class EvaluationResults:
         for item in output:
             file = item["image"].meta["filename_or_obj"]
             common = {"image": file, "group": item["patient"]}
-            self._items.append({**common, "label": int(item["label"]), "score": float(item["score"])})
+            score = float(item["score"])
+            p_value = {"p_value": self.calibration.volume_p_value(score)} if self.calibration.patients else {}
+            self._items.append({**common, "label": int(item["label"]), "score": score, **p_value})
             scores, labels = item["image_scores"].tolist(), [int(label) for label in item["image_labels"]]
             numbers = item["image_numbers"].tolist()
             rows = [
                 {**common, "slice": number, "label": label, "score": score}
                 for number, label, score in zip(numbers, labels, scores, strict=True)
             ]
+            self._false_alarms.add(item)
+            if self.calibration.patients:
+                # Without masks the one row stands for the whole scan, with its highest slice.
+                sliced = "ground_truth" in item
+                values = self.calibration.image_p_values(np.array(scores)) if sliced else [p_value["p_value"]]
+                rows = [{**row, "p_value": value} for row, value in zip(rows, values, strict=True)]
             self._images += rows
             # Slices of few scans look alike, so each scan shows its own ends, and only a few are held in memory.
             for kept, ends in ((self._highest, heapq.nlargest), (self._lowest, heapq.nsmallest)):
@@ -116,7 +126,8 @@ class EvaluationResults:
             "images": {"normal": int((labels == 0).sum()), "anomalous": int((labels == 1).sum())},
             "items": len(items),
             "groups": int(items["group"].nunique()),
-            "threshold": self.threshold.value,
+            "threshold": self.calibration.pixel_threshold,
+            "calibration": self._false_alarms.summary(),
             "teachers": self.network.identities(),
             "model": self.provenance.facts,
         }

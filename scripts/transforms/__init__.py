@@ -4,12 +4,20 @@ from scripts.transforms.channels import SliceToImaged, ToThreeChannelsd
 from scripts.transforms.geometry import CropToForegroundd, ResizeInPlaned
 from scripts.transforms.intensity import MatchLandmarksd, ScaleByForegroundd, ScaleToUnitd, Windowedd
 from scripts.transforms.reading import LoadScand, ToPlaned
-from scripts.transforms.scoring import AnomalyMaskd, AnomalyScored, GroundTruthd, MapInverted, SliceLabelsd
+from scripts.transforms.scoring import (
+    AnomalyMaskd,
+    AnomalyScored,
+    ForegroundInverted,
+    GroundTruthd,
+    MapInverted,
+    SliceLabelsd,
+)
 
 __all__ = [
     "AnomalyMaskd",
     "AnomalyScored",
     "CropToForegroundd",
+    "ForegroundInverted",
     "GroundTruthd",
     "LoadScand",
     "MapInverted",
