@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     scores = score(config)
     for warning in _weaknesses(config, args.datalist):
         print(f"warning: {warning}", file=sys.stderr)
-    content = {
+    content: dict[str, Any] = {
         "method": METHOD,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "git_commit": git_commit(),
@@ -143,7 +143,7 @@ class PatientScores:
         return found | ({"reason": reason} if reason else {}) | {"patients": len(self.highest)} | counts
 
     def nameless(self) -> list[dict[str, Any]]:
-        """Gives of each patient the highest score of his scans and those of his images, in an order that tells nothing."""
+        """Gives of each patient his highest scan score and the scores of his images, in an order that tells no name."""
         patients = [{"score": self.highest[name], "images": sorted(self.images[name])} for name in self.highest]
         return sorted(patients, key=lambda patient: patient["score"])
 
@@ -180,15 +180,15 @@ def _weaknesses(config: ConfigParser, datalist: Path) -> list[str]:
 def _report(content: dict[str, Any], scores: PatientScores, out: Path) -> str:
     counts = content["levels"]["volume"]
     lines = [
-        f"Calibrated on {counts['patients']} normal patients of {content['datalist']} ({counts['scans']} scans or images, "
-        f"{counts['images']} slices or images, {counts['pixels']} foreground pixels).\n"
+        f"Calibrated on {counts['patients']} normal patients of {content['datalist']} ({counts['scans']} scans or "
+        f"images, {counts['images']} slices or images, {counts['pixels']} foreground pixels).\n"
     ]
     for level, found in content["levels"].items():
         threshold = found["threshold"]
         promise = _PROMISES[level].format(100 * found["rate"], "" if threshold is None else f"{threshold:.4g}")
         lines.append(f"{level:8}{promise if threshold is not None else 'no threshold: ' + found['reason']}")
     lines.append(
-        "\nOn average over calibrations, and for patients like these: other scanners, protocols or populations need their "
-        f"own.\nWritten: {out}"
+        "\nOn average over calibrations, and for patients like these: other scanners, protocols or populations need "
+        f"their own.\nWritten: {out}"
     )
     return "\n".join(lines)

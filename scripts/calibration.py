@@ -9,14 +9,14 @@ does not):
 - image: the part of his slices or images, empty slices of scans not counted;
 - pixel: the part of the foreground pixels of all his scans.
 
-The threshold of n patients at a rate a is ``t = inf { t : (r_1(t) + … + r_n(t) + 1) / (n + 1) <= a }``. For a new normal
-patient, exchangeable with these n, E[r(t)] <= a: in finite samples, for any model and any distribution of scores. At the
-volume level this is split conformal prediction. The expectation is over the draw of the calibration patients too; one
-draw of few may give more or less. There is such a t only if n >= 1 / a - 1.
+The threshold of n patients at a rate a is ``t = inf { t : (r_1(t) + … + r_n(t) + 1) / (n + 1) <= a }``. For a new
+normal patient, exchangeable with these n, E[r(t)] <= a: in finite samples, for any model and distribution of scores. At
+the volume level this is split conformal prediction. The expectation is over the draw of the calibration patients too;
+one draw of few may give more or less. There is such a t only if n >= 1 / a - 1.
 
 The p-value of a scan with score s is ``(1 + #{i : his highest score >= s}) / (n + 1)``, that of an image
-``(1 + sum of the parts of their images that score >= s) / (n + 1)``. Of a new normal patient, P(p <= a) <= a for every a:
-for all his scans together, and for an image of his drawn at random.
+``(1 + sum of the parts of their images that score >= s) / (n + 1)``. Of a new normal patient, P(p <= a) <= a for every
+a: for the lowest of all his scans, and for one image of his drawn at random.
 """
 
 from __future__ import annotations
@@ -108,8 +108,8 @@ def p_values(scores: np.ndarray, patients: Sequence[np.ndarray]) -> np.ndarray:
 class PixelTail:
     """The threshold of pixels, as ``risk_controlling_threshold``, in constant memory.
 
-    Scores are told apart by the leading bits of their float32 pattern. A threshold is the highest score of such a bin, so
-    the promise holds as it is, and the threshold is at most 0.05 % above the exact one.
+    Scores are told apart by the leading bits of their float32 pattern. A threshold is the highest score of such a bin,
+    so the promise holds as it is, and the threshold is at most 0.05 % above the exact one.
     """
 
     def __init__(self) -> None:
@@ -153,7 +153,7 @@ class PixelTail:
 
 
 class Calibration:
-    """What ``python -m bundle calibrate`` found out about a checkpoint. Without the file, no thresholds and no p-values.
+    """What ``python -m bundle calibrate`` found out about a checkpoint; without the file, no thresholds and p-values.
 
     Args:
         path: of the file.
@@ -193,13 +193,13 @@ class Calibration:
         """All that the file says, but the patients' scores; None without a file."""
         return self._facts
 
-    def volume_p_value(self, score: float) -> float | None:
-        """Of a scan, against the highest scores of patients, in (0, 1]; None without a file."""
-        return float(p_values(np.array([score]), self._highest)[0]) if self.patients else None
+    def volume_p_value(self, score: float) -> float:
+        """Of a scan, against the highest scores of patients, in (0, 1]; NaN without a file."""
+        return float(p_values(np.array([score]), self._highest)[0]) if self.patients else math.nan
 
-    def image_p_values(self, scores: np.ndarray) -> np.ndarray | None:
-        """Of images or slices (N,), each as one drawn from a patient at random, in (0, 1]; None without a file."""
-        return p_values(np.asarray(scores), self._images) if self.patients else None
+    def image_p_values(self, scores: np.ndarray) -> np.ndarray:
+        """Of images or slices (N,), each as one drawn from a patient at random, in (0, 1]; NaN without a file."""
+        return p_values(scores, self._images) if self.patients else np.full(len(scores), math.nan)
 
     def _read(self) -> dict[str, Any]:
         try:

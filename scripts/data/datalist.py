@@ -112,8 +112,9 @@ def load_calibration_items(path: str | Path, dataset_dir: str | Path | None = No
     normal = [item for item in items if item["group"] not in anomalous]
     if not normal:
         raise ValueError(
-            f"{path}: no normal patient in validation to calibrate on. Prepare it with --validation-fraction and train "
-            "again; slices held out of training scans (held_out_slices) do not qualify, as their patients were trained on."
+            f"{path}: no normal patient in validation to calibrate on. Prepare it with --validation-fraction and "
+            "train again; slices held out of training scans (held_out_slices) do not qualify, as their patients were "
+            "trained on."
         )
     return sorted(normal, key=lambda item: item["group"])
 

@@ -39,11 +39,12 @@ class _Shown(NamedTuple):
 
 class EvaluationResults:
     """Writes into ``output_dir``: ``metrics.json`` (with what was evaluated), ``scores.csv`` (a line an item), for
-    scans ``slices.csv`` (a line a slice), both with p-values where calibrated, ``roc_pr.png``, ``scores.png`` and ``heat_maps.png`` (the most and the least
-    anomalous images; of a scan, slices).
+    scans ``slices.csv`` (a line a slice), both with p-values where calibrated, ``roc_pr.png``, ``scores.png`` and
+    ``heat_maps.png`` (the most and the least anomalous images; of a scan, slices).
 
     Takes decollated outputs with ``image``, ``score``, ``slice_scores``, ``label``, ``patient``, ``image_scores``,
-    ``image_labels``, ``image_numbers``, and ``anomaly_map`` and maybe ``ground_truth`` (1, H, W, D), turned to the plane.
+    ``image_labels``, ``image_numbers``, and ``anomaly_map`` and maybe ``ground_truth`` (1, H, W, D), turned to the
+    plane.
 
     Args:
         output_dir: made if missing.
@@ -97,7 +98,7 @@ class EvaluationResults:
             if self.calibration.patients:
                 # Without masks the one row stands for the whole scan, with its highest slice.
                 sliced = "ground_truth" in item
-                values = self.calibration.image_p_values(np.array(scores)) if sliced else [p_value["p_value"]]
+                values = self.calibration.image_p_values(np.array(scores)).tolist() if sliced else [p_value["p_value"]]
                 rows = [{**row, "p_value": value} for row, value in zip(rows, values, strict=True)]
             self._images += rows
             # Slices of few scans look alike, so each scan shows its own ends, and only a few are held in memory.

@@ -51,8 +51,8 @@ class InferenceResults:
     - what ``exporter`` adds for the items it takes;
     - ``manifest.json`` with all that the results depend on.
 
-    Takes decollated outputs with ``name``, ``score``, ``slice_scores``, ``empty_slices``, ``top_slices``, ``anomaly_map``
-    (1, i, j, k) and maybe ``pred`` (1, i, j, k), the mask, on the grid of the file.
+    Takes decollated outputs with ``name``, ``score``, ``slice_scores``, ``empty_slices``, ``top_slices``,
+    ``anomaly_map`` (1, i, j, k) and maybe ``pred`` (1, i, j, k), the mask, on the grid of the file.
 
     Args:
         output_dir: made if missing.

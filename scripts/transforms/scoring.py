@@ -84,8 +84,8 @@ class MapInverted(Invertd):
 
 
 class ForegroundInverted(Invertd):
-    """Adds ``foreground`` (1, i, j, k), 0 or 1: that of ``image`` (3, H, W, D), see ``AnomalyScored``, in the grid of the
-    file. What was cropped away gets 0.
+    """Adds ``foreground`` (1, i, j, k), 0 or 1: that of ``image`` (3, H, W, D), see ``AnomalyScored``, in the grid of
+    the file. What was cropped away gets 0.
 
     Args:
         preprocessing: of ``image``.
