@@ -1,8 +1,8 @@
 """Shows the way from scans to anomaly maps on made-up head CT, in minutes and without any download.
 
 Writes phantom volumes (NIfTI, and one of them as a DICOM series too), prepares them, trains PDD on the normal ones,
-calibrates its scores, evaluates and infers, each by the command that you would use on your own data. The teachers are small and UNTRAINED: it
-shows the way, not the quality.
+calibrates its scores, evaluates and infers, each by the command that you would use on your own data. The teachers are
+small and UNTRAINED: it shows the way, not the quality.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-# 32 normal scans: 18 to train on, 9 to calibrate on, the fewest that allow a rate of 0.1, and 5 to test besides 8 others.
+# 32 normal scans: 18 to train on, 9 to calibrate on, the fewest that allow a rate of 0.1, and 5 to test.
 _PHANTOMS = ("--volumes", "--subjects", "40")
 _SPLIT = ("--train-fraction", "0.85", "--validation-fraction", "0.34")
 _RATES = (
