@@ -40,17 +40,25 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the metrics as JSON."""
-    parser = ConfigParser(ConfigParser.load_config_files(args.config_file))
-    given = [
-        ("datalist", args.datalist and str(args.datalist)),
-        ("dataset_dir", args.dataset_dir and str(args.dataset_dir)),
-    ]
-    for name, value in [*given, *((name, _value(text)) for name, text in args.set)]:
-        if value is not None:
-            parser[name] = value
+    given = {name: str(path) for name in ("datalist", "dataset_dir") if (path := getattr(args, name)) is not None}
+    parser = parsed(args.config_file, given, args.set)
     metrics = evaluate(args.method, parser, args.seed, args.results_dir)
     print(json.dumps({name: value if math.isfinite(value) else None for name, value in metrics.items()}, indent=4))
     return 0
+
+
+def parsed(files: list[str], given: dict[str, Any], overrides: list[tuple[str, str]]) -> ConfigParser:
+    """Gives the merged configs.
+
+    Args:
+        files: in order, the later ones on top.
+        given: ids and their values.
+        overrides: ids and their values as text, JSON where it is.
+    """
+    parser = ConfigParser(ConfigParser.load_config_files(files))
+    for name, value in [*given.items(), *((name, _value(text)) for name, text in overrides)]:
+        parser[name] = value
+    return parser
 
 
 def evaluate(method: str, config: ConfigParser, seed: int = 0, results_dir: Path | None = None) -> dict[str, float]:
@@ -70,6 +78,7 @@ def evaluate(method: str, config: ConfigParser, seed: int = 0, results_dir: Path
     config["seed"], config["device"] = seed, "$torch.device('cpu')"
     if config["method"] == "PDD":  # unless it has been given a name of its own
         config["method"] = method.replace("_", " ")
+    config["calibration#path"] = ""  # that of a trained model says nothing about a baseline's maps
     kept = [] if results_dir is None else [h for h in config["validate#handlers"] if "Checkpoint" not in h["_target_"]]
     config["validate#handlers"] = kept
     if results_dir is not None:

@@ -51,6 +51,9 @@ BASES = {
 }
 ADDED = {
     "results_dir": "where an evaluation writes",
+    "calibration_path": "a training knows no thresholds",
+    "calibration": "likewise",
+    "threshold": "likewise",
     "pixel_bins": "a metric of the evaluation",
     "min_lesion_area": "labels slices in an evaluation",
     "items": "the test split",
@@ -272,7 +275,7 @@ def test_training_and_inference_agree() -> None:
     shared = train.keys() & inference.keys()
     different = {key for key in shared if train[key] != inference[key]}
     assert different == {
-        *("batch_size", "provenance", "run", "threshold"),  # of each its own
+        *("batch_size", "provenance", "run"),  # of each its own
     }
 
 

@@ -94,7 +94,7 @@ def test_last_holds_all_that_a_training_goes_on_with_and_no_code(
     assert last["provenance"]["method"] == "PDD"
     assert last["provenance"]["mlflow_run_id"]
     model = torch.load(tmp_path / "models/model.pt", weights_only=True)
-    assert model.keys() == {"model", "input", "threshold", "provenance", "trainer"}
+    assert model.keys() == {"model", "input", "provenance", "trainer"}
     assert all(torch.equal(value, last["model"][key]) for key, value in model["model"].items())
 
 

@@ -101,6 +101,24 @@ def load_test_items(path: str | Path, dataset_dir: str | Path | None = None) -> 
     return items
 
 
+def load_calibration_items(path: str | Path, dataset_dir: str | Path | None = None) -> list[Item]:
+    """Gives the normal items of the validation split, patient by patient, without patients who have an anomaly.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    items = load_items(path, "validation", dataset_dir, required=False)
+    anomalous = {item["group"] for item in items if item["label"] == 1}
+    normal = [item for item in items if item["group"] not in anomalous]
+    if not normal:
+        raise ValueError(
+            f"{path}: no normal patient in validation to calibrate on. Prepare it with --validation-fraction and "
+            "train again; slices held out of training scans (held_out_slices) do not qualify, as their patients were "
+            "trained on."
+        )
+    return sorted(normal, key=lambda item: item["group"])
+
+
 def has_masks(items: list[Item]) -> bool:
     """Says whether every anomalous item has a mask, so that pixel metrics can be computed; warns if only some have."""
     anomalous = [item for item in items if item["label"] == 1]

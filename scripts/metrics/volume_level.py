@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import ignite.distributed as idist
 import numpy as np
@@ -15,9 +15,6 @@ from scipy import ndimage
 
 from .curves import DetectionCurve
 from .maps import checked_pairs, regions
-
-if TYPE_CHECKING:  # else figures, which need the curves alone, would load the networks too
-    from scripts.threshold import Threshold
 
 FALSE_POSITIVES = (0.125, 0.25, 0.5, 1, 2, 4, 8)  # a scan, where a FROC curve is read (LUNA16)
 
@@ -45,7 +42,7 @@ class VolumeMetrics(Metric):
     Args:
         output_transform: gives (maps, masks) from the engine's output: lists of B tensors (1,H,W) or (1,H,W,D) in the
             grid of the scan. Maps are unbounded and finite, masks hold 0 and 1.
-        threshold: of the map, read as scans come; without one, or its value, the first two metrics are left out.
+        threshold: of the map; without one the first two metrics are left out.
         distance: in millimetres by the map's affine, in pixels where the map is not a MetaTensor.
 
     Raises:
@@ -53,7 +50,7 @@ class VolumeMetrics(Metric):
     """
 
     def __init__(
-        self, output_transform: Callable = lambda x: x, threshold: Threshold | None = None, distance: float = 5.0
+        self, output_transform: Callable = lambda x: x, threshold: float | None = None, distance: float = 5.0
     ) -> None:
         if distance < 0:
             raise ValueError(f"distance between detections must not be negative, got {distance}")
@@ -71,12 +68,11 @@ class VolumeMetrics(Metric):
             ValueError: as `maps.checked_pairs`.
         """
         maps, masks = output
-        threshold = self._threshold()
         for original, (scores, mask) in zip(maps, checked_pairs(maps, masks), strict=True):
             spacing = np.asarray(getattr(original, "pixdim", (1.0, 1.0, 1.0)))[: mask.ndim]
             reach = np.maximum(np.rint(self.distance / spacing), 1).astype(int)
             lesions, count = regions(mask)
-            dice = None if threshold is None else _dice(scores > threshold, mask)
+            dice = None if self.threshold is None else _dice(scores > self.threshold, mask)
             self.scans.append(Scan(count, dice, *_detections(scores, lesions, reach)))
 
     def compute(self) -> dict[str, float]:
@@ -91,7 +87,7 @@ class VolumeMetrics(Metric):
         with_lesion = [scan for scan in scans if scan.lesions]
         normal = [scan for scan in scans if not scan.lesions]
         metrics = {}
-        if self._threshold() is not None:
+        if self.threshold is not None:
             metrics["dice"] = _mean(scan.dice for scan in with_lesion)
             metrics["normal_scans_clean"] = _mean(scan.dice for scan in normal)
         sensitivities = _sensitivities(scans) if with_lesion else np.full(len(FALSE_POSITIVES), np.nan)
@@ -106,9 +102,6 @@ class VolumeMetrics(Metric):
     def completed(self, engine: Engine, name: str) -> None:
         """Writes the scalars, and no nested dict, to `engine.state.metrics`; `name` is not used."""
         engine.state.metrics.update(self.compute())
-
-    def _threshold(self) -> float | None:
-        return None if self.threshold is None else self.threshold.value
 
 
 class Scan(NamedTuple):

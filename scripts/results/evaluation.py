@@ -16,12 +16,13 @@ import torch
 from ignite.engine import Engine, Events
 from matplotlib.figure import Figure
 
+from scripts.calibration import Calibration
 from scripts.data.scans import is_scan
 from scripts.figures import Case, heat_map_grid, roc_and_pr, score_histogram
 from scripts.metrics import ClassMetrics, PixelMetrics, VolumeMetrics, class_means
 from scripts.networks.detector import Detector
 from scripts.provenance import Provenance
-from scripts.threshold import Threshold
+from scripts.results.false_alarms import FalseAlarms
 from scripts.transforms.reading import slice_name
 
 logger = logging.getLogger(__name__)
@@ -64,21 +65,22 @@ class _Kept:
 
 class EvaluationResults:
     """Writes into ``output_dir``: ``metrics.json`` (with what was evaluated), ``scores.csv`` (a line an item), for
-    scans ``slices.csv`` (a line a slice), ``roc_pr.png``, ``scores.png`` and ``heat_maps.png`` (the most and the least
-    anomalous images; of a scan, slices), ``best_cases.png`` and ``worst_cases.png`` (where score and label agree, and
-    where they differ most).
+    scans ``slices.csv`` (a line a slice), both with p-values where calibrated, ``roc_pr.png``, ``scores.png`` and
+    ``heat_maps.png`` (the most and the least anomalous images; of a scan, slices), ``best_cases.png`` and
+    ``worst_cases.png`` (where score and label agree, and where they differ most).
 
     Where there are masks, also ``pixels.npz`` (see ``scripts.metrics.ItemCurves``), ``detections.csv`` (a line a local
     maximum of a map: ``item``, ``score``, and whether it ``found`` a lesion) and, in ``scores.csv``, the number of
     ``lesions``; where items have a class (organ), a column ``class`` and, of two or more, the metrics of each.
 
-    Takes decollated outputs with ``image``, ``score``, ``label``, ``patient``, ``image_scores``, ``image_labels``,
-    ``image_numbers``, and ``anomaly_map``, and maybe ``class`` and ``ground_truth`` (1, H, W, D), turned to the plane.
+    Takes decollated outputs with ``image``, ``score``, ``slice_scores``, ``label``, ``patient``, ``image_scores``,
+    ``image_labels``, ``image_numbers``, and ``anomaly_map``, and maybe ``class`` and ``ground_truth`` (1, H, W, D),
+    turned to the plane.
 
     Args:
         output_dir: made if missing.
         network, provenance: described in ``metrics.json``.
-        threshold: stated in ``metrics.json``.
+        calibration: gives the p-values and thresholds; in ``metrics.json`` with the false alarms that there were.
         reading: see ``InferenceResults``.
         plane: of the slices.
         cases: images shown at either end.
@@ -91,7 +93,7 @@ class EvaluationResults:
         output_dir: str | Path,
         network: Detector,
         provenance: Provenance,
-        threshold: Threshold,
+        calibration: Calibration,
         reading: Callable[[dict[str, Any]], dict[str, Any]],
         plane: str,
         cases: int = 6,
@@ -99,7 +101,7 @@ class EvaluationResults:
         lesions: VolumeMetrics | None = None,
     ) -> None:
         self.output_dir, self.network, self.provenance, self.cases = Path(output_dir), network, provenance, cases
-        self.threshold, self.reading, self.plane = threshold, reading, plane
+        self.calibration, self.reading, self.plane = calibration, reading, plane
         self.pixels, self.lesions = pixels, lesions
 
     def attach(self, engine: Engine) -> None:
@@ -111,6 +113,7 @@ class EvaluationResults:
         self._items: list[dict[str, Any]] = []
         self._images: list[dict[str, Any]] = []
         self._classes = ClassMetrics() if self.pixels is None else ClassMetrics(self.pixels.bins, self.pixels.ader)
+        self._false_alarms = FalseAlarms(self.calibration)
         self._highest, self._lowest = _Kept(True, self.cases), _Kept(False, self.cases)
         self._of_label = {(label, top): _Kept(top, TOLD_APART, label) for label in (0, 1) for top in (False, True)}
 
@@ -121,13 +124,21 @@ class EvaluationResults:
             common = {"image": file, "group": item["patient"]}
             if "class" in item:
                 common["class"] = item["class"]
-            self._items.append({**common, "label": int(item["label"]), "score": float(item["score"])})
+            score = float(item["score"])
+            p_value = {"p_value": self.calibration.volume_p_value(score)} if self.calibration.patients else {}
+            self._items.append({**common, "label": int(item["label"]), "score": score, **p_value})
             scores, labels = item["image_scores"].tolist(), [int(label) for label in item["image_labels"]]
             numbers = item["image_numbers"].tolist()
             rows = [
                 {**common, "slice": number, "label": label, "score": score}
                 for number, label, score in zip(numbers, labels, scores, strict=True)
             ]
+            self._false_alarms.add(item)
+            if self.calibration.patients:
+                # Without masks the one row stands for the whole scan, with its highest slice.
+                sliced = "ground_truth" in item
+                values = self.calibration.image_p_values(np.array(scores)).tolist() if sliced else [p_value["p_value"]]
+                rows = [{**row, "p_value": value} for row, value in zip(rows, values, strict=True)]
             self._images += rows
             for kept in (self._highest, self._lowest, *self._of_label.values()):
                 kept.add(item, rows)
@@ -169,7 +180,8 @@ class EvaluationResults:
             "images": {"normal": int((labels == 0).sum()), "anomalous": int((labels == 1).sum())},
             "items": len(items),
             "groups": int(items["group"].nunique()),
-            "threshold": self.threshold.value,
+            "threshold": self.calibration.pixel_threshold,
+            "calibration": self._false_alarms.summary(),
             "teachers": self.network.identities(),
             "model": self.provenance.facts,
         }

@@ -18,12 +18,12 @@ from monai.data import MetaTensor
 from PIL import Image
 from torch import Tensor
 
+from scripts.calibration import Calibration
 from scripts.data.scans import is_scan, save_like
 from scripts.figures import luminance, overlay
 from scripts.montage import montage
 from scripts.networks.detector import Detector
 from scripts.provenance import Provenance, current_config, device_name, git_commit, versions
-from scripts.threshold import Threshold
 from scripts.transforms.reading import ToPlaned
 
 logger = logging.getLogger(__name__)
@@ -44,15 +44,15 @@ class Exporter(Protocol):
 class InferenceResults:
     """Writes into ``output_dir``:
 
-    - ``scores.csv``, a line an item, and ``slices.csv``, a line a slice of a scan;
+    - ``scores.csv``, a line an item, and ``slices.csv``, a line a slice of a scan, where calibrated with p-values;
     - ``maps/NAME`` (float32) and, where there is a threshold, ``masks/NAME`` (0 and 1, or 0 and 255 as PNG): NIfTI on
       the grid of a scan, TIFF and PNG in the pixels of an image;
     - ``overlays/NAME.png``: an image, or the slices of a scan with the highest scores;
     - what ``exporter`` adds for the items it takes;
     - ``manifest.json`` with all that the results depend on.
 
-    Takes decollated outputs with ``name``, ``score``, ``slice_scores``, ``top_slices``, ``anomaly_map`` (1, i, j, k)
-    and maybe ``pred`` (1, i, j, k), the mask, on the grid of the file.
+    Takes decollated outputs with ``name``, ``score``, ``slice_scores``, ``empty_slices``, ``top_slices``,
+    ``anomaly_map`` (1, i, j, k) and maybe ``pred`` (1, i, j, k), the mask, on the grid of the file.
 
     Args:
         output_dir: made if missing.
@@ -60,7 +60,8 @@ class InferenceResults:
         reading: the first part of the preprocessing, which makes of {"image": file} what a picture shows: (C, rows,
             columns, slices) in [0, 1].
         plane: of the slices.
-        threshold: of the masks.
+        threshold: of the masks, if there are any.
+        calibration: gives the p-values; described in the manifest.
         unreadable: name to reason, for inputs that could not be used.
         left_out: the same for those that were not meant to be.
         display_range: anomaly values at which the colours of the overlays begin and end; None takes percentiles of
@@ -75,14 +76,16 @@ class InferenceResults:
         provenance: Provenance,
         reading: Callable[[dict[str, Any]], dict[str, Any]],
         plane: str,
-        threshold: Threshold,
+        threshold: float | None,
+        calibration: Calibration,
         unreadable: Mapping[str, str] | None = None,
         left_out: Mapping[str, str] | None = None,
         display_range: Sequence[float] | None = None,
         exporter: Exporter | None = None,
     ) -> None:
         self.output_dir, self.network, self.provenance = Path(output_dir), network, provenance
-        self.reading, self.plane, self.threshold = reading, plane, threshold
+        self.reading, self.plane = reading, plane
+        self.threshold, self.calibration = threshold, calibration
         self.failed, self.left_out = dict(unreadable or {}), dict(left_out or {})
         self.display_range, self.exporter = display_range, exporter
         self.config = current_config()
@@ -124,11 +127,11 @@ class InferenceResults:
         mask = _array(item["pred"]) if "pred" in item else None
         top = [int(number) for number in item["top_slices"]]
         row = {"image": name if exported else image, "score": float(item["score"])}
+        if self.calibration.patients:
+            row["p_value"] = self.calibration.volume_p_value(row["score"])
         if is_scan(image):
             row |= {"top_slice": top[0], "slices": len(item["slice_scores"])}
-            numbers = range(len(item["slice_scores"]))
-            scores = item["slice_scores"].tolist()
-            self._slices.append(pd.DataFrame({"image": row["image"], "slice": numbers, "score": scores}))
+            self._slices.append(self._slice_table(item, row["image"]))
         if exported:
             outcome = {
                 "anomaly_map": anomaly_map,
@@ -136,7 +139,7 @@ class InferenceResults:
                 "score": row["score"],
                 "slice_scores": item["slice_scores"].tolist(),
                 "top_slices": top,
-                "threshold": self.threshold.value,
+                "threshold": self.threshold,
                 "plane": self.plane,
             }
             row |= self.exporter.write(image, name, self.output_dir, outcome)  # type: ignore[union-attr]
@@ -147,6 +150,15 @@ class InferenceResults:
         self._percentiles.append(np.percentile(inside if inside.size else anomaly_map, _DISPLAY_PERCENTILES))
         self._rows.append(row)
         self._picture(item, image, row, top)
+
+    def _slice_table(self, item: dict[str, Any], image: str) -> pd.DataFrame:
+        """A line a slice; empty ones, which were not calibrated on, have no p-value."""
+        scores = item["slice_scores"].cpu().double().numpy()
+        table = pd.DataFrame({"image": image, "slice": range(len(scores)), "score": scores})
+        if self.calibration.patients:
+            table["p_value"] = self.calibration.image_p_values(scores)
+            table.loc[item["empty_slices"].cpu().numpy(), "p_value"] = np.nan
+        return table
 
     def _write_arrays(self, image: str, name: str, anomaly_map: np.ndarray, mask: np.ndarray | None) -> dict[str, str]:
         scan = is_scan(image)
@@ -208,7 +220,8 @@ class InferenceResults:
             "git_commit": git_commit(),
             "teachers": self.network.identities(),
             "model": self.provenance.facts,
-            "threshold": self.threshold.value,
+            "threshold": self.threshold,
+            "calibration": self.calibration.facts,
             "plane": self.plane,
             "display_range": [low, high],
             "files": rows,

@@ -4,7 +4,14 @@ from scripts.transforms.channels import SliceToImaged, ToThreeChannelsd
 from scripts.transforms.geometry import CropToForegroundd, ResizeInPlaned
 from scripts.transforms.intensity import MatchLandmarksd, ScaleByForegroundd, ScaleToUnitd, Windowedd
 from scripts.transforms.reading import LoadScand, ToPlaned
-from scripts.transforms.scoring import AnomalyMaskd, AnomalyScored, GroundTruthd, MapInverted, SliceLabelsd
+from scripts.transforms.scoring import (
+    AnomalyMaskd,
+    AnomalyScored,
+    ForegroundInverted,
+    GroundTruthd,
+    MapInverted,
+    SliceLabelsd,
+)
 from scripts.transforms.synthesis import (
     CutPasted,
     FractalNoised,
@@ -19,6 +26,7 @@ __all__ = [
     "AnomalyScored",
     "CropToForegroundd",
     "CutPasted",
+    "ForegroundInverted",
     "FractalNoised",
     "GroundTruthd",
     "Lesiond",

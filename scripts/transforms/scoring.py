@@ -15,7 +15,6 @@ from scipy.ndimage import binary_fill_holes, label
 from torch import Tensor
 
 from scripts.anomaly_map import anomaly_score, scan_score
-from scripts.threshold import Threshold
 from scripts.transforms.reading import LoadScand, ToPlaned
 
 
@@ -58,14 +57,14 @@ class AnomalyScored(Transform):
 class AnomalyMaskd(Transform):
     """Replaces ``pred`` by the mask of ``anomaly_map``: uint8, 1 above the threshold; without a threshold, drops it."""
 
-    def __init__(self, threshold: Threshold) -> None:
+    def __init__(self, threshold: float | None) -> None:
         self.threshold = threshold
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result = dict(data)
         result.pop("pred")
-        if self.threshold.value is not None:
-            result["pred"] = (data["anomaly_map"] > self.threshold.value).to(torch.uint8)
+        if self.threshold is not None:
+            result["pred"] = (data["anomaly_map"] > self.threshold).to(torch.uint8)
         return result
 
 
@@ -82,6 +81,22 @@ class MapInverted(Invertd):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         return super().__call__({**data, "anomaly_map": MetaTensor(data["pred"])})
+
+
+class ForegroundInverted(Invertd):
+    """Adds ``foreground`` (1, i, j, k), 0 or 1: that of ``image`` (3, H, W, D), see ``AnomalyScored``, in the grid of
+    the file. What was cropped away gets 0.
+
+    Args:
+        preprocessing: of ``image``.
+    """
+
+    def __init__(self, preprocessing: Any) -> None:
+        super().__init__(keys="foreground", transform=preprocessing, orig_keys="image", nearest_interp=True)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        foreground = _foreground(data["image"]).permute(1, 2, 0)[None].float()
+        return super().__call__({**data, "foreground": MetaTensor(foreground)})
 
 
 class GroundTruthd(Transform):

@@ -15,7 +15,6 @@ from monai.metrics import (
 from scipy import ndimage
 
 from scripts.metrics import VolumeMetrics
-from scripts.threshold import Threshold
 
 RATES = (0.125, 0.25, 0.5, 1, 2, 4, 8)
 SENSITIVITIES = [f"lesion_sensitivity_at_{rate:g}_fp" for rate in RATES]
@@ -101,7 +100,7 @@ def test_dice_equals_monai():
     threshold = float(np.percentile(np.concatenate([m.numpy().ravel() for m in maps]), 97))
     found = torch.stack([(m > threshold).float() for m in maps])
     expected = compute_dice(found, torch.stack(masks).float())  # NaN for normal scans
-    metrics = metrics_of(maps, masks, threshold=Threshold(threshold))
+    metrics = metrics_of(maps, masks, threshold=threshold)
 
     assert torch.isnan(expected).sum() == 2
     assert metrics["dice"] == pytest.approx(torch.nanmean(expected).item())
@@ -180,7 +179,7 @@ def test_dice_and_clean_scans_by_hand():
     missed = scan((4, 4), {}, lesion)
     clean, alarm = scan((4, 4), {(1, 1): 5}), scan((4, 4), {(1, 1): 5.01})
     maps, masks = zip(half, missed, clean, alarm, clean, strict=True)
-    metrics = metrics_of(maps, masks, threshold=Threshold(5))
+    metrics = metrics_of(maps, masks, threshold=5)
 
     assert list(metrics) == ["dice", "normal_scans_clean", "froc", *SENSITIVITIES]
     assert metrics["dice"] == pytest.approx((4 / 7 + 0) / 2)
@@ -190,26 +189,26 @@ def test_dice_and_clean_scans_by_hand():
 def test_what_is_not_defined_is_nan_and_logged(caplog):
     normal, lesion = scan((4, 4, 4), {}), scan((4, 4, 4), {}, [((1, 2),) * 3])
 
-    metrics = metrics_of(*zip(normal, strict=True), threshold=Threshold(1))
+    metrics = metrics_of(*zip(normal, strict=True), threshold=1)
     assert metrics["normal_scans_clean"] == 1
     assert all(np.isnan(metrics[name]) for name in ("dice", "froc", *SENSITIVITIES))
     assert "none of the 1 scans has a lesion: dice, froc, lesion_sensitivity_at_0.125_fp" in caplog.text
 
     caplog.clear()
-    metrics = metrics_of(*zip(lesion, strict=True), threshold=Threshold(1))
+    metrics = metrics_of(*zip(lesion, strict=True), threshold=1)
     assert [name for name, value in metrics.items() if np.isnan(value)] == ["normal_scans_clean"]
     assert "none of the 1 scans is without lesion: normal_scans_clean." in caplog.text
 
 
 def test_batches_do_not_matter_and_reset_forgets():
     maps, masks = scans()
-    metric = VolumeMetrics(threshold=Threshold(2))
+    metric = VolumeMetrics(threshold=2)
     metric.update((maps[:1], masks[:1]))
     metric.reset()
     for anomaly_map, mask in zip(maps, masks, strict=True):
         metric.update(([anomaly_map], [mask.float()]))
 
-    assert metric.compute() == metric.compute() == metrics_of(maps, masks, threshold=Threshold(2))
+    assert metric.compute() == metric.compute() == metrics_of(maps, masks, threshold=2)
 
 
 def test_additional_metric_of_a_monai_evaluator():
@@ -219,28 +218,21 @@ def test_additional_metric_of_a_monai_evaluator():
         device=torch.device("cpu"),
         val_data_loader=DataLoader(Dataset(items), batch_size=1),
         network=torch.nn.Identity(),
-        key_val_metric={"froc": VolumeMetrics(from_engine(["pred", "label"]), threshold=Threshold(2))},
+        key_val_metric={"froc": VolumeMetrics(from_engine(["pred", "label"]), threshold=2)},
     )
     evaluator.run()
 
-    assert evaluator.state.metrics == metrics_of(maps, masks, threshold=Threshold(2))
+    assert evaluator.state.metrics == metrics_of(maps, masks, threshold=2)
     assert all(type(value) is float for value in evaluator.state.metrics.values())
 
 
 VOLUME = torch.ones(1, 4, 4, 4)
 
 
-def test_a_threshold_that_a_checkpoint_brings_later():
-    threshold = Threshold()
-    metric = VolumeMetrics(threshold=threshold)
-    batch = [VOLUME], [VOLUME]
-    metric.update(batch)
+def test_without_a_threshold_there_is_no_dice():
+    metric = VolumeMetrics()
+    metric.update(([VOLUME], [VOLUME]))
     assert "dice" not in metric.compute()
-
-    metric.reset()
-    threshold.load_state_dict({"value": 0.5})
-    metric.update(batch)
-    assert metric.compute()["dice"] == 1
 
 
 @pytest.mark.parametrize(
@@ -267,14 +259,13 @@ def test_a_negative_distance():
 
 RANK = """
 import json, sys, torch
-from types import SimpleNamespace  # for a Threshold, whose module takes seconds to import
 import torch.distributed as dist
 from scripts.metrics import PatientMetrics, VolumeMetrics
 rank = int(sys.argv[1])
 dist.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=2)
 data = torch.load(sys.argv[3])
 part = slice(0, 4) if rank == 0 else slice(4, 5)
-volumes, patients = VolumeMetrics(threshold=SimpleNamespace(value=2)), PatientMetrics()
+volumes, patients = VolumeMetrics(threshold=2), PatientMetrics()
 volumes.update((data["maps"][part], data["masks"][part]))
 patients.update((data["scores"][part], data["labels"][part], data["groups"][part]))
 print(json.dumps([volumes.compute(), patients.compute()]))
@@ -287,6 +278,6 @@ def test_two_ranks_with_unequal_numbers_of_scans_equal_one(two_ranks):
     # Patient b has scans on both ranks; only together do they tell his score.
     patients = {"scores": [1.0, 2.0, 4.0, 3.0, 5.0], "labels": [0, 1, 0, 1, 0], "groups": ["a", "b", "c", "d", "b"]}
     # a 1 normal, b 5 anomalous, c 4 normal, d 3 anomalous
-    expected = [metrics_of(maps, masks, threshold=Threshold(2)), {"patient_auroc": 0.75, "patient_ap": (1 + 2 / 3) / 2}]
+    expected = [metrics_of(maps, masks, threshold=2), {"patient_auroc": 0.75, "patient_ap": (1 + 2 / 3) / 2}]
     for lines in two_ranks(RANK, maps=maps, masks=masks, **patients):
         assert json.loads(lines[-1]) == [pytest.approx(part) for part in expected]

@@ -44,13 +44,20 @@ def used(tiny_config: dict[str, Any], tiny_dataset: Path, tmp_path_factory: pyte
     (root / "tiny.json").write_text(json.dumps(tiny_config | {"datalist": str(tiny_dataset)}))
     inputs = _write_inputs(root / "inputs", tiny_dataset)
     printed = {}
+    rates = [
+        f"--{level}-false-positive-rate=0.5" for level in ("volume", "image", "pixel")
+    ]  # one patient allows no less
     for run_id, configs, options in (
         ("training", ("train",), ()),
+        ("calibrate", ("train", "evaluate"), ("--datalist", str(tiny_dataset), *rates)),
         ("evaluating", ("train", "evaluate"), ()),
         ("inferring", ("inference",), ("--input", str(inputs))),
     ):
-        files = str([*(f"configs/{config}.json" for config in configs), "tiny.json"])
-        command = [sys.executable, "-m", "monai.bundle", "run", run_id, "--config_file", files, *options]
+        files = [*(f"configs/{config}.json" for config in configs), "tiny.json"]
+        if run_id == "calibrate":
+            command = [sys.executable, "-m", "bundle", run_id, "--config_file", *files, *options]
+        else:
+            command = [sys.executable, "-m", "monai.bundle", "run", run_id, "--config_file", str(files), *options]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, cwd=root, env=environment, text=True, stdout=-1, stderr=-2, check=False)
         expected = 3 if run_id == "inferring" else 0  # one of its inputs is broken

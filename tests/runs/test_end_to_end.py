@@ -41,11 +41,11 @@ def told(infer: Callable[..., Path], path: Any, **overrides: Any) -> str:
 
 def test_training_leaves_its_checkpoints(used: Any) -> None:
     final = torch.load(used.checkpoint, weights_only=True)
-    assert set(final) == {"model", "input", "threshold", "provenance", "trainer"}
+    assert set(final) == {"model", "input", "provenance", "trainer"}
     assert final["trainer"]["epoch_length"] == 4
     assert not any(name.startswith("teachers.") for name in final["model"])
     resumable = torch.load(used.root / "models" / "last.pt", weights_only=True)
-    assert {*final, "optimizer", "lr_scheduler", "random"} <= {*resumable, "threshold"}
+    assert {*final, "optimizer", "lr_scheduler", "random"} <= set(resumable)
     assert all(torch.equal(final["model"][name], value) for name, value in resumable["model"].items())
 
 
@@ -62,6 +62,48 @@ def test_evaluation_leaves_metrics_scores_and_pictures(used: Any) -> None:
     assert summary["images"] == {"normal": 6, "anomalous": 2}
     assert [teacher["name"] for teacher in summary["teachers"]] == ["test_resnet", "vmamba_pico"]
     assert summary["model"]["method"] == "PDD"
+
+
+def test_an_evaluation_says_how_often_normal_patients_were_called_anomalous(used: Any) -> None:
+    folder = used.root / "eval" / "test"
+    calibration = json.loads((folder / "metrics.json").read_text())["calibration"]
+    table = pd.read_csv(folder / "scores.csv")
+    (patient,) = json.loads((used.root / "models" / "calibration.json").read_text())["scores"]
+    np.testing.assert_array_equal(table["p_value"], np.where(table["score"] <= patient["score"], 1.0, 0.5))
+    patients = table.groupby("group").agg({"label": "max", "score": "max"})
+    above = patients["score"] > calibration["levels"]["volume"]["threshold"]
+    assert calibration["observed"]["volume"] == {
+        "normal_patients": (patients["label"] == 0).sum(),
+        "false_positive_rate": above[patients["label"] == 0].mean(),
+        "sensitivity": above[patients["label"] == 1].mean(),
+    }
+    above = table["score"] > calibration["levels"]["image"]["threshold"]
+    normal = table["group"].isin(patients.index[patients["label"] == 0])
+    assert calibration["observed"]["image"]["sensitivity"] == above[table["label"] == 1].mean()
+    assert calibration["observed"]["image"]["false_positive_rate"] == pytest.approx(
+        above[normal].groupby(table["group"]).mean().mean()
+    )
+    assert calibration["levels"]["image"]["patients"] == 1
+
+
+def test_without_a_calibration_there_are_maps_and_no_masks(
+    used: Any, infer: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    table = pd.read_csv(infer(used.inputs / "whole.png") / "scores.csv")
+    assert list(table.columns) == ["image", "score", "map", "overlay"]
+    assert caplog.text.count("python -m bundle calibrate") == 1
+
+
+def test_a_calibration_of_another_checkpoint_is_refused(used: Any, infer: Callable[..., Path], tmp_path: Path) -> None:
+    checkpoint = torch.load(used.checkpoint, weights_only=True)
+    torch.save(checkpoint | {"more": 1}, tmp_path / "other.pt")
+    calibration = str(used.root / "models" / "calibration.json")
+    overrides = {"ckpt_path": str(tmp_path / "other.pt"), "calibration_path": calibration}
+    text = told(infer, used.inputs / "whole.png", **overrides)
+    assert f"{calibration} was made for another checkpoint than {tmp_path / 'other.pt'}" in text
+    assert "score_pooling max, now mean" in told(
+        infer, used.inputs / "whole.png", calibration_path=calibration, score_pooling="mean"
+    )
 
 
 def test_metrics_are_those_of_scikit_learn_on_the_scores(used: Any) -> None:
@@ -90,10 +132,12 @@ def test_scores_do_not_depend_on_the_batch_size(
 def test_inference_leaves_scores_maps_overlays_and_manifest(used: Any) -> None:
     folder = used.root / "eval" / "inference"
     table = pd.read_csv(folder / "scores.csv")
-    assert list(table.columns) == ["image", "score", "map", "mask", "overlay"]
+    assert list(table.columns) == ["image", "score", "p_value", "map", "mask", "overlay"]
     assert len(table) == 3
-    threshold = torch.load(used.checkpoint, weights_only=True)["threshold"]["value"]
-    for image, score, anomaly_map, mask, overlay in table.itertuples(index=False):
+    calibration = json.loads((used.root / "models" / "calibration.json").read_text())
+    threshold = calibration["levels"]["pixel"]["threshold"]
+    (patient,) = calibration["scores"]
+    for image, score, p_value, anomaly_map, mask, overlay in table.itertuples(index=False):
         with Image.open(image) as original, Image.open(folder / overlay) as picture:
             assert picture.size == original.size
             assert picture.mode == "RGB"
@@ -101,6 +145,7 @@ def test_inference_leaves_scores_maps_overlays_and_manifest(used: Any) -> None:
             with Image.open(folder / mask) as marked:
                 np.testing.assert_array_equal(np.asarray(marked), np.where(values > threshold, 255, 0))
             assert values.shape == original.size[::-1]
+        assert p_value == (1.0 if patient["score"] >= score else 0.5)
         assert values.dtype == np.float32
         assert np.isfinite(values).all()
         # The score is that of the map in the network's pixels; resampling can only lower its maximum.
@@ -123,6 +168,7 @@ def test_the_manifest_says_all_that_the_results_depend_on(used: Any) -> None:
     assert manifest["config"]["input"] == str(used.inputs)
     assert manifest["versions"]["version_torch"] == version("torch")
     assert manifest["model"]["method"] == "PDD"
+    assert manifest["calibration"]["levels"]["pixel"]["threshold"] == manifest["threshold"]
     assert all(len(teacher["sha256"]) == 64 for teacher in manifest["teachers"])
     assert manifest["display_range"][0] < manifest["display_range"][1]
 

@@ -20,10 +20,12 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from bundle import prepare
+from bundle.__main__ import main
 from bundle.phantom_dicom import write_radiograph, write_series
 from bundle.phantom_volumes import write_phantom_volumes
 from scripts.networks.detector import Detector
 
+ROOT = Path(__file__).parents[2]
 CT = ("data/ct.json",)
 
 
@@ -60,6 +62,19 @@ def trained(workflow: Callable[..., ConfigWorkflow], scans: Scans, scan_args: di
     if not (scans.models / "model.pt").exists():
         workflow("train.json", *CT, **scan_args).run()
     return scans.models / "model.pt"
+
+
+@pytest.fixture
+def calibration(trained: Path, scans: Scans, tiny_overlay: Path) -> dict[str, str]:
+    """``calibration_path`` of the checkpoint's, at a rate that the one patient allows."""
+    path = scans.models / "calibration.json"
+    if not path.exists():
+        configs = ["configs/train.json", "configs/evaluate.json", "configs/data/ct.json"]
+        words = ["--datalist", str(scans.datalist), "--ckpt_path", str(trained), "--out", str(path)]
+        words += ["--config_file", *(str(ROOT / config) for config in configs), str(tiny_overlay)]
+        words += ["--set", "scan_cache_dir", str(scans.root / "cache"), "--image-false-positive-rate", "0.6"]
+        assert main(["calibrate", *words, "--pixel-false-positive-rate", "0.5"]) == 0
+    return {"calibration_path": str(path)}
 
 
 @pytest.fixture
@@ -107,9 +122,11 @@ def test_an_evaluation_ranks_slices_and_patients(
         assert set(of_scan.index[of_scan == 1]) == set(np.flatnonzero(lesion.any(axis=(0, 1))))
 
 
-def test_a_nifti_gets_map_and_mask_in_its_own_grid(scans: Scans, infer: Callable[..., Path]) -> None:
+def test_a_nifti_gets_map_and_mask_in_its_own_grid(
+    scans: Scans, infer: Callable[..., Path], calibration: dict[str, str]
+) -> None:
     source = scans.root / "phantoms" / "anomalous"
-    folder = infer(source)
+    folder = infer(source, **calibration)
     table = pd.read_csv(folder / "scores.csv").set_index("image")
     threshold = json.loads((folder / "manifest.json").read_text())["threshold"]
     slices = pd.read_csv(folder / "slices.csv")
@@ -123,12 +140,42 @@ def test_a_nifti_gets_map_and_mask_in_its_own_grid(scans: Scans, infer: Callable
         values = np.asarray(anomaly_map.dataobj)
         assert anomaly_map.get_data_dtype() == np.float32
         np.testing.assert_array_equal(np.asarray(mask.dataobj), values > threshold)
+        assert row["p_value"] in (0.5, 1.0)
+        assert slices["p_value"].dropna().between(0.5, 1).all()
         scores = slices[slices["image"] == str(path)]["score"]
         assert scores.max() == pytest.approx(row["score"])
         assert row["top_slice"] == scores.argmax()
         assert len(scores) == 10
         with Image.open(folder / row["overlay"]) as picture:
             assert picture.width == 1000
+
+
+def test_a_calibration_rests_on_the_pixels_slices_and_scans_of_its_patient(
+    scans: Scans,
+    infer: Callable[..., Path],
+    calibration: dict[str, str],
+) -> None:
+    (item,) = json.loads(scans.datalist.read_text())["validation"]
+    file = scans.datalist.parent / json.loads(scans.datalist.read_text())["dataset_dir"] / item["image"]
+    folder = infer(file, **calibration)
+    content = json.loads(Path(calibration["calibration_path"]).read_text())
+    (row,) = pd.read_csv(folder / "scores.csv").to_dict("records")
+    slices = pd.read_csv(folder / "slices.csv").dropna()
+    (patient,) = content["scores"]
+    assert set(patient) == {"score", "images"}
+    assert patient["score"] == pytest.approx(row["score"], rel=1e-6)
+    np.testing.assert_allclose(patient["images"], sorted(slices["score"]), rtol=1e-6)
+    levels = content["levels"]
+    assert levels["volume"]["threshold"] is None
+    assert "needs 19 normal patients, there are 1, which support no rate below 0.5" in levels["volume"]["reason"]
+    highest = sorted(slices["score"])
+    allowed = int(0.2 * len(highest) + 1e-9)  # (r + 1) / 2 <= 0.6
+    assert levels["image"]["threshold"] == pytest.approx(highest[-1 - allowed], rel=1e-6)
+    values = np.asarray(nib.load(folder / row["map"]).dataobj)
+    scan = np.asarray(nib.load(file).dataobj)
+    assert levels["pixel"]["threshold"] == pytest.approx(values[values <= levels["pixel"]["threshold"]].max(), rel=1e-3)
+    assert 0.2 * values.size < levels["pixel"]["pixels"] < (scan > -1000).sum() * 1.3
+    assert not np.asarray(nib.load(folder / row["mask"]).dataobj)[scan > -200].any()  # none of the patient's own
 
 
 def test_a_dicom_series_gets_the_map_of_its_nifti_and_dicom_objects(

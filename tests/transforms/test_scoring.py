@@ -12,7 +12,6 @@ from monai.transforms import Compose
 from PIL import Image
 
 from scripts.anomaly_map import scan_score
-from scripts.threshold import Threshold
 from scripts.transforms import (
     AnomalyMaskd,
     AnomalyScored,
@@ -71,10 +70,10 @@ def test_outside_the_foreground_nothing_is_anomalous_and_holes_belong_to_it() ->
 
 def test_the_mask_is_what_lies_above_the_threshold() -> None:
     data = {"pred": torch.zeros(1), "anomaly_map": torch.tensor([[[[1.0, 2.0, 3.0]]]])}
-    mask = AnomalyMaskd(Threshold(2.0))(data)["pred"]
+    mask = AnomalyMaskd(2.0)(data)["pred"]
     assert mask.dtype == torch.uint8
     assert mask.tolist() == [[[[0, 0, 1]]]]
-    assert "pred" not in AnomalyMaskd(Threshold())(data)
+    assert "pred" not in AnomalyMaskd(None)(data)
 
 
 def test_slices_are_labelled_by_the_area_of_their_mask() -> None:

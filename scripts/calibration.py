@@ -1,0 +1,262 @@
+"""What a score means for a patient who is normal: thresholds with a promised rate of false alarms, and p-values.
+
+Conformal risk control (Angelopoulos et al., arXiv 2208.02814) over normal patients whom the training never saw. The
+unit is the patient, never the slice or the pixel: slices of one head resemble each other, those of two heads do not. Of
+each calibration patient i let r_i(t), in 0..1, be the part of his units whose score lies above t (a score equal to t
+does not):
+
+- volume: 1 if any of his scans scores above t, else 0;
+- image: the part of his slices or images, empty slices of scans not counted;
+- pixel: the part of the foreground pixels of all his scans.
+
+The threshold of n patients at a rate a is ``t = inf { t : (r_1(t) + … + r_n(t) + 1) / (n + 1) <= a }``. For a new
+normal patient, exchangeable with these n, E[r(t)] <= a: in finite samples, for any model and distribution of scores. At
+the volume level this is split conformal prediction. The expectation is over the draw of the calibration patients too;
+one draw of few may give more or less. There is such a t only if n >= 1 / a - 1.
+
+The p-value of a scan with score s is ``(1 + #{i : his highest score >= s}) / (n + 1)``, that of an image
+``(1 + sum of the parts of their images that score >= s) / (n + 1)``. Of a new normal patient, P(p <= a) <= a for every
+a: for the lowest of all his scans, and for one image of his drawn at random.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scripts.metrics.float_bits import ordered_bits, scores_of
+
+logger = logging.getLogger(__name__)
+
+METHOD = "conformal risk control over patients, arXiv 2208.02814"
+LEVELS = ("volume", "image", "pixel")
+REMEDY = "Calibrate this checkpoint with these configs: `python -m bundle calibrate`."
+
+_TOLERANCE = 1e-9  # of sums of parts of patients
+_DROPPED_BITS = 12  # of a float32: what is left tells pixels apart to 0.05 %, in 2^20 bins
+_BINS = 1 << (32 - _DROPPED_BITS)
+
+
+class TooFewPatientsError(ValueError):
+    """There is no threshold of this rate for so few patients."""
+
+
+def patients_needed(rate: float) -> int:
+    """Smallest number of patients that can promise a rate in (0, 1).
+
+    Raises:
+        ValueError: for another rate.
+    """
+    if not 0 < rate < 1:
+        raise ValueError(f"A false-positive rate must be between 0 and 1, got {rate}.")
+    return max(math.ceil(1 / rate - 1 - _TOLERANCE), 1)
+
+
+def risk_budget(patients: int, rate: float) -> float:
+    """What the parts r_i(t) of all patients may sum up to.
+
+    Raises:
+        TooFewPatientsError: if the rate needs more patients.
+        ValueError: for a rate not in (0, 1).
+    """
+    needed = patients_needed(rate)
+    if patients < needed:
+        raise TooFewPatientsError(
+            f"a rate of {rate:g} needs {needed} normal patients, there are {patients}, which support no rate below "
+            f"{1 / (patients + 1):.3g}"
+        )
+    return rate * (patients + 1) - 1
+
+
+def risk_controlling_threshold(patients: Sequence[np.ndarray], rate: float) -> float:
+    """The smallest score t for which the parts of patients' scores above t sum up to no more than the rate allows.
+
+    Args:
+        patients: of each his scores (N_i,), finite; one without scores counts as a patient without false alarms.
+        rate: promised, in (0, 1).
+
+    Raises:
+        TooFewPatientsError: if the rate needs more patients.
+        ValueError: for a rate not in (0, 1), or without any score.
+    """
+    budget = risk_budget(len(patients), rate)
+    values, weights = _weighted(patients)
+    distinct, number = np.unique(values, return_inverse=True)
+    return float(distinct[_first_within(np.bincount(number, weights), budget)])
+
+
+def p_values(scores: np.ndarray, patients: Sequence[np.ndarray]) -> np.ndarray:
+    """Says how unusual scores (M,) are among normal patients, in (0, 1], (M,).
+
+    Args:
+        scores: of the new scans or images.
+        patients: of each the scores (N_i,) to compare with, for scans his highest alone.
+    """
+    values, weights = _weighted(patients)
+    order = np.argsort(values)
+    at_least = np.append(np.cumsum(weights[order][::-1])[::-1], 0.0)
+    return (1 + at_least[np.searchsorted(values[order], scores)]) / (len(patients) + 1)
+
+
+class PixelTail:
+    """The threshold of pixels, as ``risk_controlling_threshold``, in constant memory.
+
+    Scores are told apart by the leading bits of their float32 pattern. A threshold is the highest score of such a bin,
+    so the promise holds as it is, and the threshold is at most 0.05 % above the exact one.
+    """
+
+    def __init__(self) -> None:
+        self.patients = self.pixels = 0
+        self._done: set[str] = set()
+        self._patient: str | None = None
+        self._counts = np.zeros(_BINS, np.int64)  # of the patient at hand
+        self._parts = np.zeros(_BINS)  # summed over those before
+
+    def add(self, patient: str, scores: np.ndarray) -> None:
+        """Adds the foreground pixels (N,) of a scan; the scans of a patient follow one another.
+
+        Raises:
+            ValueError: for a score that is not finite, or when a patient comes back after another one.
+        """
+        if patient != self._patient:
+            if patient in self._done:
+                raise ValueError(f"The scans of patient {patient} do not follow one another.")
+            self._close()
+            self._done.add(patient)
+            self._patient, self.patients = patient, self.patients + 1
+        bins = (ordered_bits(_finite(scores).astype(np.float32)) >> _DROPPED_BITS) + _BINS // 2
+        self._counts += np.bincount(bins, minlength=_BINS)
+        self.pixels += scores.size
+
+    def threshold(self, rate: float) -> float:
+        """Gives the threshold of all patients so far; raises as ``risk_controlling_threshold``."""
+        budget = risk_budget(self.patients, rate)
+        self._close()
+        if not self.pixels:
+            raise ValueError("no pixel of a calibration patient is foreground")
+        first = max(_first_within(self._parts, budget), int(np.flatnonzero(self._parts)[0]))
+        highest = (first - _BINS // 2 << _DROPPED_BITS) | (1 << _DROPPED_BITS) - 1
+        return float(scores_of(np.array([highest], np.int32))[0])
+
+    def _close(self) -> None:
+        """Moves the patient at hand to those before."""
+        self._parts += self._counts / max(self._counts.sum(), 1)
+        self._counts[:] = 0
+        self._patient = None
+
+
+class Calibration:
+    """What ``python -m bundle calibrate`` found out about a checkpoint; without the file, no thresholds and p-values.
+
+    Args:
+        path: of the file.
+        checkpoint: that is in use; its hash must be the one in the file.
+        scoring: how scores are made, name to JSON value, as the configs name them; the same as in the file.
+
+    Attributes:
+        patients: normal ones that were calibrated on; 0 without a file.
+        pixel_threshold, image_threshold, volume_threshold: None where there is none.
+        rates: promised, by level.
+
+    Raises:
+        ValueError: if the file is none, or of another checkpoint or other settings.
+    """
+
+    def __init__(self, path: str | Path, checkpoint: str | Path, **scoring: Any) -> None:
+        self.path = Path(path)
+        self.patients, self.rates = 0, dict[str, float]()
+        self.pixel_threshold: float | None = None
+        self.image_threshold: float | None = None
+        self.volume_threshold: float | None = None
+        self._facts: dict[str, Any] | None = None
+        if not self.path.is_file():
+            logger.warning(
+                "There is no calibration %s, so no thresholds, no masks and no p-values. %s", self.path, REMEDY
+            )
+            return
+        content = self._read()
+        self._check(content, Path(checkpoint), scoring)
+        try:
+            self._take(content)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{self.path} is no calibration of this version ({error!r}). {REMEDY}") from error
+
+    @property
+    def facts(self) -> dict[str, Any] | None:
+        """All that the file says, but the patients' scores; None without a file."""
+        return self._facts
+
+    def volume_p_value(self, score: float) -> float:
+        """Of a scan, against the highest scores of patients, in (0, 1]; NaN without a file."""
+        return float(p_values(np.array([score]), self._highest)[0]) if self.patients else math.nan
+
+    def image_p_values(self, scores: np.ndarray) -> np.ndarray:
+        """Of images or slices (N,), each as one drawn from a patient at random, in (0, 1]; NaN without a file."""
+        return p_values(scores, self._images) if self.patients else np.full(len(scores), math.nan)
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            content = json.loads(self.path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{self.path} is no calibration ({error}). {REMEDY}") from error
+        if not isinstance(content, dict) or not {"checkpoint_sha256", "scoring"} <= content.keys():
+            raise ValueError(f"{self.path} is no calibration. {REMEDY}")
+        return content
+
+    def _check(self, content: dict[str, Any], checkpoint: Path, scoring: dict[str, Any]) -> None:
+        # A checkpoint that is missing is reported by who reads it.
+        if checkpoint.is_file() and content["checkpoint_sha256"] != checkpoint_hash(checkpoint):
+            raise ValueError(f"{self.path} was made for another checkpoint than {checkpoint}. {REMEDY}")
+        theirs = content["scoring"]
+        different = sorted(
+            name for name in {*theirs, *scoring} if theirs.get(name, "none") != scoring.get(name, "none")
+        )
+        if different:
+            pairs = ", ".join(
+                f"{name} {theirs.get(name, 'none')}, now {scoring.get(name, 'none')}" for name in different
+            )
+            raise ValueError(f"{self.path} was made with other scores than configured ({pairs}). {REMEDY}")
+
+    def _take(self, content: dict[str, Any]) -> None:
+        levels = content["levels"]
+        self.volume_threshold, self.image_threshold, self.pixel_threshold = (
+            levels[level]["threshold"] for level in LEVELS
+        )
+        self.rates = {level: levels[level]["rate"] for level in LEVELS}
+        self._highest = [np.array([patient["score"]]) for patient in content["scores"]]
+        self._images = [np.array(patient["images"], float) for patient in content["scores"]]
+        self.patients = len(self._highest)
+        self._facts = {name: value for name, value in content.items() if name != "scores"}
+
+
+def checkpoint_hash(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _weighted(patients: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """All scores (N,), and as the weight of each the part that it is of its patient (N,)."""
+    values = _finite(np.concatenate([np.empty(0), *patients]))
+    if not values.size:
+        raise ValueError("no calibration patient has a score")
+    return values, np.concatenate([np.full(len(scores), 1 / max(len(scores), 1)) for scores in patients])
+
+
+def _first_within(parts: np.ndarray, budget: float) -> int:
+    """The first of ascending scores above which no more than the budget lies; ``parts`` (N,) is what each adds."""
+    above = np.append(np.cumsum(parts[::-1])[::-1][1:], 0.0)
+    return int(np.argmax(above <= budget + _TOLERANCE))
+
+
+def _finite(scores: np.ndarray) -> np.ndarray:
+    if not np.isfinite(scores).all():
+        raise ValueError("A score is NaN or infinite; look at the model's output.")
+    return scores
