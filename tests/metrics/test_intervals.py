@@ -21,6 +21,13 @@ def images(number=80, seed=0):
     return np.round(rng.normal(size=number) + 1.2 * labels, 2), labels, rng
 
 
+def auroc_by_ranks(scores, labels):
+    """The statistic of Mann and Whitney; scikit-learn's takes a hundred times as long."""
+    anomalous = labels == 1
+    m = anomalous.sum()
+    return (stats.rankdata(scores)[anomalous].sum() - m * (m + 1) / 2) / (m * (len(labels) - m))
+
+
 def test_weights_of_groups_repeat_their_images():
     scores, labels, rng = images()
     groups = rng.integers(0, 20, 80)
@@ -40,7 +47,7 @@ def test_ungrouped_images_have_the_interval_of_scipy():
         GroupCurves.of_images(scores, labels, np.arange(80)), DetectionCurve.auroc, replicates=4000
     )
     theirs = stats.bootstrap(
-        (scores, labels), lambda s, y: roc_auc_score(y, s), paired=True, vectorized=False, n_resamples=4000,
+        (scores, labels), auroc_by_ranks, paired=True, vectorized=False, n_resamples=4000,
         method="percentile", rng=1,
     )  # fmt: skip
     # The standard error of a 2.5 % quantile of 4000 normal draws is 0.042 of their deviation: 4 of the difference.
@@ -54,7 +61,7 @@ def test_ungrouped_images_have_the_interval_of_scipy():
 def test_the_interval_of_patients_covers_the_truth_as_often_as_it_says():
     # Five images of a patient share most of their noise, so that intervals that take them for independent fail.
     rng = np.random.default_rng(2)
-    truth, runs = stats.norm.cdf(1 / np.sqrt(2)), 120
+    truth, runs = stats.norm.cdf(1 / np.sqrt(2)), 60
     patients, each = 60, 5
     covered = {"patients": 0, "images": 0}
     label = np.repeat(np.arange(patients) % 2, each)
