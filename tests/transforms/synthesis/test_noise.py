@@ -34,10 +34,10 @@ def _octave(seed: int, wavelength: float, size: tuple[int, int], origin: tuple[f
 @pytest.mark.parametrize("seed", [0, 1, 2**31 - 1])
 def test_the_noise_is_the_sum_of_octaves_of_halved_wavelength_and_falling_amplitude(seed: int) -> None:
     expected = sum(0.6**k * _octave(seed, 32 / 2**k, (13, 21), ORIGIN) for k in range(6))
-    np.testing.assert_allclose(fractal_noise((13, 21), seed, ORIGIN), expected, atol=2e-3)
+    np.testing.assert_allclose(fractal_noise((13, 21), seed, ORIGIN), expected, atol=1e-6)
     assert expected.std() > 0.1
     expected = sum(0.3**k * _octave(seed, 10 / 2**k, (13, 21), ORIGIN) for k in range(3))
-    np.testing.assert_allclose(fractal_noise((13, 21), seed, ORIGIN, 3, 0.3, 10.0), expected, atol=2e-3)
+    np.testing.assert_allclose(fractal_noise((13, 21), seed, ORIGIN, 3, 0.3, 10.0), expected, atol=1e-6)
 
 
 def test_an_octave_has_its_power_about_its_wavelength() -> None:

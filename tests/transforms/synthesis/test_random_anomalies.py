@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from typing import Any
 
 import numpy as np
@@ -70,7 +71,7 @@ def test_the_drawn_parameters_are_plain_numbers_that_repeat_the_anomaly(kind: An
         result = transform({"image": image})["image"]
         parameters = {name: value for name, value in vars(transform.drawn).items() if name != "keys"}
         # What survives being written and read is made of numbers alone.
-        again = KINDS[kind]("image", **eval(repr(parameters), {}, {}))
+        again = KINDS[kind]("image", **ast.literal_eval(repr(parameters)))
         assert _equal(again({"image": image})["image"], result)
 
 
@@ -167,7 +168,7 @@ def test_workers_draw_differently_and_repeat_with_the_seed(kind: Any) -> None:
 
     def batch(seed: int) -> torch.Tensor:
         dataset = Dataset([{"image": image} for _ in range(8)], Compose([kind("image")]))
-        loader = DataLoader(dataset, 2, num_workers=2, generator=torch.Generator().manual_seed(seed))
+        loader = DataLoader(dataset, num_workers=2, batch_size=2, generator=torch.Generator().manual_seed(seed))
         return torch.cat([one["image"].as_tensor() for one in loader])
 
     first = batch(0)
