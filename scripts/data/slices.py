@@ -30,7 +30,7 @@ class NormalSlices:
         abnormal_subjects: whether slices without anomaly are taken from scans with anomalies (label 1, with a mask).
         bias_correction: see ``open_scan``.
         held_out: part of each training scan's slices, in 0..1, that validate instead, for data of too few patients to
-            spare one: neighbours of such a slice are trained on, so a threshold from them is too low.
+            spare one: neighbours of such a slice are trained on, so no calibration rests on them.
         landmarks: learnt at once from ``training``, before the first image needs them.
         training: items of the training split, if there are landmarks to learn.
     """
@@ -68,7 +68,7 @@ class NormalSlices:
     def validation(self, items: Sequence[Item], training: Sequence[Item]) -> list[Item]:
         """Gives the slices of the validation split, and those held out of the training split; raises as ``training``.
 
-        Anomalies of a labelled validation split do not count: losses and thresholds are of normals.
+        Anomalies of a labelled validation split do not count: the loss is of normals.
         """
         parted = self.abnormal_subjects  # then an anomalous scan has slices without anomaly
         normals = [item for item in items if item["label"] == 0 or (parted and is_scan(item["image"]))]

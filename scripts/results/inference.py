@@ -52,7 +52,7 @@ class InferenceResults:
     - ``manifest.json`` with all that the results depend on.
 
     Takes decollated outputs with ``name``, ``score``, ``slice_scores``, ``empty_slices``, ``top_slices``,
-    ``anomaly_map`` (1, i, j, k) and maybe ``pred`` (1, i, j, k), the mask, on the grid of the file.
+    ``anomaly_map`` (1, i, j, k) and ``pred`` (1, i, j, k) or None, the mask, on the grid of the file.
 
     Args:
         output_dir: made if missing.
@@ -124,7 +124,7 @@ class InferenceResults:
         image, name = item["image"].meta["filename_or_obj"], item["name"]
         exported = self.exporter is not None and self.exporter.takes(image)
         anomaly_map = _array(item["anomaly_map"])
-        mask = _array(item["pred"]) if "pred" in item else None
+        mask = _array(item["pred"]) if item["pred"] is not None else None
         top = [int(number) for number in item["top_slices"]]
         row = {"image": name if exported else image, "score": float(item["score"])}
         if self.calibration.patients:
@@ -181,7 +181,7 @@ class InferenceResults:
         scan, name = is_scan(image), item["name"]
         shown = top if scan else [0]
         maps = _array(self._turn(item["anomaly_map"])[..., shown])
-        masks = _array(self._turn(item["pred"])[..., shown]) if "pred" in item else None
+        masks = _array(self._turn(item["pred"])[..., shown]) if item["pred"] is not None else None
         scores = [float(item["slice_scores"][number]) for number in shown]
 
         def draw(low: float, high: float) -> None:

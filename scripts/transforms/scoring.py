@@ -55,17 +55,15 @@ class AnomalyScored(Transform):
 
 
 class AnomalyMaskd(Transform):
-    """Replaces ``pred`` by the mask of ``anomaly_map``: uint8, 1 above the threshold; without a threshold, drops it."""
+    """Replaces ``pred`` by the mask of ``anomaly_map``: uint8, 1 above the threshold; without a threshold, by None."""
 
     def __init__(self, threshold: float | None) -> None:
         self.threshold = threshold
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        result = dict(data)
-        result.pop("pred")
-        if self.threshold is not None:
-            result["pred"] = (data["anomaly_map"] > self.threshold).to(torch.uint8)
-        return result
+        # None, as an engine does not notice that a key is gone.
+        mask = None if self.threshold is None else (data["anomaly_map"] > self.threshold).to(torch.uint8)
+        return {**data, "pred": mask}
 
 
 class MapInverted(Invertd):

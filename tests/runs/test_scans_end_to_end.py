@@ -106,9 +106,9 @@ def test_the_datalist_has_an_item_a_scan_and_patients_in_one_split(scans: Scans)
 
 
 def test_an_evaluation_ranks_slices_and_patients(
-    trained: Path, workflow: Callable[..., ConfigWorkflow], scan_args: dict[str, Any], tmp_path: Path
+    workflow: Callable[..., ConfigWorkflow], scan_args: dict[str, Any], calibration: dict[str, str], tmp_path: Path
 ) -> None:
-    workflow("train.json", "evaluate.json", *CT, **scan_args).run()
+    workflow("train.json", "evaluate.json", *CT, **scan_args, **calibration).run()
     folder = tmp_path / "eval" / "test"
     summary = json.loads((folder / "metrics.json").read_text())
     slices, items = pd.read_csv(folder / "slices.csv"), pd.read_csv(folder / "scores.csv")
@@ -116,6 +116,15 @@ def test_an_evaluation_ranks_slices_and_patients(
     assert summary["metrics"]["patient_auroc"] == pytest.approx(roc_auc_score(items["label"], items["score"]))
     assert {"dice", "froc", "normal_scans_clean", "pixel_auroc", "pixel_aupro"} <= summary["metrics"].keys()
     assert (items["label"].sum(), len(items)) == (2, 3)
+    assert items["p_value"].isin([0.5, 1.0]).all()
+    assert slices["p_value"].between(0.5, 1).all()
+    threshold = summary["calibration"]["levels"]["image"]["threshold"]
+    normal = slices["image"].isin(items[items["label"] == 0]["image"])
+    assert summary["calibration"]["observed"]["image"] == {
+        "normal_patients": 1,
+        "false_positive_rate": pytest.approx((slices["score"] > threshold)[normal].mean()),
+        "sensitivity": pytest.approx((slices["score"] > threshold)[slices["label"] == 1].mean()),
+    }
     for path in items[items["label"] == 1]["image"]:
         lesion, _ = _canonical(Path(path).with_name("lesion.nii.gz"))
         of_scan = slices[slices["image"] == path].set_index("slice")["label"]
@@ -179,10 +188,14 @@ def test_a_calibration_rests_on_the_pixels_slices_and_scans_of_its_patient(
 
 
 def test_a_dicom_series_gets_the_map_of_its_nifti_and_dicom_objects(
-    scans: Scans, infer: Callable[..., Path], program: Callable[[str], str], tmp_path: Path
+    scans: Scans,
+    infer: Callable[..., Path],
+    calibration: dict[str, str],
+    program: Callable[[str], str],
+    tmp_path: Path,
 ) -> None:
     (subject,) = (scans.root / "phantoms" / "dicom").iterdir()
-    folder = infer(subject, secondary_capture=True)
+    folder = infer(subject, secondary_capture=True, **calibration)
     (row,) = pd.read_csv(folder / "scores.csv").to_dict("records")
     ours = _canonical(folder / row["map"])
     objects = {path.name: pydicom.dcmread(path) for path in (folder / row["dicom"]).iterdir()}
@@ -264,10 +277,12 @@ def test_the_ways_of_slicing_and_scaling_train_and_infer(
         workflow("inference.json", *CT, input=str(path), **(scan_args | own | {"plane": "axial"})).run()
 
 
-def test_a_radiograph_is_scored_and_keeps_its_place_in_dicom(infer: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_radiograph_is_scored_and_keeps_its_place_in_dicom(
+    infer: Callable[..., Path], calibration: dict[str, str], tmp_path: Path
+) -> None:
     array = np.random.default_rng(0).integers(0, 4000, (40, 50)).astype(np.uint16)
     path = write_radiograph(tmp_path / "dicom" / "IM1", array, photometric="MONOCHROME1", patient="Somebody")
-    folder = infer(path.parent)
+    folder = infer(path.parent, **calibration)
     (row,) = pd.read_csv(folder / "scores.csv").to_dict("records")
     assert nib.load(folder / row["map"]).shape == (50, 40, 1)
     assert {each.name for each in (folder / row["dicom"]).iterdir()} == {"report.dcm", "segmentation.dcm"}

@@ -73,7 +73,7 @@ def test_the_mask_is_what_lies_above_the_threshold() -> None:
     mask = AnomalyMaskd(2.0)(data)["pred"]
     assert mask.dtype == torch.uint8
     assert mask.tolist() == [[[[0, 0, 1]]]]
-    assert "pred" not in AnomalyMaskd(None)(data)
+    assert AnomalyMaskd(None)(data)["pred"] is None
 
 
 def test_slices_are_labelled_by_the_area_of_their_mask() -> None:

@@ -1,0 +1,155 @@
+"""``python -m bundle calibrate``: whom it calibrates on, what it collects of them, and what it tells the user."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from ignite.engine import Engine
+from monai.bundle import ConfigParser
+from monai.data import MetaTensor
+
+from bundle.__main__ import main
+from bundle.calibrate import PatientScores, _weaknesses
+from scripts.data.datalist import datalist_hash, load_calibration_items
+
+
+def write_datalist(folder: Path, validation: list[tuple[str, int]], training: int = 1) -> Path:
+    """Items by group and label, in this order."""
+    items = [
+        {"image": f"{number}.png", "group": group, "label": label} for number, (group, label) in enumerate(validation)
+    ]
+    for item in [*items, {"image": "train.png"}]:
+        (folder / str(item["image"])).touch()
+    path = folder / "datalist.json"
+    trained = [{"image": "train.png", "group": "trained", "label": 0}] * training
+    path.write_text(json.dumps({"training": trained, "validation": items, "labelled_validation": True}))
+    return path
+
+
+def test_a_patient_with_an_anomaly_is_left_out_as_a_whole_and_scans_come_by_patient(tmp_path: Path) -> None:
+    path = write_datalist(tmp_path, [("b", 0), ("ill", 0), ("a", 0), ("b", 0), ("ill", 1)])
+    items = load_calibration_items(path)
+    assert [(item["group"], Path(item["image"]).name) for item in items] == [
+        ("a", "2.png"),
+        ("b", "0.png"),
+        ("b", "3.png"),
+    ]
+
+
+@pytest.mark.parametrize("validation", [[], [("ill", 1), ("ill", 0)]])
+def test_without_normal_validation_patients_the_remedy_is_named(
+    validation: list[tuple[str, int]], tmp_path: Path
+) -> None:
+    path = write_datalist(tmp_path, validation)
+    with pytest.raises(ValueError, match=f"{path}: no normal patient in validation.*--validation-fraction.*held_out"):
+        load_calibration_items(path)
+
+
+def item(patient: str, file: str, slices: list[float], empty: list[bool], inside: list[float]) -> dict[str, Any]:
+    """Of a scan whose map has the values ``inside`` in the foreground, and one far higher outside."""
+    values = torch.tensor([*inside, 100.0]).reshape(1, 1, -1, 1)
+    foreground = torch.ones_like(values)
+    foreground[0, 0, -1] = 0
+    return {
+        "image": MetaTensor(torch.zeros(1), meta={"filename_or_obj": file}),
+        "patient": patient,
+        "score": torch.tensor(max(slices)),
+        "slice_scores": torch.tensor(slices),
+        "empty_slices": torch.tensor(empty),
+        "anomaly_map": MetaTensor(values),
+        "foreground": MetaTensor(foreground),
+    }
+
+
+@pytest.fixture
+def scores() -> PatientScores:
+    """Of three patients: one with two scans, one with a black image, one with one scan."""
+    collected = PatientScores()
+    output = [
+        item("a", "1.nii.gz", [1.0, 9.0], [False, True], [1, 2]),
+        item("a", "2.nii.gz", [3.0, 4.0], [False, False], [3, 4]),
+        item("b", "3.png", [0.5], [True], [0.5, 0.25]),
+        item("c", "4.nii.gz", [2.0], [False], [2, 2]),
+    ]
+    engine = Engine(lambda engine, batch: output)
+    collected.attach(engine)
+    engine.run([0])
+    return collected
+
+
+def test_scores_are_kept_by_patient_without_empty_slices_and_background(scores: PatientScores) -> None:
+    assert scores.highest == {"a": 9, "b": 0.5, "c": 2}
+    assert scores.images == {"a": [1, 3, 4], "b": [0.5], "c": [2]}  # an image counts, be it black
+    assert (scores.scans, scores.pixels.patients, scores.pixels.pixels) == (4, 3, 8)
+    assert scores.level("volume", 0.5)["threshold"] == 2
+    assert scores.level("image", 0.25) == {
+        "rate": 0.25, "threshold": 4.0, "patients": 3, "scans": 4, "images": 5, "pixels": 8,
+    }  # fmt: skip
+    # (1/3 + 1) / 4 lie above 3
+    assert scores.level("image", 1 / 3)["threshold"] == 3
+    assert scores.level("pixel", 0.25)["threshold"] == pytest.approx(4, rel=1e-3)
+    # (2/4 + 1) / 4 of pixels lie above 2
+    assert scores.level("pixel", 0.375)["threshold"] == pytest.approx(2, rel=1e-3)
+
+
+def test_a_level_without_threshold_says_why(scores: PatientScores) -> None:
+    level = scores.level("pixel", 0.1)
+    assert level["threshold"] is None
+    assert level["reason"] == "a rate of 0.1 needs 9 normal patients, there are 3, which support no rate below 0.25"
+
+
+def test_nothing_that_is_written_names_a_patient_or_tells_their_order(scores: PatientScores) -> None:
+    assert scores.nameless() == [
+        {"score": 0.5, "images": [0.5]},
+        {"score": 2.0, "images": [2.0]},
+        {"score": 9.0, "images": [1.0, 3.0, 4.0]},
+    ]
+
+
+def test_what_weakens_the_promise_is_told(tmp_path: Path) -> None:
+    path = write_datalist(tmp_path, [("a", 0)])
+
+    def weaknesses(**facts: Any) -> str:
+        config: Any = SimpleNamespace(get_parsed_content=lambda name: SimpleNamespace(facts=facts))
+        return " ".join(_weaknesses(config, path))
+
+    assert weaknesses(datalist_sha256=datalist_hash(path)) == ""
+    assert "early_stop_patience" in weaknesses(datalist_sha256=datalist_hash(path), early_stop_patience=5)
+    assert f"was not trained on {path}" in weaknesses(datalist_sha256="0" * 64)
+
+
+def test_a_training_that_may_stop_early_says_so_in_its_checkpoint() -> None:
+    config = json.loads((Path(__file__).parents[2] / "configs" / "train.json").read_text())
+    for patience, expected in ((0, None), (7, 7)):
+        parser = ConfigParser({"early_stop_patience": patience, "said": config["provenance"]["early_stop_patience"]})
+        assert parser.get_parsed_content("said") == expected
+
+
+@pytest.mark.parametrize("rate", ["0", "1", "-0.5"])
+def test_a_rate_that_is_none_is_refused_before_any_work(rate: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["calibrate", "--datalist", "nowhere.json", f"--image-false-positive-rate={rate}"]) == 1
+    assert "must be between 0 and 1" in capsys.readouterr().err
+
+
+def test_if_no_level_has_a_threshold_the_exit_code_is_1_and_the_table_says_how_many_patients_it_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], scores: PatientScores
+) -> None:
+    monkeypatch.setattr("bundle.calibrate.score", lambda config: scores)
+    path = write_datalist(tmp_path, [("a", 0)])
+    (tmp_path / "model.pt").write_bytes(b"weights")
+    words = ["calibrate", "--datalist", str(path), "--ckpt_path", str(tmp_path / "model.pt")]
+    words += ["--out", str(tmp_path / "calibration.json")]
+    assert main(words) == 1
+    text = capsys.readouterr().out
+    assert text.count("there are 3") == 3
+    assert "needs 199 normal patients" in text
+    assert main([*words, "--volume-false-positive-rate", "0.25"]) == 0
+    assert "at most 25 % have a scan that scores above 9" in capsys.readouterr().out
+    content = json.loads((tmp_path / "calibration.json").read_text())
+    assert content["levels"]["volume"]["threshold"] == 9
+    assert content["scoring"] == {"score_pooling": "max", "scan_pooling": "max", "foreground_only": False}
+    assert np.isclose(sum(patient["score"] for patient in content["scores"]), 11.5)
