@@ -22,6 +22,7 @@ from sklearn.metrics import roc_auc_score
 from bundle import prepare
 from bundle.phantom_dicom import write_radiograph, write_series
 from bundle.phantom_volumes import write_phantom_volumes
+from scripts.metrics import ItemCurves
 from scripts.networks.detector import Detector
 
 CT = ("data/ct.json",)
@@ -101,6 +102,12 @@ def test_an_evaluation_ranks_slices_and_patients(
     assert summary["metrics"]["patient_auroc"] == pytest.approx(roc_auc_score(items["label"], items["score"]))
     assert {"dice", "froc", "normal_scans_clean", "pixel_auroc", "pixel_aupro"} <= summary["metrics"].keys()
     assert (items["label"].sum(), len(items)) == (2, 3)
+    assert ((items["lesions"] > 0) == (items["label"] == 1)).all()
+    pixels = ItemCurves.load(folder / "pixels.npz")
+    voxels = [np.prod(nib.load(path).shape) for path in pixels.image]
+    np.testing.assert_array_equal((pixels.positive + pixels.negative).sum(axis=1), voxels)
+    assert pixels.curve().auroc() == pytest.approx(summary["metrics"]["pixel_auroc"], abs=2e-3)
+    assert set(pd.read_csv(folder / "detections.csv")["item"]) == set(items["image"])
     for path in items[items["label"] == 1]["image"]:
         lesion, _ = _canonical(Path(path).with_name("lesion.nii.gz"))
         of_scan = slices[slices["image"] == path].set_index("slice")["label"]
