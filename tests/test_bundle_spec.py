@@ -58,6 +58,8 @@ ADDED = {
     "min_lesion_area": "labels slices in an evaluation",
     "items": "the test split",
     "has_masks": "decides about pixel metrics",
+    "has_classes": "decides about metrics by class",
+    "ader": "metrics of the evaluation",
     "validate#postprocessing": "a training validates by its loss, before any score",
     "validate#additional_metrics": "a training validates by its loss alone",
     "evaluating": "the evaluation's run id",

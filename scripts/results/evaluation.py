@@ -74,7 +74,7 @@ class EvaluationResults:
     ``lesions``; where items have a class (organ), a column ``class`` and, of two or more, the metrics of each.
 
     Takes decollated outputs with ``image``, ``score``, ``slice_scores``, ``label``, ``patient``, ``image_scores``,
-    ``image_labels``, ``image_numbers``, and ``anomaly_map``, and maybe ``class`` and ``ground_truth`` (1, H, W, D),
+    ``image_labels``, ``image_numbers``, and ``anomaly_map``, and maybe ``organ`` and ``ground_truth`` (1, H, W, D),
     turned to the plane.
 
     Args:
@@ -122,8 +122,8 @@ class EvaluationResults:
         for item in output:
             file = item["image"].meta["filename_or_obj"]
             common = {"image": file, "group": item["patient"]}
-            if "class" in item:
-                common["class"] = item["class"]
+            if "organ" in item:
+                common["class"] = item["organ"]
             score = float(item["score"])
             p_value = {"p_value": self.calibration.volume_p_value(score)} if self.calibration.patients else {}
             self._items.append({**common, "label": int(item["label"]), "score": score, **p_value})
@@ -142,10 +142,10 @@ class EvaluationResults:
             self._images += rows
             for kept in (self._highest, self._lowest, *self._of_label.values()):
                 kept.add(item, rows)
-            if "class" in item:
-                self._classes.add(item["class"], scores, labels)
+            if "organ" in item:
+                self._classes.add(item["organ"], scores, labels)
                 if "ground_truth" in item:
-                    self._classes.add_map(item["class"], item["anomaly_map"], item["ground_truth"])
+                    self._classes.add_map(item["organ"], item["anomaly_map"], item["ground_truth"])
 
     def _write(self, engine: Engine) -> None:
         self.output_dir.mkdir(parents=True, exist_ok=True)

@@ -129,7 +129,7 @@ class GroundTruthd(Transform):
 
 class SliceLabelsd(Transform):
     """Adds what ranks images for a metric, as vectors of equal length: ``image_scores`` and ``image_labels``; and
-    ``patient``, the item's ``group``.
+    ``patient``, the item's ``group``; and ``organ``, its ``class``, where it has one.
 
     With ``ground_truth`` (1, H, W, D) these are the slices, each labelled by its mask; an image file is one. Empty
     slices of a scan do not count, since anything tells them from an anomaly; ``image_numbers`` are those that do.
@@ -157,6 +157,10 @@ class SliceLabelsd(Transform):
             "image_numbers": numbers,
             "patient": data["group"],
         }
+        if "class" in data:
+            more["organ"] = data[
+                "class"
+            ]  # under a name of its own, as MONAI leaves those of the batch out of the output
         return {**data, **more}
 
 

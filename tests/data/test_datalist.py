@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from scripts.data.datalist import datalist_hash, load_datalist, load_items, require_both_classes
+from scripts.data.datalist import datalist_hash, has_classes, load_datalist, load_items, require_both_classes
 
 
 def item(name, label=0, group=None, **rest):
@@ -111,3 +111,12 @@ def test_one_class_has_no_metrics(label, lacking):
 def test_hash_is_that_of_the_file(folder):
     path = write(folder, test=[item("a")])
     assert datalist_hash(path) == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_metrics_by_class_need_the_class_of_every_item(caplog):
+    brain, liver, unknown = item("a", **{"class": "brain"}), item("b", **{"class": "liver"}), item("c")
+    assert has_classes([brain, liver])
+    assert not has_classes([unknown])
+    assert not caplog.text
+    assert not has_classes([brain, unknown, liver])
+    assert "1 of 3 images have no class" in caplog.text

@@ -23,6 +23,7 @@ from bundle import prepare
 from bundle.__main__ import main
 from bundle.phantom_dicom import write_radiograph, write_series
 from bundle.phantom_volumes import write_phantom_volumes
+from scripts.metrics import ItemCurves
 from scripts.networks.detector import Detector
 
 ROOT = Path(__file__).parents[2]
@@ -125,6 +126,12 @@ def test_an_evaluation_ranks_slices_and_patients(
         "false_positive_rate": pytest.approx((slices["score"] > threshold)[normal].mean()),
         "sensitivity": pytest.approx((slices["score"] > threshold)[slices["label"] == 1].mean()),
     }
+    assert ((items["lesions"] > 0) == (items["label"] == 1)).all()
+    pixels = ItemCurves.load(folder / "pixels.npz")
+    voxels = [np.prod(nib.load(path).shape) for path in pixels.image]
+    np.testing.assert_array_equal((pixels.positive + pixels.negative).sum(axis=1), voxels)
+    assert pixels.curve().auroc() == pytest.approx(summary["metrics"]["pixel_auroc"], abs=2e-3)
+    assert set(pd.read_csv(folder / "detections.csv")["item"]) == set(items["image"])
     for path in items[items["label"] == 1]["image"]:
         lesion, _ = _canonical(Path(path).with_name("lesion.nii.gz"))
         of_scan = slices[slices["image"] == path].set_index("slice")["label"]
