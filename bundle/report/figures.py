@@ -170,9 +170,7 @@ def _legend(figure: Figure) -> None:
             named.setdefault(label, handle)
     widest = max(map(len, named), default=0)
     columns = 3 if widest < 32 else 2 if widest < 50 else 1
-    figure.legend(
-        named.values(), named.keys(), loc="outside lower center", ncols=columns, frameon=False, fontsize=10
-    )
+    figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=columns, frameon=False, fontsize=10)
 
 
 def _svg(figure: Figure) -> str:
