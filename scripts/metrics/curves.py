@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 MAX_FPR = 0.3  # AUPRO integrates up to this false-positive rate (Bergmann et al., 2021)
+ROUNDING = 1e-12  # of rates: 1 of 20 must count as 1 - 0.95
 
 
 class DetectionCurve(NamedTuple):
@@ -139,6 +140,19 @@ def detection_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, float
         "f1max_floor": 2 * curve.prevalence / (1 + curve.prevalence),
         "f1max_threshold": float(curve.score[best]),
     }
+
+
+def sensitivity_at_specificity(curve: DetectionCurve, specificity: float = 0.95) -> float:
+    """The highest sensitivity of any threshold whose specificity is at least this, nothing interpolated.
+
+    0 where every threshold of the data has a lower one, as calling nothing anomalous has specificity 1.
+    """
+    return float(curve.tpr[curve.fpr <= 1 - specificity + ROUNDING].max())
+
+
+def specificity_at_sensitivity(curve: DetectionCurve, sensitivity: float = 0.95) -> float:
+    """The highest specificity of any threshold whose sensitivity is at least this, nothing interpolated."""
+    return float(1 - curve.fpr[curve.tpr >= sensitivity - ROUNDING].min())
 
 
 def checked(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

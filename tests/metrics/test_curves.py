@@ -1,8 +1,14 @@
 import numpy as np
 import pytest
-from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
+from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
-from scripts.metrics.curves import DetectionCurve, detection_curve, detection_metrics
+from scripts.metrics.curves import (
+    DetectionCurve,
+    detection_curve,
+    detection_metrics,
+    sensitivity_at_specificity,
+    specificity_at_sensitivity,
+)
 
 RNG = np.random.default_rng(0)
 
@@ -124,3 +130,24 @@ def test_aupro_in_closed_form(negative, region, expected):
 def test_bad_input_says_what_is_wrong(scores, labels, message):
     with pytest.raises(ValueError, match=message):
         detection_metrics(scores, labels)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.5, 0.9, 0.95, 1.0])
+@pytest.mark.parametrize("decimals", [0, 6], ids=["ties", "no ties"])
+def test_sensitivity_and_specificity_at_each_other_equal_scikit_learns_curve(rate, decimals):
+    labels = (np.random.default_rng(2).random(200) < 0.3).astype(int)
+    scores = np.round(np.random.default_rng(3).normal(size=200) + 1.5 * labels, decimals)
+    fpr, tpr, _ = roc_curve(labels, scores, drop_intermediate=False)
+    curve = detection_curve(scores, labels)
+
+    assert sensitivity_at_specificity(curve, rate) == pytest.approx(tpr[1 - fpr >= rate].max())
+    assert specificity_at_sensitivity(curve, rate) == pytest.approx((1 - fpr)[tpr >= rate].max())
+
+
+def test_a_rate_that_is_just_reached_counts():
+    # One of 20 normal images lies above both anomalous ones: specificity 0.95, though 1 - 1 / 20 may round below it.
+    curve = detection_curve(np.array([9, 8, 10, *range(-19, 0)]), np.array([1, 1, *[0] * 20]))
+
+    assert sensitivity_at_specificity(curve) == 1
+    assert sensitivity_at_specificity(curve, 0.951) == 0
+    assert specificity_at_sensitivity(curve) == pytest.approx(0.95)

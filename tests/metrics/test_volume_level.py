@@ -15,6 +15,7 @@ from monai.metrics import (
 from scipy import ndimage
 
 from scripts.metrics import VolumeMetrics
+from scripts.metrics.volume_level import froc_points
 from scripts.threshold import Threshold
 
 RATES = (0.125, 0.25, 0.5, 1, 2, 4, 8)
@@ -120,6 +121,17 @@ def test_froc_by_hand():
     # adds a false one at 0, that of the second at -100.
     assert [metrics[name] for name in SENSITIVITIES] == pytest.approx([1 / 3] * 3 + [2 / 3] * 4)
     assert metrics["froc"] == pytest.approx(11 / 21)
+
+
+def test_points_of_the_froc_curve_by_hand():
+    # Of four lesions in two scans: one at 9, a false one and a lesion at 8, false ones at 7 and 1.
+    false_positives, sensitivity = froc_points(np.array([7, 9, 8, 8, 1]), np.array([0, 1, 0, 1, 0]), 4, 2)
+
+    np.testing.assert_array_equal(false_positives, [0, 0, 0.5, 1, 1.5])
+    np.testing.assert_array_equal(sensitivity, [0, 0.25, 0.5, 0.5, 0.5])
+    for found, lesions, number in (([0], 0, 2), ([0], 2, 0), ([1], 0, 2)):
+        with pytest.raises(ValueError, match=f"FROC is not defined: {found[0]} of {lesions} .* in {number} scans"):
+            froc_points(np.array([1.0]), np.array(found), lesions, number)
 
 
 def test_sensitivity_between_two_false_positive_rates_is_interpolated():

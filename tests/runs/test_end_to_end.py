@@ -14,6 +14,9 @@ import torch
 from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from scripts.metrics import ItemCurves
+from scripts.metrics.pixel_level import pixel_metrics
+from scripts.metrics.volume_level import froc_points
 from scripts.networks.detector import Detector
 
 
@@ -52,7 +55,8 @@ def test_training_leaves_its_checkpoints(used: Any) -> None:
 def test_evaluation_leaves_metrics_scores_and_pictures(used: Any) -> None:
     folder = used.root / "eval" / "test"
     assert {path.name for path in folder.iterdir()} == {
-        *("metrics.json", "scores.csv", "roc_pr.png", "scores.png", "heat_maps.png")
+        *("metrics.json", "scores.csv", "pixels.npz", "detections.csv", "roc_pr.png", "scores.png", "heat_maps.png"),
+        *("best_cases.png", "worst_cases.png"),
     }
     for picture in folder.glob("*.png"):
         with Image.open(picture) as image:
@@ -71,6 +75,52 @@ def test_metrics_are_those_of_scikit_learn_on_the_scores(used: Any) -> None:
     assert metrics["image_ap"] == pytest.approx(average_precision_score(table["label"], table["score"]), abs=1e-12)
     assert table["score"].is_monotonic_decreasing
     assert {"pixel_auroc", "pixel_ap", "pixel_f1max", "pixel_aupro"} <= metrics.keys()
+
+
+def test_pixels_kept_of_each_image_give_the_metrics_again(used: Any) -> None:
+    folder = used.root / "eval" / "test"
+    metrics = json.loads((folder / "metrics.json").read_text())["metrics"]
+    items = ItemCurves.load(folder / "pixels.npz")
+    assert set(items.image) == set(pd.read_csv(folder / "scores.csv")["image"])
+    for name, value in pixel_metrics(items.curve()).items():
+        assert value == pytest.approx(metrics[name], abs=2e-3)
+
+
+def test_detections_kept_of_each_image_give_the_froc_again(used: Any) -> None:
+    folder = used.root / "eval" / "test"
+    metrics = json.loads((folder / "metrics.json").read_text())["metrics"]
+    detections, scores = pd.read_csv(folder / "detections.csv"), pd.read_csv(folder / "scores.csv")
+    assert set(detections["item"]) <= set(scores["image"])
+    assert ((scores["lesions"] > 0) == (scores["label"] == 1)).all()
+    false_positives, sensitivity = froc_points(
+        detections["score"].to_numpy(), detections["found"].to_numpy(), scores["lesions"].sum(), len(scores)
+    )
+    for rate in (0.125, 1, 8):
+        expected = metrics[f"lesion_sensitivity_at_{rate:g}_fp"]
+        assert np.interp(rate, false_positives, sensitivity) == pytest.approx(expected)
+
+
+def test_a_model_of_several_organs_is_measured_on_each(used: Any, workflow: Callable[..., Any], tmp_path: Path) -> None:
+    content = json.loads(used.datalist.read_text())
+    content["dataset_dir"] = str((used.datalist.parent / content["dataset_dir"]).resolve())
+    organs = {0: ["brain", "liver", "eye"] * 2, 1: ["brain", "liver"]}
+    for item in content["test"]:
+        item["class"] = organs[item["label"]].pop()
+    (tmp_path / "organs.json").write_text(json.dumps(content))
+    workflow(
+        "train.json", "evaluate.json", ckpt_path=str(used.checkpoint), datalist=str(tmp_path / "organs.json"), ader=True
+    ).run()
+    summary = json.loads((tmp_path / "eval" / "test" / "metrics.json").read_text())
+    table = pd.read_csv(tmp_path / "eval" / "test" / "scores.csv")
+    assert sorted(summary["classes"]) == ["brain", "eye", "liver"]
+    for organ in ("brain", "liver"):
+        of_organ = table[table["class"] == organ]
+        expected = roc_auc_score(of_organ["label"], of_organ["score"])
+        assert summary["classes"][organ]["image_auroc"] == pytest.approx(expected)
+        assert 0 < summary["classes"][organ]["ader_pixel_auroc"] < 1
+    assert summary["classes"]["eye"]["images"] == {"normal": 2, "anomalous": 0}
+    assert summary["class_means"]["image_auroc"] is None  # that of the eye is not defined
+    assert "ader_pixel_aupro" in summary["metrics"]
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 8])
