@@ -6,7 +6,14 @@ import sys
 
 from bundle import baseline, demo, phantom, prepare, report, weights
 
-VERBS = {"prepare": prepare, "weights": weights, "baseline": baseline, "phantom": phantom, "demo": demo, "report": report}
+VERBS = {
+    "prepare": prepare,
+    "weights": weights,
+    "baseline": baseline,
+    "phantom": phantom,
+    "demo": demo,
+    "report": report,
+}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -68,7 +68,8 @@ def _inconsistent(evaluations: Sequence[Evaluation]) -> Iterator[str]:
         if abs(auroc - written) > _SAME:
             yield (
                 f"The files of {one.data}, {one.name} contradict each other: image AUROC {written:.4f} in "
-                f"metrics.json, {auroc:.4f} from the table of scores. Its numbers may be of two evaluations; run it again."
+                f"metrics.json, {auroc:.4f} from the table of scores. Its numbers may be of two evaluations; "
+                "run it again."
             )
 
 

@@ -146,7 +146,7 @@ def picture(path: Path) -> str:
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def _styles(methods: Any) -> dict[str, dict[str, str]]:
+def _styles(methods: Any) -> dict[str, dict[str, Any]]:
     looks = itertools.cycle((colour, line) for line in LINES for colour in COLOURS)
     return {method: {"color": c, "linestyle": s} for method, (c, s) in zip(dict.fromkeys(methods), looks, strict=False)}
 
