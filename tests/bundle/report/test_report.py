@@ -16,6 +16,7 @@ from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from bundle.__main__ import main
 from bundle.report import make_report
+from scripts.metrics.item_curves import ItemCurves
 
 from .conftest import Writer, add_picture, add_slices, scores_of
 
@@ -221,3 +222,14 @@ def test_a_run_of_mlflow_is_fetched_and_gets_the_report(
     assert attached == {"report/report.html", "report/report.json", "report/report.csv"}
     copy = mlflow.artifacts.load_text(f"{run.info.artifact_uri}/report/report.html")
     assert copy == (tmp_path / "out" / "report.html").read_text()
+
+
+def test_pixel_metrics_are_as_written_with_the_interval_of_their_curves(evaluation: Writer, tmp_path: Path) -> None:
+    folder = evaluation(metrics={"pixel_auroc": 0.75})
+    images = pd.read_csv(folder / "scores.csv")["image"].to_numpy(dtype=str)
+    # Of each image 6 of 8 anomalous and 2 of 8 normal pixels reach the upper threshold: AUROC 0.75, however resampled.
+    positive, negative = np.tile([6, 2], (60, 1)), np.tile([2, 6], (60, 1))
+    curves = ItemCurves(np.array([2.0, 1.0], np.float32), positive, negative, positive / 8, images)
+    curves.save(folder / "pixels.npz")
+    value = report_of(tmp_path, folder)["runs"][0]["metrics"]["pixel_auroc"]
+    assert value == pytest.approx({"value": 0.75, "low": 0.75, "high": 0.75})
