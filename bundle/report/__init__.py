@@ -22,7 +22,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("eval/report"), help="folder of the report (default: %(default)s)"
     )
-    parser.add_argument("--title", default="Evaluation of anomaly detectors", help="of the report (default: %(default)s)")
+    parser.add_argument(
+        "--title", default="Evaluation of anomaly detectors", help="of the report (default: %(default)s)"
+    )
     parser.add_argument(
         "--tracking_uri",
         default=os.environ.get("MLFLOW_TRACKING_URI"),

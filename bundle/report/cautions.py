@@ -15,12 +15,12 @@ _SAME = 1e-6  # metrics that differ by less are the same but for rounding
 
 RESEARCH = "These results are for research. They say nothing of the safety or benefit of clinical use."
 ORACLE = (
-    "F1max is an oracle: its threshold is chosen with the labels of the test set. No threshold that is fixed beforehand "
+    "F1max is an oracle: its threshold is chosen with the labels of the test set. No threshold fixed beforehand "
     "reaches it but by luck, and its floor is what calling every image anomalous reaches."
 )
 CONFOUNDED = (
-    "Image metrics rank slices. Slices near the ends of a scan look different from those in its middle, and lesions are "
-    "not spread evenly, so a part of the image AUROC may come from the position of a slice, not from its lesion."
+    "Image metrics rank slices. Slices near the ends of a scan look different from those in its middle, and lesions "
+    "are not spread evenly, so a part of the image AUROC may come from the position of a slice, not from its lesion."
 )
 
 
@@ -67,8 +67,9 @@ def _inconsistent(evaluations: Sequence[Evaluation]) -> Iterator[str]:
         auroc = detection_metrics(one.images["score"].to_numpy(), labels)["auroc"]
         if abs(auroc - written) > _SAME:
             yield (
-                f"The files of {one.data}, {one.name} contradict each other: image AUROC {written:.4f} in metrics.json, "
-                f"{auroc:.4f} from the table of scores. Its numbers may be of two evaluations; run it again."
+                f"The files of {one.data}, {one.name} contradict each other: image AUROC {written:.4f} in "
+                f"metrics.json, {auroc:.4f} from the table of scores. Its numbers may be of two evaluations; "
+                "run it again."
             )
 
 
@@ -115,8 +116,8 @@ def _seeds(evaluations: Sequence[Evaluation]) -> Iterator[str]:
     if differing:
         (data, method), spread = max(differing.items(), key=lambda pair: pair[1])
         yield (
-            f"Seeds of one method differ, by up to {spread:.3f} in image AUROC ({data}, {method}). A difference between "
-            "methods that is not larger may be one of seeds; the best seed is no result."
+            f"Seeds of one method differ, by up to {spread:.3f} in image AUROC ({data}, {method}). A difference "
+            "between methods that is not larger may be one of seeds; the best seed is no result."
         )
     single = _named(evaluations, lambda one: len(aurocs[one.data, one.method]) == 1)
     if single:
@@ -140,5 +141,6 @@ def _uncalibrated(evaluations: Sequence[Evaluation]) -> Iterator[str]:
     names = _named(evaluations, lambda one: not one.summary.get("calibration"))
     if names:
         yield (
-            f"There is no calibration of {names}: a score has no meaning by itself, and no rate of false alarms is promised."
+            f"There is no calibration of {names}: a score has no meaning by itself, and no rate of false alarms is "
+            "promised."
         )

@@ -100,7 +100,9 @@ def _run(one: Evaluation) -> dict[str, Any]:
             "anomalous": int((one.images["label"] == 1).sum()),
             "unit": "slices" if one.sliced else "images",
         },
-        "metrics": {name: {key: _finite(part) for key, part in value.items()} for name, value in metric_values(one).items()},
+        "metrics": {
+            name: {key: _finite(part) for key, part in value.items()} for name, value in metric_values(one).items()
+        },
         "classes": summary.get("classes") or {},
         "class_means": summary.get("class_means") or {},
         "operating_points": operating_points(one),

@@ -146,7 +146,7 @@ def picture(path: Path) -> str:
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def _styles(methods: Any) -> dict[str, dict[str, str]]:
+def _styles(methods: Any) -> dict[str, dict[str, Any]]:
     looks = itertools.cycle((colour, line) for line in LINES for colour in COLOURS)
     return {method: {"color": c, "linestyle": s} for method, (c, s) in zip(dict.fromkeys(methods), looks, strict=False)}
 
@@ -170,9 +170,7 @@ def _legend(figure: Figure) -> None:
             named.setdefault(label, handle)
     widest = max(map(len, named), default=0)
     columns = 3 if widest < 32 else 2 if widest < 50 else 1
-    figure.legend(
-        named.values(), named.keys(), loc="outside lower center", ncols=columns, frameon=False, fontsize=10
-    )
+    figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=columns, frameon=False, fontsize=10)
 
 
 def _svg(figure: Figure) -> str:

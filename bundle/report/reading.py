@@ -77,9 +77,8 @@ class Evaluation:
 
     @property
     def groups(self) -> pd.DataFrame:
-        """``label`` and ``score`` of each group (patient), the highest of its items; in scans of its slices' labels."""
-        labels = self.images.groupby("group")["label"].max()
-        return pd.DataFrame({"label": labels, "score": self.items.groupby("group")["score"].max()})
+        """``label`` and ``score`` of each group (patient), the highest of its items."""
+        return self.items.groupby("group")[["label", "score"]].max()
 
     @property
     def test_set(self) -> tuple[Any, ...]:
@@ -165,7 +164,12 @@ def _teachers(one: Evaluation) -> str:
 
 def _table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     try:
-        table = pd.read_csv(path, dtype={"image": str, "group": str, "class": str}, keep_default_na=False, na_values={"score": ["", "nan"], "p_value": [""]})
+        table = pd.read_csv(
+            path,
+            dtype={"image": str, "group": str, "class": str},
+            keep_default_na=False,
+            na_values={"score": ["", "nan"], "p_value": [""]},
+        )
     except ValueError as error:  # pandas' errors of parsing are ValueErrors
         raise ValueError(f"{path}: not a table ({error}). Run the evaluation again.") from error
     lacking = [name for name in columns if name not in table]

@@ -109,7 +109,9 @@ def _mlflow_run(run: str, client: MlflowClient, tracking_uri: str) -> Run:
     try:
         found = list(client.search_runs(experiments, f"tags.kind = 'evaluation' and attributes.run_name = '{quoted}'"))
     except mlflow.MlflowException as error:
-        raise FileNotFoundError(f"{run}: no such folder, and no name to look for in MLflow ({error.message}).") from error
+        raise FileNotFoundError(
+            f"{run}: no such folder, and no name to look for in MLflow ({error.message})."
+        ) from error
     if not found:
         raise FileNotFoundError(
             f"{run}: neither a folder nor the id or name of an evaluation's run in {tracking_uri}. "
