@@ -9,19 +9,12 @@ from bundle import baseline, benchmark, calibrate, demo, phantom, prepare, repor
 VERBS = {
     "prepare": prepare,
     "weights": weights,
-<<<<<<< HEAD
     "calibrate": calibrate,
     "report": report,
     "baseline": baseline,
     "benchmark": benchmark,
     "phantom": phantom,
     "demo": demo,
-=======
-    "baseline": baseline,
-    "phantom": phantom,
-    "demo": demo,
-    "report": report,
->>>>>>> report
 }
 
 
