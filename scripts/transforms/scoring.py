@@ -158,9 +158,8 @@ class SliceLabelsd(Transform):
             "patient": data["group"],
         }
         if "class" in data:
-            more["organ"] = data[
-                "class"
-            ]  # under a name of its own, as MONAI leaves those of the batch out of the output
+            # A name of its own, as MONAI leaves keys of the batch out of the engine's output.
+            more["organ"] = data["class"]
         return {**data, **more}
 
 
