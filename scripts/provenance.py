@@ -17,7 +17,7 @@ class Provenance:
     """Where a model comes from: filled in training, restored from the checkpoint by evaluation and inference.
 
     Args:
-        facts: name to string or number; None is left out.
+        facts: name to JSON value; None is left out.
     """
 
     def __init__(self, **facts: Any) -> None:

@@ -89,9 +89,9 @@ def _run(one: Evaluation) -> dict[str, Any]:
         "seed": one.seed,
         "source": one.source,
         "teachers": one.teachers,
-        "training": summary.get("training"),
+        "training": model.get("training"),
         "datalist_sha256": model.get("datalist_sha256"),
-        "commit": summary.get("git_commit", model.get("git_commit")),
+        "commit": model.get("git_commit"),
         "mlflow_run_id": model.get("mlflow_run_id"),
         "test": {
             "items": len(one.items),

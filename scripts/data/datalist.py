@@ -166,6 +166,14 @@ def datalist_hash(path: str | Path) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
+def training_facts(path: str | Path) -> dict[str, int]:
+    """Counts what is trained on: `patients`, `images` (or scans), and of all splits the `duplicates` that were found."""
+    datalist = load_datalist(path)
+    items = datalist.get("training", [])
+    patients = len({item["group"] for item in items})
+    return {"patients": patients, "images": len(items), "duplicates": int(datalist.get("n_duplicates", 0))}
+
+
 def _normals_only(datalist: dict[str, Any], split: str) -> bool:
     if datalist.get("abnormal_subjects", False):  # slices without anomaly may be taken of them
         return False
