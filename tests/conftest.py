@@ -48,6 +48,36 @@ def tracking_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     return f"sqlite:///{tmp_path_factory.mktemp('tracking')}/mlruns.db"
 
 
+def tiny_network(method: str) -> dict[str, Any]:
+    """Overrides that make a method's network small."""
+    resnet = {"_target_": "scripts.networks.Teacher", "name": "test_resnet", "weights": "untrained"}
+    if method == "pdd":
+        vmamba = {**resnet, "name": "vmamba_pico"}
+        return {"network_def#local_teacher": resnet, "network_def#global_teacher": vmamba}
+    return {
+        "network_def#teacher": {**resnet, "levels": [1, 2, 3]},
+        "network_def#block": "basic",
+        "network_def#decoder_blocks": 1,
+        "network_def#embedding_blocks": 1,
+    }
+
+
+@pytest.fixture
+def method(request: pytest.FixtureRequest) -> str:
+    """The method that a test's configs train: PDD, or as ``@pytest.mark.parametrize("method", ..., indirect=True)``."""
+    return getattr(request, "param", "pdd")
+
+
+@pytest.fixture
+def of_method(method: str) -> Callable[..., list[str]]:
+    """``of_method("train.json")``: the configs with the overlay of the method behind them."""
+
+    def add(*configs: str) -> list[str]:
+        return [*configs, *([] if method == "pdd" else [f"methods/{method}.json"])]
+
+    return add
+
+
 @pytest.fixture(scope="session")
 def tiny_config() -> dict[str, Any]:
     """What makes any of the bundle's configs small enough for a test."""
@@ -57,29 +87,24 @@ def tiny_config() -> dict[str, Any]:
         "intensity_range": [0, 4095],
         "epochs": 2,
         "batch_size": 4,
-        "network_def#local_teacher": {
-            "_target_": "scripts.networks.Teacher",
-            "name": "test_resnet",
-            "weights": "untrained",
-        },
-        "network_def#global_teacher": {
-            "_target_": "scripts.networks.Teacher",
-            "name": "vmamba_pico",
-            "weights": "untrained",
-        },
+        **tiny_network("pdd"),
     }
 
 
 @pytest.fixture
-def bundle_args(tiny_config: dict[str, Any], tiny_dataset: Path, tracking_uri: str, tmp_path: Path) -> dict[str, Any]:
+def bundle_args(
+    tiny_config: dict[str, Any], tiny_dataset: Path, tracking_uri: str, tmp_path: Path, method: str
+) -> dict[str, Any]:
     """Overrides of any of the bundle's configs; ``tmp_path`` takes all that is written, and names the experiment."""
+    common = {name: value for name, value in tiny_config.items() if not name.startswith("network_def")}
     return {
         "bundle_root": str(tmp_path),
         "datalist": str(tiny_dataset),
         "tracking_uri": tracking_uri,
         "experiment_name": str(tmp_path),
         "registered_model_name": "",
-        **copy.deepcopy(tiny_config),  # a config parser writes its overrides into the dicts it is given
+        **copy.deepcopy(common),  # a config parser writes its overrides into the dicts it is given
+        **tiny_network(method),
     }
 
 
@@ -92,11 +117,13 @@ def tiny_overlay(bundle_args: dict[str, Any], tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def workflow(bundle_args: dict[str, Any]) -> Iterator[Callable[..., ConfigWorkflow]]:
+def workflow(
+    bundle_args: dict[str, Any], of_method: Callable[..., list[str]]
+) -> Iterator[Callable[..., ConfigWorkflow]]:
     """``workflow("train.json", epochs=3)``: the bundle in this process, initialised and not yet run."""
 
     def build(*configs: str, **overrides: Any) -> ConfigWorkflow:
-        files = [str(CONFIGS / config) for config in configs]
+        files = [str(CONFIGS / config) for config in of_method(*configs)]
         kind = "train" if configs[-1] == "train.json" else "inference"
         made = ConfigWorkflow(files, workflow_type=kind, logging_file=False, **(bundle_args | overrides))
         made.initialize()
@@ -127,11 +154,11 @@ def raises_because() -> Callable[..., AbstractContextManager[None]]:
 
 
 @pytest.fixture
-def command(tiny_overlay: Path) -> Callable[..., list[str]]:
+def command(tiny_overlay: Path, of_method: Callable[..., list[str]]) -> Callable[..., list[str]]:
     """``command("training", "train.json", "--resume", "True")``: words of the bundle's command line."""
 
     def build(verb: str, *words: str, launcher: tuple[str, ...] = (sys.executable,)) -> list[str]:
-        configs = [f"configs/{word}" for word in words if word.endswith(".json")]
+        configs = [f"configs/{word}" for word in of_method(*(word for word in words if word.endswith(".json")))]
         options = [word for word in words if not word.endswith(".json")]
         files = str([*configs, str(tiny_overlay)])
         return [*launcher, "-m", "monai.bundle", "run", verb, "--config_file", files, *options]

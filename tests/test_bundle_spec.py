@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,8 @@ BASES = {
     "ct": ["train", "inference"],
     "mr": ["train", "inference"],
     "mr_landmarks": ["train", "inference"],
+    "rd4ad": ["train", "inference"],
+    "scrd4ad": ["train", "inference"],
 }
 ADDED = {
     "results_dir": "where an evaluation writes",
@@ -67,6 +69,10 @@ ADDED = {
     "epochs": "of a training; an inference that takes the same overlay ignores it",
     "min_body_fraction": "likewise",
     "windows": "of the intensity transform that the overlay brings",
+    "method": "of a training; an inference takes the name from the checkpoint",
+    "learning_rate": "likewise",
+    "loss": "likewise",
+    "augmentation": "likewise",
 }
 
 
@@ -221,23 +227,33 @@ for name, kind in (("train", "train"), ("inference", "inference")):
     assert f"Setting logging properties based on config: {ROOT}/configs/logging.conf" in done.stdout
 
 
+METHODS = ["pdd", "rd4ad", "scrd4ad"]
+
+
+@pytest.mark.parametrize("method", METHODS, indirect=True)
 @pytest.mark.parametrize("name", ["train", "inference"])
-def test_the_network_fits_the_metadata(name: str, bundle_args: dict[str, Any]) -> None:
+def test_the_network_fits_the_metadata(
+    name: str, bundle_args: dict[str, Any], of_method: Callable[..., list[str]]
+) -> None:
     networks = {key: value for key, value in bundle_args.items() if key.startswith("network_def")}
     verify_net_in_out(
         net_id="network_def",
         meta_file=str(ROOT / "configs" / "metadata.json"),
-        config_file=str(ROOT / "configs" / f"{name}.json"),
+        config_file=[str(ROOT / "configs" / file) for file in of_method(f"{name}.json")],
         device="cpu",
         n=2,
         **networks,
     )
 
 
+@pytest.mark.parametrize("method", METHODS, indirect=True)
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
-def test_an_exported_network_computes_as_the_original(bundle_args: dict[str, Any], tmp_path: Path) -> None:
+def test_an_exported_network_computes_as_the_original(
+    bundle_args: dict[str, Any], of_method: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    files = [str(ROOT / "configs" / file) for file in of_method("inference.json")]
     networks = {key: value for key, value in bundle_args.items() if key.startswith("network_def")}
-    parser = ConfigParser(config("inference"))
+    parser = ConfigParser(ConfigParser.load_config_files(files))
     parser.update(networks)
     torch.manual_seed(0)
     network = parser.get_parsed_content("network_def")
@@ -249,16 +265,17 @@ def test_an_exported_network_computes_as_the_original(bundle_args: dict[str, Any
         filepath=str(tmp_path / "model.ts"),
         ckpt_file=str(tmp_path / "model.pt"),
         meta_file=str(ROOT / "configs" / "metadata.json"),
-        config_file=str(ROOT / "configs" / "inference.json"),
+        config_file=files,
         key_in_ckpt="model",
         use_trace=True,
         input_shape=[1, 3, 64, 64],
         **networks,
     )
-    files = {"metadata.json": "", "inference.json": ""}
-    exported = torch.jit.load(tmp_path / "model.ts", _extra_files=files)
-    assert json.loads(files["metadata.json"])["version"] == METADATA["version"]
-    assert json.loads(files["inference.json"]) == config("inference")
+    kept = {"metadata.json": "", **{Path(file).name: "" for file in files}}
+    exported = torch.jit.load(tmp_path / "model.ts", _extra_files=kept)
+    assert json.loads(kept["metadata.json"])["version"] == METADATA["version"]
+    for file in files:
+        assert json.loads(kept[Path(file).name]) == json.loads(Path(file).read_text())
     images = torch.rand(3, 3, 64, 64)
     with torch.no_grad():
         torch.testing.assert_close(exported(images), network.eval()(images), rtol=1e-4, atol=1e-5)

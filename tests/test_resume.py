@@ -18,6 +18,7 @@ Because = Callable[..., Any]
 Workflow = Callable[..., ConfigWorkflow]
 
 
+@pytest.mark.parametrize("method", ["pdd", "rd4ad", "scrd4ad"], indirect=True)
 def test_a_training_killed_at_any_step_and_resumed_gives_the_unbroken_ones_weights(
     run_command: Callable[..., Any], tiny_overlay: Path, tmp_path: Path, tracking_uri: str
 ) -> None:
