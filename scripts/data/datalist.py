@@ -167,7 +167,7 @@ def datalist_hash(path: str | Path) -> str:
 
 
 def training_facts(path: str | Path) -> dict[str, int]:
-    """Counts what is trained on: `patients`, `images` (or scans), and of all splits the `duplicates` that were found."""
+    """Counts what is trained on: `patients`, `images` (or scans), and the `duplicates` found in all splits."""
     datalist = load_datalist(path)
     items = datalist.get("training", [])
     patients = len({item["group"] for item in items})
