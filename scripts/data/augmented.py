@@ -15,8 +15,11 @@ class AugmentedDataset(CacheDataset):
 
     Args:
         others: as of ``CacheDataset``; ``transform`` is deterministic.
-        augmentation: random; None gives the items as they are.
+        augmentation: random; adds keys and leaves those there are, whose features are cached; None adds nothing.
         seed: of the run.
+
+    Raises:
+        ValueError: when an item is asked for, if ``augmentation`` changes what is there.
     """
 
     def __init__(self, *others: Any, augmentation: Compose | None = None, seed: int = 0, **more: Any) -> None:
@@ -33,4 +36,10 @@ class AugmentedDataset(CacheDataset):
             return item
         (word,) = np.random.SeedSequence([self.seed, self.epoch, index]).generate_state(1)
         self.augmentation.set_random_state(seed=int(word))
-        return self.augmentation(item)
+        augmented = self.augmentation(item)
+        if changed := [key for key in item if augmented.get(key) is not item[key]]:
+            raise ValueError(
+                f"The augmentation changes {', '.join(map(str, changed))}, of which the teachers' features are cached: "
+                "let it copy that (CopyItemsd) and change the copy."
+            )
+        return augmented

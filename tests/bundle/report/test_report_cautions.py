@@ -122,7 +122,7 @@ def test_another_test_set_is_not_looked_at_again(evaluation: Writer) -> None:
 
 def test_the_same_images_elsewhere_are_the_same_test_set(evaluation: Writer) -> None:
     first = evaluation("first", calibration=CALIBRATION)
-    moved = evaluation("moved", root="/mnt/copy/images", model={"method": "other"}, calibration=CALIBRATION)
+    moved = evaluation("moved", root="/elsewhere/copy/images", model={"method": "other"}, calibration=CALIBRATION)
     assert "looked_at" in told(first, moved)
     table = pd.read_csv(moved / "scores.csv")
     table["label"] = 1 - table["label"]
