@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
+from torch import nn
 
 from scripts.files import replacing
 
@@ -18,6 +19,11 @@ logger = logging.getLogger(__name__)
 
 _PROGRESS = "trainer"  # key of the engine's own state
 _LANDMARKS = "landmarks"
+_OVERLAYS = {  # that build the network of a method
+    "PDD": "no file of configs/methods",
+    "RD4AD": "configs/methods/rd4ad.json",
+    "SCRD4AD": "configs/methods/scrd4ad.json",
+}
 
 
 def save_atomically(content: Mapping[str, Any], path: str | Path) -> None:
@@ -96,7 +102,7 @@ class CheckpointReader:
             try:
                 item.load_state_dict(checkpoint[name])
             except (RuntimeError, ValueError) as error:
-                raise ValueError(f"{self.path} does not fit: {error}") from error
+                raise ValueError(f"{self.path} does not fit: {_misfit(item, checkpoint, error)}") from error
         if self.resume:
             self._resume(engine, checkpoint[_PROGRESS])
         logger.info("Restored %s from %s", ", ".join(self.objects), self.path)
@@ -112,6 +118,21 @@ class CheckpointReader:
         if done > asked:
             raise ValueError(f"{self.path} already has {done} epochs behind it, {asked} were asked for: ask for more.")
         engine.load_state_dict({**progress, "max_epochs": asked})
+
+
+def _misfit(item: Any, checkpoint: Mapping[str, Any], error: Exception) -> str:
+    """Says why ``item`` did not take its state; torch's own text lists hundreds of keys and no remedy."""
+    trained, ours = checkpoint.get("provenance", {}).get("method"), type(item).__name__
+    if not isinstance(item, nn.Module):
+        return str(error)
+    if trained in _OVERLAYS and ours in _OVERLAYS and trained != ours:
+        return f"it was trained as {trained}, but {ours} is configured: name {_OVERLAYS[trained]} in --config_file."
+    if str(error).startswith("Error(s) in loading state_dict"):
+        return (
+            f"its weights{f', trained as {trained},' if trained else ''} are not those of the {ours} that is "
+            "configured: name the same overlays in --config_file and set the same network_def#... as in training."
+        )
+    return str(error)
 
 
 def load_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") -> dict[str, Any]:

@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from ignite.engine import Engine
 from monai.bundle import ConfigWorkflow
 
-from scripts.checkpoints import InputSettings, RandomState, load_checkpoint, save_atomically
+from scripts.checkpoints import CheckpointReader, InputSettings, RandomState, load_checkpoint, save_atomically
+from scripts.networks import PDD, RD4AD, SCRD4AD, Teacher
 from scripts.transforms import ScaleToUnitd, Windowedd
 
 
@@ -149,3 +151,58 @@ def test_settings_of_intensities_count_and_another_transform_is_another_config_f
         InputSettings(Windowedd("image", ["bone"]), image_size=256).load_state_dict(trained.state_dict())
     with pytest.raises(ValueError, match=r"intensity ScaleToUnitd.*configs/data"):
         InputSettings(ScaleToUnitd("image"), image_size=256).load_state_dict(trained.state_dict())
+
+
+def detector(method: str, decoder_blocks: int = 1) -> PDD | RD4AD | SCRD4AD:
+    """All with the same first teacher, as the configs have it."""
+    resnet = Teacher("test_resnet", weights="untrained", levels=[1, 2, 3])
+    if method == "PDD":
+        return PDD(resnet, Teacher("vmamba_pico", weights="untrained", levels=[0, 1, 2]))
+    return {"RD4AD": RD4AD, "SCRD4AD": SCRD4AD}[method](resnet, decoder_blocks, 1, "basic")
+
+
+def told_when_loading(network: Any, path: Path) -> str:
+    engine = Engine(lambda engine, batch: None)
+    CheckpointReader(path, {"model": network}).attach(engine)
+    with pytest.raises(ValueError) as caught:
+        engine.run([0])
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("trained", "configured", "remedy"),
+    [
+        ("RD4AD", "PDD", "name configs/methods/rd4ad.json in --config_file"),
+        ("SCRD4AD", "PDD", "name configs/methods/scrd4ad.json in --config_file"),
+        ("SCRD4AD", "RD4AD", "name configs/methods/scrd4ad.json in --config_file"),
+        ("RD4AD", "SCRD4AD", "name configs/methods/rd4ad.json in --config_file"),
+        ("PDD", "SCRD4AD", "name no file of configs/methods in --config_file"),
+    ],
+)
+def test_a_checkpoint_of_another_method_names_both_and_the_overlay(
+    tmp_path: Path, trained: str, configured: str, remedy: str
+) -> None:
+    path = tmp_path / "model.pt"
+    save_atomically({"model": detector(trained).state_dict(), "provenance": {"method": trained}}, path)
+    assert told_when_loading(detector(configured), path) == (
+        f"{path} does not fit: it was trained as {trained}, but {configured} is configured: {remedy}."
+    )
+
+
+@pytest.mark.parametrize("method", ["RD4AD", "ours, deeper"])
+def test_weights_of_a_network_of_another_size_are_refused_without_their_hundred_names(
+    tmp_path: Path, method: str
+) -> None:
+    path = tmp_path / "model.pt"
+    save_atomically({"model": detector("RD4AD", 4).state_dict(), "provenance": {"method": method}}, path)
+    text = told_when_loading(detector("RD4AD", 1), path)
+    assert text.startswith(f"{path} does not fit: its weights, trained as {method}, are not those of the RD4AD")
+    assert "same overlays in --config_file" in text
+    assert "distiller." not in text
+
+
+def test_another_number_of_teachers_is_told_by_their_names(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    save_atomically({"model": detector("PDD").state_dict(), "provenance": {"method": "ours"}}, path)
+    text = told_when_loading(detector("RD4AD"), path)
+    assert "trained with the teachers test_resnet, vmamba_pico, but test_resnet is configured" in text

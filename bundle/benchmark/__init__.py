@@ -47,14 +47,18 @@ def run(args: argparse.Namespace) -> int:
     out = (args.out or Path("eval/benchmark") / suite["name"]).resolve()
     tracking_uri = args.tracking_uri or f"sqlite:///{out}/mlruns.db"
     bench = Bench(suite["name"], out, tracking_uri, args.jobs)
-    failed = bench.run(cells(suite))
-    finished = bench.finished(cells(suite))
-    if finished:
-        report = make_report(finished, out / "report", f"Suite {suite['name']}")
-        bench.attach(report.parent)
-        print(f"\n{len(finished)} cells are evaluated. Report: {report}")
-        print(f"MLflow: mlflow ui --backend-store-uri {tracking_uri}")
-    for name, reason in failed.items():
-        print(f"FAILED {name}: {reason}")
-    bench.close(json.dumps(failed, indent=4) if failed else "")
+    error = "broken off"  # unless all below is reached
+    try:
+        failed = bench.run(cells(suite))
+        for name, reason in failed.items():  # first, lest a report that cannot be made hides them
+            print(f"FAILED {name}: {reason}")
+        finished = bench.finished(cells(suite))
+        if finished:
+            report = make_report(finished, out / "report", f"Suite {suite['name']}")
+            bench.attach(report.parent)
+            print(f"\n{len(finished)} cells are evaluated. Report: {report}")
+            print(f"MLflow: mlflow ui --backend-store-uri {tracking_uri}")
+        error = json.dumps(failed, indent=4) if failed else ""
+    finally:
+        bench.close(error)
     return 1 if failed else 0

@@ -128,7 +128,7 @@ def read_evaluation(folder: Path, source: str | None = None) -> Evaluation:
         items=items,
         images=images,
         sliced=sliced,
-        detections=_table(detections, ("image", "score", "found")) if detections.is_file() else None,
+        detections=_table(detections, ("item", "score", "found")) if detections.is_file() else None,
         method=str((summary.get("model") or {}).get("method", "unknown method")),
     )
 

@@ -89,8 +89,14 @@ class Detector(nn.Module):
         return torch.frombuffer(bytearray(identity), dtype=torch.uint8)
 
     def set_extra_state(self, state: Any) -> None:
-        trained = json.loads(bytes(state.cpu().tolist()))
-        for ours, theirs in zip(self.identities(), trained, strict=True):
+        trained, configured = json.loads(bytes(state.cpu().tolist())), self.identities()
+        if len(trained) != len(configured):
+            names = [", ".join(teacher["name"] for teacher in teachers) for teachers in (trained, configured)]
+            raise RuntimeError(
+                f"The checkpoint was trained with the teachers {names[0]}, but {names[1]} is configured. Name the same "
+                "overlays in --config_file as in training."
+            )
+        for ours, theirs in zip(configured, trained, strict=True):
             if (ours["name"], ours["sha256"]) != (theirs["name"], theirs["sha256"]):
                 raise RuntimeError(
                     f"The checkpoint was trained with teacher {theirs['name']} ({theirs['weights']}, "

@@ -76,8 +76,8 @@ class Run:
             "mlflow.source.name": "python -m monai.bundle run",
             "mlflow.source.type": "LOCAL",
             "mlflow.source.git.commit": git_commit(),
-            **({} if self.parent_run_id is None else {"mlflow.parentRunId": self.parent_run_id}),
             **self.tags(),
+            **({} if self.parent_run_id is None else {"mlflow.parentRunId": self.parent_run_id}),
         }
         experiment = experiment_id(self.client, self.tracking_uri, self.experiment_name)
         self.run_name = self.run_name or self.default_name()
