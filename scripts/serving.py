@@ -31,7 +31,7 @@ _SIGNATURE = ModelSignature(
 )
 _REQUIREMENTS = (
     *("torch", "torchvision", "monai", "timm", "pytorch-ignite", "numpy", "pandas", "pillow", "tifffile", "pypng"),
-    *("safetensors", "huggingface_hub", "requests", "filelock", "tqdm", "nibabel", "scipy"),
+    *("safetensors", "huggingface_hub", "requests", "filelock", "tqdm", "nibabel", "scipy", "pyfastnoiselite"),
 )
 
 

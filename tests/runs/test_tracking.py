@@ -128,8 +128,9 @@ def test_an_evaluation_leads_to_its_training_and_back(used: Any, runs: dict[str,
 
 
 def test_artifacts_of_an_evaluation(used: Any, runs: dict[str, Run]) -> None:
-    pictures = {"roc_pr.png", "scores.png", "heat_maps.png"}
-    assert artifacts(used.tracking_uri, runs["evaluation"]) == {*pictures, "metrics.json", "scores.csv", "config.json"}
+    pictures = {"roc_pr.png", "scores.png", "heat_maps.png", "best_cases.png", "worst_cases.png"}
+    numbers = {"metrics.json", "scores.csv", "pixels.npz", "detections.csv", "config.json"}
+    assert artifacts(used.tracking_uri, runs["evaluation"]) == pictures | numbers
     assert artifacts(used.tracking_uri, runs["training"], "test") == {f"test/{picture}" for picture in pictures}
 
 

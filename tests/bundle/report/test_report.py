@@ -202,7 +202,10 @@ def test_an_unknown_mlflow_run_is_named(
     assert "neither a folder nor the id" in error
 
 
-def test_without_a_store_a_name_is_a_missing_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_store_a_name_is_a_missing_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)  # which MLflow sets wherever a store was chosen
     assert main(["report", "missing", "--out", str(tmp_path)]) == 1
     assert "missing: no such folder" in capsys.readouterr().err
 
