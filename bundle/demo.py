@@ -23,7 +23,7 @@ _RATES = (
     "--image-false-positive-rate",
     "0.1",
     "--pixel-false-positive-rate",
-    "0.1",
+    "0.105",  # at 0.1 nine patients allow no false pixel at all, here some 0.5 % of theirs
 )
 TRAIN = ("configs/train.json", "configs/data/ct.json", "configs/demo.json")
 EVALUATE = ("configs/train.json", "configs/evaluate.json", "configs/data/ct.json", "configs/demo.json")
