@@ -19,10 +19,10 @@ from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser
 
 from bundle.baseline import parsed
-from scripts.calibration import LEVELS, METHOD, PixelTail, checkpoint_hash, patients_needed, risk_controlling_threshold
+from scripts.calibration import LEVELS, METHOD, PixelTail, patients_needed, risk_controlling_threshold
 from scripts.data.datalist import datalist_hash, datalist_name
 from scripts.data.scans import is_scan
-from scripts.files import replacing
+from scripts.files import file_sha256, replacing
 from scripts.handlers import ProgressBar
 from scripts.provenance import git_commit
 
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         "method": METHOD,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "git_commit": git_commit(),
-        "checkpoint_sha256": checkpoint_hash(checkpoint),
+        "checkpoint_sha256": file_sha256(checkpoint),
         "scoring": {name: config.get_parsed_content(name) for name in _SCORING},
         "datalist": datalist_name(args.datalist),
         "datalist_sha256": datalist_hash(args.datalist),

@@ -4,7 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from scripts.networks.weights import RELEASES, WeightsError, file_sha256, teacher_weights
+from scripts.files import file_sha256
+from scripts.networks.weights import RELEASES, WeightsError, teacher_weights
 
 DEFAULT_NAMES = ("wide_resnet50_2", "vmamba_tiny_v0")
 

@@ -21,7 +21,6 @@ a: for the lowest of all his scans, and for one image of his drawn at random.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import math
@@ -31,6 +30,7 @@ from typing import Any
 
 import numpy as np
 
+from scripts.files import file_sha256
 from scripts.metrics.float_bits import ordered_bits, scores_of
 
 logger = logging.getLogger(__name__)
@@ -212,7 +212,7 @@ class Calibration:
 
     def _check(self, content: dict[str, Any], checkpoint: Path, scoring: dict[str, Any]) -> None:
         # A checkpoint that is missing is reported by who reads it.
-        if checkpoint.is_file() and content["checkpoint_sha256"] != checkpoint_hash(checkpoint):
+        if checkpoint.is_file() and content["checkpoint_sha256"] != file_sha256(checkpoint):
             raise ValueError(f"{self.path} was made for another checkpoint than {checkpoint}. {REMEDY}")
         theirs = content["scoring"]
         different = sorted(
@@ -234,12 +234,6 @@ class Calibration:
         self._images = [np.array(patient["images"], float) for patient in content["scores"]]
         self.patients = len(self._highest)
         self._facts = {name: value for name, value in content.items() if name != "scores"}
-
-
-def checkpoint_hash(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _weighted(patients: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from functools import cached_property
@@ -16,6 +15,7 @@ from bundle.dicom.nifti import write_nifti
 from bundle.dicom.results import write_dicom
 from bundle.dicom.series import Series, read_series
 from bundle.dicom.volume import Volume, resample_evenly
+from scripts.files import file_sha256
 from scripts.networks.detector import Detector
 from scripts.provenance import Provenance
 from scripts.transforms.reading import plane_axis
@@ -82,7 +82,7 @@ class DicomExporter:
 
     @cached_property
     def _model_hash(self) -> str:
-        return hashlib.sha256(self.checkpoint.read_bytes()).hexdigest()[:16]
+        return file_sha256(self.checkpoint)[:16]
 
     def _finding(self, volume: Volume, outcome: Mapping[str, Any]) -> Finding:
         axis, count, reverse = plane_axis(volume.affine, volume.array.shape, outcome["plane"])

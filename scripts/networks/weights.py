@@ -18,6 +18,8 @@ from filelock import FileLock
 from torch import Tensor
 from tqdm import tqdm
 
+from scripts.files import file_sha256
+
 TIMEOUT_S = (10, 60)  # to connect, between two chunks
 RETRIES = 4
 BACKOFF_S = 0.5  # doubled at every retry
@@ -229,15 +231,6 @@ def _discard(*paths: Path) -> None:
 
 def _cause(error: BaseException) -> str:
     return f"{type(error).__name__}: {str(error).splitlines()[0]}" if str(error) else type(error).__name__
-
-
-def file_sha256(path: str | Path) -> str:
-    """SHA-256 of a file, 64 lower-case hex digits."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def load_state_dict(path: str | Path) -> dict[str, Tensor]:
