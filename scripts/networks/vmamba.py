@@ -63,7 +63,7 @@ class SS2D(nn.Module):
     def __init__(self, channels: int, states: int, ratio: float, gated: bool, conv_bias: bool) -> None:
         super().__init__()
         inner, rank = int(ratio * channels), math.ceil(channels / 16)
-        self.gated, self.rank, self.states = gated, rank, states
+        self.gated = gated
         self.in_proj = nn.Linear(channels, inner * (2 if gated else 1), bias=False)
         self.conv2d = nn.Conv2d(inner, inner, 3, padding=1, groups=inner, bias=conv_bias)
         self.x_proj_weight = nn.Parameter(torch.empty(DIRECTIONS, rank + 2 * states, inner))
@@ -79,7 +79,8 @@ class SS2D(nn.Module):
         nn.init.uniform_(
             self.x_proj_weight, -(self.x_proj_weight.shape[2] ** -0.5), self.x_proj_weight.shape[2] ** -0.5
         )
-        nn.init.uniform_(self.dt_projs_weight, -(self.rank**-0.5), self.rank**-0.5)
+        rank = self.dt_projs_weight.shape[2]
+        nn.init.uniform_(self.dt_projs_weight, -(rank**-0.5), rank**-0.5)
         # Mamba's initialisation: softplus(bias) is log-uniform in [1e-3, 1e-1].
         with torch.no_grad():
             step = torch.exp(torch.empty_like(self.dt_projs_bias).uniform_(math.log(1e-3), math.log(1e-1)))
@@ -92,13 +93,11 @@ class SS2D(nn.Module):
         if self.gated:
             x, gate = x.chunk(2, dim=-1)
         x = F.silu(self.conv2d(x.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
-        # The projections are per token, so they run once in image order; only the recurrence sees the four orders.
+        # The projection is per token, so it runs once in image order; only the recurrence sees the four orders.
         projected = F.linear(x, self.x_proj_weight.flatten(0, 1)).unflatten(-1, (DIRECTIONS, -1))
-        step, b, c = projected.split([self.rank, self.states, self.states], dim=-1)
-        delta = torch.einsum("bhwkr,kdr->bhwkd", step, self.dt_projs_weight)
-        delta = F.softplus(delta.float() + self.dt_projs_bias)
         a = -torch.exp(self.A_logs.float()).unflatten(0, (DIRECTIONS, -1))
-        y = selective_scan_2d(x, delta, a, b, c, self.Ds.unflatten(0, (DIRECTIONS, -1)))
+        skip = self.Ds.unflatten(0, (DIRECTIONS, -1))
+        y = selective_scan_2d(x, projected, self.dt_projs_weight, self.dt_projs_bias, a, skip)
         y = self.out_norm(y)
         if gate is not None:
             y = y * F.silu(gate)

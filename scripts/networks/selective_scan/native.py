@@ -1,0 +1,104 @@
+"""The selective scan in C, built with the machine's own compiler for the machine's own processor.
+
+Built once and kept in ``$XDG_CACHE_HOME/medical_anomaly_pdd`` (``~/.cache``), by source, compiler and processor.
+"""
+
+import ctypes
+import functools
+import hashlib
+import math
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from scripts.files import replacing
+from scripts.networks.selective_scan.threads import on_all_threads
+
+_SOURCE = Path(__file__).with_name("native.c")
+_FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-shared", "-fPIC")
+_ALIGNMENT = 64  # bytes, of the widest vectors
+
+
+class _Scan(ctypes.Structure):
+    """``Scan`` of native.c."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("x", "projected", "step_weight", "step_bias", "a", "d", "y")),
+        *((name, ctypes.c_int64) for name in ("batch", "height", "width", "channels", "states", "rank", "bfloat16")),
+    ]
+
+
+def scan(x: Tensor, projected: Tensor, step_weight: Tensor, step_bias: Tensor, a: Tensor, d: Tensor) -> Tensor:
+    """``selective_scan_2d`` without gradient; ``x`` is float32 or bfloat16.
+
+    Raises:
+        RuntimeError: if it cannot be built here.
+    """
+    native = library()
+    batch, height, width, channels = x.shape
+    if padding := -channels % native.lanes():
+        x, step_weight = F.pad(x, (0, padding)), F.pad(step_weight, (0, 0, 0, padding))
+        step_bias, a, d = F.pad(step_bias, (0, padding)), F.pad(a, (0, 0, 0, padding)), F.pad(d, (0, padding))
+    # Channels last in the weights too, and exp(v) as 2^(v log2 e).
+    tensors = [
+        x.contiguous(),
+        projected.float().contiguous(),
+        step_weight.float().mT.contiguous(),
+        step_bias.float().contiguous(),
+        (a.float() * math.log2(math.e)).mT.contiguous(),
+        d.float().sum(0),
+        torch.empty(x.shape, dtype=x.dtype),
+    ]
+    sizes = (batch, height, width, channels + padding, a.shape[2], step_weight.shape[2])
+    arguments = _Scan(*(tensor.data_ptr() for tensor in tensors), *sizes, x.dtype == torch.bfloat16)
+    following = ctypes.c_int64(0)
+    floats = native.scratch_floats(ctypes.byref(arguments))
+
+    def work() -> None:
+        scratch = torch.empty(floats + _ALIGNMENT // 4)
+        aligned = -(-scratch.data_ptr() // _ALIGNMENT) * _ALIGNMENT
+        native.scan(ctypes.byref(arguments), ctypes.byref(following), ctypes.c_void_p(aligned))
+
+    on_all_threads(work, at_most=batch * (channels // native.lanes() + 1))
+    return tensors[-1][..., :channels]
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    """native.c, built if that was not done before.
+
+    Raises:
+        RuntimeError: if there is no compiler, or it fails.
+    """
+    compiler = next(filter(None, map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang"))), None)
+    if compiler is None:
+        raise RuntimeError("no C compiler was found (cc, gcc, clang or $CC)")
+    # The macros that a compiler predefines tell its version and the processor's instruction sets.
+    macros = _run(compiler, "-march=native", "-dM", "-E", "-xc", os.devnull)
+    key = hashlib.sha256(macros + _SOURCE.read_bytes() + repr(_FLAGS).encode()).hexdigest()[:16]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medical_anomaly_pdd"
+    path = cache / f"selective_scan-{key}.so"
+    try:
+        if not path.is_file():
+            with replacing(path) as part:
+                _run(compiler, *_FLAGS, "-o", str(part), str(_SOURCE))
+        native = ctypes.CDLL(str(path))
+    except OSError as error:
+        raise RuntimeError(f"{path} cannot be written or loaded: {error}") from error
+    native.scratch_floats.restype = native.arithmetic.restype = ctypes.c_int64
+    return native
+
+
+def _run(*command: str) -> bytes:
+    try:
+        return subprocess.run(command, check=True, capture_output=True, timeout=300).stdout
+    except subprocess.CalledProcessError as error:
+        message = error.stderr.decode(errors="replace").strip().splitlines()[-1:]
+        raise RuntimeError(f"{' '.join(command)} failed: {' '.join(message)}") from error
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise RuntimeError(f"{command[0]} failed: {error}") from error
