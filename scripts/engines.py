@@ -71,17 +71,18 @@ class DistillationTrainer(SupervisedTrainer):
             self.add_event_handler(Events.EPOCH_STARTED, lambda: dataset.set_epoch(self.state.epoch))
 
     def _iteration(self, engine: SupervisedTrainer, batchdata: dict[str, Any]) -> dict[str, Any]:
-        images, names = _images(engine, batchdata)
+        images = _images(engine, batchdata)
         engine.network.train()
         engine.optimizer.zero_grad(set_to_none=True)
-        distil = _Distil(engine.network, self.detector, self.feature_cache, names, _anomalous(engine, batchdata))
+        distil = _Distil(engine.network, self.detector, self.feature_cache, _anomalous(engine, batchdata))
         distillation = engine.inferer(images, distil)
         engine.fire_event(IterationEvents.FORWARD_COMPLETED)
         loss, parts = engine.loss_function(distillation)
         if not torch.isfinite(loss):
+            names = ", ".join(batchdata[Keys.IMAGE].meta["filename_or_obj"])
             raise FloatingPointError(
                 f"The loss is {loss.item()} in epoch {engine.state.epoch}, iteration {engine.state.iteration} (parts: "
-                f"{ {name: part.item() for name, part in parts.items()} }), on the batch of {', '.join(names)}. "
+                f"{ {name: part.item() for name, part in parts.items()} }), on the batch of {names}. "
                 "Look at these images, or lower the learning rate."
             )
         engine.fire_event(IterationEvents.LOSS_COMPLETED)
@@ -103,11 +104,11 @@ class DistillationEvaluator(SupervisedEvaluator):
         self.loss_function, self.feature_cache = loss_function, feature_cache
 
     def _iteration(self, engine: SupervisedEvaluator, batchdata: dict[str, Any]) -> dict[str, Any]:
-        images, names = _images(engine, batchdata)
+        images = _images(engine, batchdata)
         engine.network.eval()
         with torch.no_grad():
             network: Any = engine.network
-            distil = _Distil(network, network, self.feature_cache, names, _anomalous(engine, batchdata))
+            distil = _Distil(network, network, self.feature_cache, _anomalous(engine, batchdata))
             loss, parts = self.loss_function(engine.inferer(images, distil))
         return _output(loss, parts, images)
 
@@ -118,23 +119,20 @@ class _Distil:
     The targets of ``anomalous`` images, which are never the same twice, are computed each time.
     """
 
-    def __init__(
-        self, network: Any, detector: Detector, feature_cache: FeatureCache, names: list[str], anomalous: Tensor | None
-    ) -> None:
+    def __init__(self, network: Any, detector: Detector, feature_cache: FeatureCache, anomalous: Tensor | None) -> None:
         self.network, self.detector, self.feature_cache = network, detector, feature_cache
-        self.names, self.anomalous = names, anomalous
+        self.anomalous = anomalous
 
     def __call__(self, images: Tensor) -> Distillation:
-        distillation = self.network(self.feature_cache(self.detector, images, self.names))
+        distillation = self.network(self.feature_cache(self.detector, images))
         if self.anomalous is None:
             return distillation
         return distillation._replace(anomalous=self.detector.anomalous_targets(self.anomalous))
 
 
-def _images(engine: Any, batchdata: dict[str, Any]) -> tuple[Tensor, list[str]]:
-    """The batch on its device, and its file names."""
-    images = batchdata[Keys.IMAGE]
-    return images.to(engine.state.device, non_blocking=engine.non_blocking), list(images.meta["filename_or_obj"])
+def _images(engine: Any, batchdata: dict[str, Any]) -> Tensor:
+    """The batch on its device."""
+    return batchdata[Keys.IMAGE].to(engine.state.device, non_blocking=engine.non_blocking)
 
 
 def _anomalous(engine: Any, batchdata: dict[str, Any]) -> Tensor | None:

@@ -1,47 +1,85 @@
 """Teachers are frozen, so the features of an image never change: they are computed once and kept."""
 
-from collections.abc import Sequence
+import hashlib
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from scripts.data.feature_store import FeatureStore, FolderStore, MemoryStore
 from scripts.networks.detector import Detector
+from scripts.networks.teachers import Teacher
 
 Features = list[list[Tensor]]  # of every teacher and level
 
 
 class FeatureCache:
-    """Keeps the teachers' features of images in main memory, until it is full; what does not fit is computed each time.
+    """Keeps the teachers' features of images, until it is full; what does not fit is computed each time.
 
-    Only for images that are the same every time they are asked for: no random transform may come before.
+    They are known by the content of the pre-processed image, the teacher's weights and the precision they were computed
+    in. So a random transform before the cache cannot make it wrong, only useless; and methods, seeds and runs that use
+    the same teacher on the same images share them.
+
+    bfloat16 features (those of ``amp``) are kept as they are. float32 ones are kept, and given from the first time on,
+    as float16 would have them: a relative 5e-4, measured to change no score that matters (docs/results.md).
 
     Args:
-        gibibytes: how much to keep at most; 0 keeps nothing.
+        gibibytes: how much to keep at most; 0 keeps nothing and rounds nothing.
+        folder: where to keep them, for later runs too; None takes main memory.
+        batch_size: images that the teachers see at once. Fewer are filled up to it, as the arithmetic of some kernels
+            depends on the number: features must not depend on the batch in which they happened to be computed.
     """
 
-    def __init__(self, gibibytes: float = 4.0) -> None:
-        self.free = int(gibibytes * 2**30)
-        self._kept: dict[str, Features] = {}
+    def __init__(self, gibibytes: float = 4.0, folder: str | Path | None = None, batch_size: int = 1) -> None:
+        limit = int(gibibytes * 2**30)
+        self.store: FeatureStore | None = None
+        if limit:
+            self.store = MemoryStore(limit) if folder is None else FolderStore(folder, limit)
+        self.batch_size = batch_size
 
-    def __call__(self, network: Detector, images: Tensor, names: Sequence[str]) -> Features:
-        """Features of a batch (B, 3, H, W) on its device; ``names`` tell its images apart."""
-        # One image at a time: then a feature cannot depend on the batch in which it happened to be computed, and a
-        # resumed training repeats the unbroken one to the bit.
-        single = [self._features_of(network, image[None], name) for image, name in zip(images, names, strict=True)]
-        return [
-            [
-                torch.cat([features[teacher][level].to(images.device) for features in single])
-                for level in range(len(levels))
-            ]
-            for teacher, levels in enumerate(single[0])
-        ]
+    def __call__(self, network: Detector, images: Tensor) -> Features:
+        """Features of a batch (B, 3, H, W), on its device."""
+        if self.store is None:
+            return network.features(images)
+        store = self.store
+        hashes = [hashlib.sha256(image.numpy().tobytes()).hexdigest() for image in images.detach().cpu().contiguous()]
+        return network.features(images, lambda teacher, batch: self._levels(store, teacher, batch, hashes))
 
-    def _features_of(self, network: Detector, image: Tensor, name: str) -> Features:
-        if name in self._kept:
-            return self._kept[name]
-        features = network.features(image)
-        size = sum(level.numel() * level.element_size() for levels in features for level in levels)
-        if size <= self.free:
-            self.free -= size
-            self._kept[name] = [[level.to("cpu", copy=True) for level in levels] for levels in features]
-        return features
+    def _levels(self, store: FeatureStore, teacher: Teacher, images: Tensor, hashes: list[str]) -> list[Tensor]:
+        names = [level[:16] for level in teacher.level_hashes]
+        keys = [f"{_origin(teacher, images)}/{image}" for image in hashes]
+        entries = {key: store.get(key, names) for key in keys}
+        missing = [index for index, key in enumerate(keys) if entries[key] is None]
+        for start in range(0, len(missing), self.batch_size):
+            part = missing[start : start + self.batch_size]
+            filling = images.new_zeros(self.batch_size - len(part), *images.shape[1:])
+            levels = teacher(torch.cat([images[part], filling]))
+            for position, index in enumerate(part):
+                entry = {name: _small(level[position]) for name, level in zip(names, levels, strict=True)}
+                entries[keys[index]] = entry
+                store.put(keys[index], entry)
+        return [_batch([entries[key][name] for key in keys], images.device) for name in names]  # type: ignore[index]
+
+
+def _origin(teacher: Teacher, images: Tensor) -> str:
+    """What features come from beside image and weights, fit for the name of a folder."""
+    device = images.device.type
+    precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else images.dtype
+    size = "x".join(map(str, images.shape[-2:]))
+    return f"{teacher.name}-{size}-{str(precision).removeprefix('torch.')}"
+
+
+def _small(level: Tensor) -> Tensor:
+    """(C, H, W) -> (H, W, C) on the CPU, the order in which convolutions are fastest."""
+    level = level.detach().permute(1, 2, 0)
+    if level.dtype == torch.float32 and level.abs().amax() <= torch.finfo(torch.float16).max:  # not so if NaN
+        level = level.half()
+    return level.to("cpu", copy=True, memory_format=torch.contiguous_format)
+
+
+def _batch(levels: list[Tensor], device: torch.device) -> Tensor:
+    """(H, W, C) each -> (B, C, H, W), channels last, in the dtype in which they were computed."""
+    batch = torch.stack(levels).to(device, non_blocking=True)
+    if batch.dtype == torch.float16:
+        batch = batch.float()
+    return batch.permute(0, 3, 1, 2)

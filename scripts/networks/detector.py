@@ -1,6 +1,7 @@
 """What every method of this bundle is: frozen teachers, a trainable distiller, and an anomaly map."""
 
 import json
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -47,14 +48,20 @@ class Detector(nn.Module):
         self.distiller = distiller
         self.anomaly_map = AnomalyMap(sigma)
         self.stride = stride or max(level for teacher in teachers for level in teacher.strides)
+        self.to(memory_format=torch.channels_last)
         self.register_state_dict_post_hook(_drop_teachers)
         self.register_load_state_dict_post_hook(_allow_missing_teachers)
 
-    def features(self, image: Tensor) -> list[list[Tensor]]:
-        """The teachers' features, without gradient; always the same for the same image, so they may be cached."""
+    def features(
+        self, image: Tensor, look: Callable[[Teacher, Tensor], list[Tensor]] = Teacher.__call__
+    ) -> list[list[Tensor]]:
+        """The teachers' features, without gradient; always the same for the same image, so they may be cached.
+
+        ``look(teacher, image)`` gives those of one teacher.
+        """
         if any(side % self.stride for side in image.shape[-2:]):
             raise ValueError(f"The image is {tuple(image.shape[-2:])}; both sides must be divisible by {self.stride}.")
-        return [teacher(image) for teacher in self.teachers]
+        return [look(teacher, image) for teacher in self.teachers]  # type: ignore[arg-type]
 
     def anomalous_targets(self, image: Tensor) -> list[Tensor]:
         """The targets of images with an anomaly added, of methods whose targets are the features of one teacher."""

@@ -1,5 +1,6 @@
 """Frozen feature extractors from timm's registry."""
 
+import hashlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from monai.utils import ensure_tuple
 from timm.layers import Format
 from torch import Tensor, nn
+from torch.fx.experimental.optimization import fuse
 
 import scripts.networks.vmamba  # noqa: F401  registers VMamba with timm
 from scripts.networks.weights import WeightsError, load_state_dict, teacher_weights, weights_hash
@@ -36,6 +38,8 @@ class Teacher(nn.Module):
     Attributes:
         channels: of every level, shallow to deep.
         strides: of every level, in input pixels.
+        level_hashes: of every level, 64 hex digits of the weights and options it depends on; not of the deeper ones,
+            so that it is the same whichever other levels are asked for.
 
     Raises:
         WeightsError: if the weights cannot be had or do not fit; the text names file and remedy.
@@ -82,6 +86,8 @@ class Teacher(nn.Module):
             values = torch.tensor(backbone.pretrained_cfg[statistic]).view(1, 3, 1, 1)
             self.register_buffer(statistic, values, persistent=False)
         self.sha256 = weights_hash(self.backbone.state_dict())
+        self.level_hashes = [_level_hash(self.backbone, i, options or {}) for i in self.take]
+        self.backbone = _fold_batch_norms(self.backbone.eval())
         self.requires_grad_(False)
         self.eval()
 
@@ -92,13 +98,35 @@ class Teacher(nn.Module):
     @torch.no_grad()
     def forward(self, image: Tensor) -> list[Tensor]:
         """(B, 3, H, W) in [0, 1] -> (B, channels[i], H / strides[i], W / strides[i]), shallow to deep."""
-        features = self.backbone((image - self.mean) / self.std)
+        image = ((image - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        features = self.backbone(image)
         features = [features[i] for i in self.take]
         return [feature.permute(0, 3, 1, 2) for feature in features] if self.channels_last else features
 
     def identity(self) -> dict[str, str]:
         """What the weights are: name, origin and hash, for checkpoints, logs and reports."""
         return {"name": self.name, "weights": self.weights, "sha256": self.sha256}
+
+
+def _level_hash(backbone: Any, index: int, options: dict[str, Any]) -> str:
+    state_dict = backbone.state_dict()
+    module = backbone.feature_info.module_name()[index]
+    prefixes = tuple(f"{prefix}{name}." for prefix in ("", "model.") for name in (module, module.replace(".", "_")))
+    keys = list(state_dict)  # in the order of the forward pass
+    last = max((position for position, key in enumerate(keys) if key.startswith(prefixes)), default=len(keys))
+    weights = weights_hash({key: state_dict[key] for key in keys[: last + 1]})
+    return hashlib.sha256(repr((module, weights, sorted(options.items()))).encode()).hexdigest()
+
+
+def _fold_batch_norms(backbone: nn.Module) -> nn.Module:
+    """Multiplies batch normalisations into the convolutions before them, where torch can follow the backbone."""
+    if not any(isinstance(module, nn.BatchNorm2d) for module in backbone.modules()):
+        return backbone
+    try:
+        return fuse(backbone)
+    except Exception as error:  # tracing runs the backbone's own code, which may do anything
+        logger.info("Batch normalisations of %s are not folded: %s", type(backbone).__name__, error)
+        return backbone
 
 
 def _create_untrained(name: str, seed: int, arguments: dict[str, Any]) -> nn.Module:

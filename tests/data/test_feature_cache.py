@@ -1,33 +1,59 @@
 """The cache of teachers' features: what it gives is what the teachers give, and it keeps to its bound."""
 
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
 
 from scripts.data.feature_cache import FeatureCache, Features
-from scripts.networks import PDD, Teacher
+from scripts.networks import PDD, RD4AD, Teacher
 
-NAMES = ["a.png", "b.png", "c.png"]
+HALF = {"rtol": 2**-11, "atol": 2**-24}  # of rounding to float16
 
 
-class CountingPDD(PDD):
-    """Counts the images that its teachers are shown."""
+class CountingTeacher(Teacher):
+    """Counts the batches that it is shown."""
 
     seen = 0
 
-    def features(self, image: Tensor) -> Features:
-        self.seen += len(image)
-        return super().features(image)
+    def forward(self, image: Tensor) -> list[Tensor]:
+        self.seen += 1
+        return super().forward(image)
+
+
+Make = Callable[..., FeatureCache]
+
+
+@pytest.fixture(params=["memory", "folder"])
+def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
+    """A cache in main memory or in a folder."""
+    folder = tmp_path / "features" if request.param == "folder" else None
+    return lambda gibibytes=1.0, batch_size=1: FeatureCache(gibibytes, folder, batch_size)
+
+
+def detector() -> PDD:
+    return PDD(CountingTeacher("test_resnet", "untrained"), CountingTeacher("vmamba_pico", "untrained"))
 
 
 @pytest.fixture
-def network() -> CountingPDD:
-    return CountingPDD(Teacher("test_resnet", "untrained"), Teacher("vmamba_pico", "untrained"))
+def network() -> PDD:
+    return detector()
 
 
 @pytest.fixture
 def images() -> Tensor:
     return torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def seen(network: PDD) -> int:
+    """Batches that both teachers were shown."""
+    first, second = network.teachers
+    assert first.seen == second.seen
+    return first.seen  # type: ignore[return-value]
 
 
 def flat(features: Features) -> list[Tensor]:
@@ -39,65 +65,211 @@ def equal(first: Features, second: Features) -> bool:
 
 
 def size_of_one(network: PDD) -> float:
-    """GiB of the features of an image."""
-    features = flat(network.features(torch.zeros(1, 3, 32, 32)))
-    return sum(level.numel() * level.element_size() for level in features) / 2**30
+    """GiB of the kept features of an image: two bytes a number."""
+    return sum(level.numel() * 2 for level in flat(network.features(torch.zeros(1, 3, 32, 32)))) / 2**30
 
 
-def test_features_are_those_of_the_teachers(network: CountingPDD, images: Tensor) -> None:
-    cached = flat(FeatureCache(1)(network, images, NAMES))
-    together = flat(network.features(images))
-    singly = [flat(network.features(image[None])) for image in images]
-    assert [level.shape for level in cached] == [level.shape for level in together]
-    for i, level in enumerate(cached):
-        assert torch.equal(level, torch.cat([single[i] for single in singly]))
-        torch.testing.assert_close(level, together[i], rtol=1e-4, atol=1e-5)
+def test_features_are_those_of_the_teachers_as_float16_has_them(make: Make, network: PDD, images: Tensor) -> None:
+    cached, exact = flat(make()(network, images)), flat(network.features(images))
+    assert [level.dtype for level in cached] == [torch.float32] * len(exact)
+    for ours, theirs in zip(cached, exact, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=2 * HALF["rtol"], atol=1e-5)
+        assert ours.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_a_second_pass_asks_no_teacher_and_gives_the_same(network: CountingPDD, images: Tensor) -> None:
-    cache = FeatureCache(1)
-    first = cache(network, images, NAMES)
-    assert network.seen == 3
-    assert equal(first, cache(network, images, NAMES))
-    assert network.seen == 3
+def test_bfloat16_is_kept_as_it_is(make: Make, network: PDD, images: Tensor) -> None:
+    cache = make(batch_size=3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        first, exact = cache(network, images), network.features(images)
+        again = cache(network, images)
+    assert equal(first, again)
+    half = [level.dtype == torch.bfloat16 for level in flat(exact)]
+    assert any(half)
+    for ours, theirs, is_half in zip(flat(first), flat(exact), half, strict=True):
+        torch.testing.assert_close(ours, theirs, **({"rtol": 0, "atol": 0} if is_half else HALF))
 
 
-def test_features_do_not_depend_on_the_batch_they_were_computed_in(network: CountingPDD, images: Tensor) -> None:
-    whole = FeatureCache(1)(network, images, NAMES)
-    cache = FeatureCache(1)
-    cache(network, images[[2, 0]], ["c.png", "a.png"])
-    assert equal(whole, cache(network, images, NAMES))
-    assert network.seen == 6
+def test_precisions_are_kept_apart(make: Make, network: PDD, images: Tensor) -> None:
+    cache = make()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cache(network, images)
+    assert all(level.dtype == torch.float32 for level in flat(cache(network, images)))
 
 
-def test_what_a_caller_does_to_features_does_not_reach_the_cache(network: CountingPDD, images: Tensor) -> None:
-    cache = FeatureCache(1)
-    first = cache(network, images[:1], NAMES[:1])
+def test_what_float16_cannot_hold_stays_float32(make: Make, network: PDD, images: Tensor) -> None:
+    bright = images * 1e9
+    for _ in range(2):
+        for ours, theirs in zip(flat(make()(network, bright)), flat(network.features(bright)), strict=True):
+            assert ours.isfinite().all()
+            torch.testing.assert_close(ours, theirs, rtol=2e-3, atol=1e-3)
+
+
+def test_a_second_pass_asks_no_teacher_and_gives_the_same(make: Make, network: PDD, images: Tensor) -> None:
+    cache = make()
+    first = cache(network, images)
+    assert seen(network) == 3
+    assert equal(first, cache(network, images))
+    assert seen(network) == 3
+
+
+def test_teachers_see_whole_batches(make: Make, network: PDD, images: Tensor) -> None:
+    cache = make(batch_size=2)
+    cache(network, images)
+    assert seen(network) == 2
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 4])
+def test_features_do_not_depend_on_the_batch_they_were_computed_in(
+    make: Make, network: PDD, images: Tensor, batch_size: int, tmp_path: Path
+) -> None:
+    whole = FeatureCache(1, None, batch_size)(network, images)
+    cache = make(batch_size=batch_size)
+    cache(network, images[[2]])
+    cache(network, images[[1, 2]])
+    assert equal(whole, cache(network, images))
+
+
+def test_the_content_of_an_image_is_what_counts(make: Make, network: PDD, images: Tensor) -> None:
+    cache = make()
+    cache(network, images)
+    changed = images.clone()
+    changed[1, 0, 0, 0] += 1e-3
+    cache(network, changed)
+    assert seen(network) == 4
+    cache(network, images.flip(0))
+    assert seen(network) == 4
+
+
+def test_what_a_caller_does_to_features_does_not_reach_the_cache(make: Make, network: PDD, images: Tensor) -> None:
+    cache = make()
+    first = cache(network, images[:1])
     expected = [level.clone() for level in flat(first)]
     for level in flat(first):
         level.zero_()
-    for level in flat(cache(network, images[:1], NAMES[:1])):
+    for level in flat(cache(network, images[:1])):
         level.zero_()
-    again = flat(cache(network, images[:1], NAMES[:1]))
+    again = flat(cache(network, images[:1]))
     assert all(torch.equal(a, b) for a, b in zip(again, expected, strict=True))
 
 
-@pytest.mark.parametrize("room", [0, 1, 2.5, 3])
-def test_no_more_is_kept_than_asked_for_and_the_rest_computed_again(
-    network: CountingPDD, images: Tensor, room: float
+@pytest.mark.parametrize("room", [1, 2, 3])
+def test_no_more_is_kept_in_memory_than_asked_for(images: Tensor, room: int) -> None:
+    teacher = CountingTeacher("test_resnet", "untrained", levels=(1, 2))
+    network = RD4AD(teacher, 1, 1)
+    size = sum(level.numel() * 2 for level in flat(network.features(images[:1]))) / 2**30
+    cache, teacher.seen = FeatureCache(room * size), 0
+    first = cache(network, images)
+    assert equal(first, cache(network, images))
+    assert teacher.seen == 3 + (3 - room)
+
+
+def test_nothing_is_kept_and_nothing_rounded_without_room(make: Make, network: PDD, images: Tensor) -> None:
+    cache = make(gibibytes=0)
+    for _ in range(2):
+        assert equal(cache(network, images), network.features(images))
+    assert seen(network) == 4
+
+
+def test_features_have_no_gradient(make: Make, network: PDD, images: Tensor) -> None:
+    assert not any(level.requires_grad for level in flat(make()(network, images.requires_grad_())))
+
+
+# What only a folder can do or suffer
+
+
+def test_a_folder_serves_later_runs_and_other_methods(network: PDD, images: Tensor, tmp_path: Path) -> None:
+    first = FeatureCache(1, tmp_path)(network, images)
+    later = detector()
+    assert equal(first, FeatureCache(1, tmp_path)(later, images))
+    assert seen(later) == 0
+    teacher = CountingTeacher("test_resnet", "untrained", levels=(1, 2))
+    ((one, two),) = FeatureCache(1, tmp_path)(RD4AD(teacher, [1, 1], 1), images)
+    assert teacher.seen == 0
+    strides = network.teachers[0].strides
+    for level, stride in zip((one, two), teacher.strides, strict=True):
+        assert torch.equal(level, first[0][strides.index(stride)])  # type: ignore[operator, union-attr]
+
+
+def test_levels_that_a_file_lacks_are_added_to_it(network: PDD, images: Tensor, tmp_path: Path) -> None:
+    teacher = CountingTeacher("test_resnet", "untrained", levels=(1, 2))
+    small = RD4AD(teacher, [1, 1], 1)
+    expected = FeatureCache(1, tmp_path)(small, images)
+    FeatureCache(1, tmp_path)(network, images)
+    assert seen(network) == 3
+    assert equal(expected, FeatureCache(1, tmp_path)(small, images))
+    assert teacher.seen == 3
+
+
+def test_other_weights_are_other_features(network: PDD, images: Tensor, tmp_path: Path) -> None:
+    cache = FeatureCache(1, tmp_path)
+    first = cache(network, images)
+    other = PDD(CountingTeacher("test_resnet", "untrained", seed=1), CountingTeacher("vmamba_pico", "untrained"))
+    second = cache(other, images)
+    assert [teacher.seen for teacher in other.teachers] == [3, 0]
+    assert not torch.equal(first[0][0], second[0][0])
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*/*"))
+
+
+@pytest.mark.parametrize("damage", ["cut", "emptied", "flipped", "text"])
+def test_a_damaged_file_is_computed_again_and_said(
+    network: PDD, images: Tensor, tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    cache = FeatureCache(room * size_of_one(network))
-    network.seen = 0
-    first = cache(network, images, NAMES)
-    assert equal(first, cache(network, images, NAMES))
-    assert network.seen == 3 + (3 - int(room))
-    assert cache.free >= 0
+    first = FeatureCache(1, tmp_path)(network, images)
+    damaged = files(tmp_path)[0]
+    content = bytearray(damaged.read_bytes())
+    content[-5] ^= 1
+    damaged.write_bytes(
+        {"cut": content[:-100], "emptied": b"", "flipped": content, "text": b"no features" * 100}[damage]
+    )
+    with caplog.at_level(logging.WARNING):
+        assert equal(first, FeatureCache(1, tmp_path)(network, images))
+    assert str(damaged) in caplog.text
+    caplog.clear()
+    assert equal(first, FeatureCache(1, tmp_path)(network, images))
+    assert not caplog.text
 
 
-def test_features_have_no_gradient(network: CountingPDD, images: Tensor) -> None:
-    assert not any(level.requires_grad for level in flat(FeatureCache(1)(network, images.requires_grad_(), NAMES)))
+def test_the_longest_unused_files_make_room(network: PDD, images: Tensor, tmp_path: Path) -> None:
+    size = size_of_one(network) * 1.2  # with the files' headers
+    FeatureCache(1, tmp_path)(network, images[:2])
+    old = files(tmp_path)
+    for path in old:
+        os.utime(path, (1, 1))
+    FeatureCache(1, tmp_path)(network, images[:1])  # used again
+    kept = {path for path in old if path.stat().st_mtime > 1}
+    assert len(kept) == 2
+    FeatureCache(2.1 * size, tmp_path)(network, images[2:])
+    assert kept < set(files(tmp_path))
+    assert len(files(tmp_path)) == 4
+    assert sum(path.stat().st_size for path in files(tmp_path)) <= 2.1 * size * 2**30
 
 
-def test_names_that_do_not_match_the_images_are_refused(network: CountingPDD, images: Tensor) -> None:
-    with pytest.raises(ValueError, match="zip"):
-        FeatureCache(1)(network, images, NAMES[:2])
+def test_files_of_this_run_stay_when_it_is_full(network: PDD, images: Tensor, tmp_path: Path) -> None:
+    cache = FeatureCache(1.2 * size_of_one(network), tmp_path)
+    first = cache(network, images)
+    kept = files(tmp_path)
+    assert equal(first, cache(network, images))
+    assert files(tmp_path) == kept
+    assert sum(path.stat().st_size for path in kept) <= 1.2 * size_of_one(network) * 2**30
+
+
+def test_a_folder_that_cannot_be_written_is_said_once(
+    network: PDD, images: Tensor, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    cache = FeatureCache(1, tmp_path / "file")
+    with caplog.at_level(logging.WARNING):
+        first = cache(network, images)
+        assert equal(first, cache(network, images))
+    assert caplog.text.count("No more features are kept") == 1
+
+
+def test_a_folder_may_vanish(network: PDD, images: Tensor, tmp_path: Path) -> None:
+    cache = FeatureCache(1, tmp_path)
+    first = cache(network, images)
+    for path in files(tmp_path):
+        path.unlink()
+    assert equal(first, cache(network, images))

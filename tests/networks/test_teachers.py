@@ -7,8 +7,14 @@ import safetensors.torch
 import timm
 import torch
 
-from scripts.networks import Teacher
+from scripts.networks import Teacher, teachers
 from scripts.networks.weights import WeightsError
+
+
+@pytest.fixture
+def unfolded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights as they were loaded."""
+    monkeypatch.setattr(teachers, "_fold_batch_norms", lambda backbone: backbone)
 
 
 def untrained(name: str, **arguments: object) -> Teacher:
@@ -38,6 +44,37 @@ def test_features_are_as_channels_and_strides_say(name: str, channels: list[int]
 def test_levels_are_chosen_by_timms_indices() -> None:
     teacher = untrained("resnet18", levels=[0, 2])
     assert (teacher.channels, teacher.strides) == ([64, 128], [2, 8])
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenetv3_small_100", "densenet121"])
+def test_folding_batch_norms_changes_nothing_but_rounding(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def random_statistics(backbone: torch.nn.Module) -> torch.nn.Module:
+        g = torch.Generator().manual_seed(0)
+        for module in backbone.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.running_mean.normal_(0, 0.1, generator=g)  # type: ignore[union-attr]
+                module.running_var.uniform_(0.5, 2, generator=g)  # type: ignore[union-attr]
+        return backbone
+
+    image, fold = torch.rand(1, 3, 64, 64), teachers._fold_batch_norms
+    monkeypatch.setattr(teachers, "_fold_batch_norms", random_statistics)
+    plain = untrained(name)
+    monkeypatch.setattr(teachers, "_fold_batch_norms", lambda backbone: fold(random_statistics(backbone)))
+    folded = untrained(name)
+    assert folded.sha256 == plain.sha256
+    if name == "resnet18":
+        assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
+    for ours, exact in zip(folded.double()(image.double()), plain.double()(image.double()), strict=True):
+        assert (ours - exact).abs().max() < 1e-5 * exact.std()
+
+
+def test_a_levels_hash_does_not_depend_on_the_other_levels() -> None:
+    all_levels, two = untrained("resnet18"), untrained("resnet18", levels=[1, 2])
+    assert two.level_hashes == all_levels.level_hashes[:2]
+    assert two.sha256 != all_levels.sha256
+    assert len(set(all_levels.level_hashes)) == 4
+    assert not set(untrained("resnet18", seed=1).level_hashes) & set(all_levels.level_hashes)
+    assert not set(untrained("resnet18", options={"output_stride": 16}).level_hashes) & set(all_levels.level_hashes)
 
 
 def test_stays_frozen_whatever_train_is_called_with() -> None:
@@ -76,6 +113,7 @@ def test_untrained_is_said_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
     assert "vmamba_pico is UNTRAINED" in caplog.text
 
 
+@pytest.mark.usefixtures("unfolded")
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 @pytest.mark.parametrize("levels", [None, [1, 2]])
 def test_a_whole_classifier_loads(tmp_path: Path, suffix: str, levels: list[int] | None) -> None:
@@ -91,6 +129,7 @@ def test_a_whole_classifier_loads(tmp_path: Path, suffix: str, levels: list[int]
     assert teacher.identity()["weights"] == str(path)
 
 
+@pytest.mark.usefixtures("unfolded")
 def test_a_file_of_just_the_levels_loads(tmp_path: Path) -> None:
     torch.manual_seed(3)
     model = timm.create_model("resnet18", features_only=True, out_indices=(1, 2))
@@ -136,6 +175,7 @@ def test_a_file_that_lacks_a_weight_is_refused_rather_than_left_random(tmp_path:
         Teacher("resnet18", weights=str(tmp_path / "short.pth"))
 
 
+@pytest.mark.usefixtures("unfolded")
 def test_another_number_of_classes_does_not_matter(tmp_path: Path) -> None:
     torch.manual_seed(3)
     model = timm.create_model("resnet18", num_classes=7)
