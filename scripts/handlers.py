@@ -5,6 +5,9 @@ from typing import Any
 from ignite.engine import Engine, Events
 from ignite.handlers import EarlyStopping
 from ignite.handlers.tqdm_logger import ProgressBar as IgniteProgressBar
+from torch import nn
+
+from scripts.networks.detector import Detector
 
 
 class ProgressBar:
@@ -22,6 +25,24 @@ class ProgressBar:
         transform = (lambda output: {"loss": output["loss"]}) if self.show_loss else None
         bar = IgniteProgressBar(desc=self.description, dynamic_ncols=True, mininterval=0.5)
         bar.attach(engine, output_transform=transform)
+
+
+class Folding:
+    """Folds a detector's batch normalisations when the engine starts: behind the handler that loads its weights.
+
+    Args:
+        network: other networks than a ``Detector`` stay as they are.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self)
+
+    def __call__(self) -> None:
+        if isinstance(self.network, Detector):
+            self.network.fold()
 
 
 class EarlyStop:

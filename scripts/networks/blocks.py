@@ -58,7 +58,7 @@ class _Residual(nn.Module):
     shortcut: nn.Module
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.body(x) + self.shortcut(x))
+        return F.relu_(self.body(x) + self.shortcut(x))
 
 
 class Bottleneck(_Residual):
@@ -69,9 +69,9 @@ class Bottleneck(_Residual):
         width = out_channels // 4
         self.body = nn.Sequential(
             conv_bn(in_channels, width),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             conv_bn(width, width, kernel=3, stride=stride),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             conv_bn(width, out_channels),
         )
         self.shortcut = _shortcut(in_channels, out_channels, stride)
@@ -84,7 +84,7 @@ class Basic(_Residual):
         super().__init__()
         self.body = nn.Sequential(
             conv_bn(in_channels, out_channels, kernel=3, stride=stride),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             conv_bn(out_channels, out_channels, kernel=3),
         )
         self.shortcut = _shortcut(in_channels, out_channels, stride)
@@ -108,10 +108,10 @@ class InvertedBottleneck(_Residual):
         width = out_channels // 2  # "width 128": twice the planes of a plain bottleneck, whose output is 4 x planes
         self.body = nn.Sequential(
             conv_bn(in_channels, width),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             _conv3x3_or_up(width, width, scale),
             nn.BatchNorm2d(width),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             conv_bn(width, out_channels),
         )
         self.shortcut = _upward_shortcut(in_channels, out_channels, scale)
@@ -125,7 +125,7 @@ class InvertedBasic(_Residual):
         self.body = nn.Sequential(
             _conv3x3_or_up(in_channels, out_channels, scale),
             nn.BatchNorm2d(out_channels),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             conv_bn(out_channels, out_channels, kernel=3),
         )
         self.shortcut = _upward_shortcut(in_channels, out_channels, scale)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from scripts.anomaly_map import AnomalyMap
+from scripts.networks.folding import fold_sequences
 from scripts.networks.teachers import Teacher
 
 
@@ -81,6 +82,11 @@ class Detector(nn.Module):
         if self.training or not isinstance(image, Tensor):
             return distillation
         return self.anomaly_map(distillation.targets, distillation.students, size=image.shape[-2:])
+
+    def fold(self) -> "Detector":
+        """Folds the distiller's batch normalisations for inference, in place: it is not to be trained after this."""
+        fold_sequences(self.eval().distiller)
+        return self
 
     def identities(self) -> list[dict[str, str]]:
         """What the teachers are, see ``Teacher.identity``."""

@@ -40,7 +40,7 @@ class OneClassEmbedding(nn.Module):
 def _downward(channels: list[int], strides: list[int]) -> nn.Sequential:
     """3x3 convolutions from the first level to the size and channels of the last."""
     steps = [
-        nn.Sequential(conv_bn(shallow, deep, kernel=3, stride=deep_stride // shallow_stride), nn.ReLU())
+        nn.Sequential(conv_bn(shallow, deep, kernel=3, stride=deep_stride // shallow_stride), nn.ReLU(inplace=True))
         for (shallow, deep), (shallow_stride, deep_stride) in zip(
             itertools.pairwise(channels), itertools.pairwise(strides), strict=True
         )

@@ -11,9 +11,9 @@ import torch
 from monai.utils import ensure_tuple
 from timm.layers import Format
 from torch import Tensor, nn
-from torch.fx.experimental.optimization import fuse
 
 import scripts.networks.vmamba  # noqa: F401  registers VMamba with timm
+from scripts.networks.folding import folded
 from scripts.networks.weights import WeightsError, load_state_dict, teacher_weights, weights_hash
 
 UNTRAINED = "untrained"  # the word that asks for random weights
@@ -87,7 +87,7 @@ class Teacher(nn.Module):
             self.register_buffer(statistic, values, persistent=False)
         self.sha256 = weights_hash(self.backbone.state_dict())
         self.level_hashes = [_level_hash(self.backbone, i, options or {}) for i in self.take]
-        self.backbone = _fold_batch_norms(self.backbone.eval())
+        self.backbone = folded(self.backbone.eval())
         self.requires_grad_(False)
         self.eval()
 
@@ -116,17 +116,6 @@ def _level_hash(backbone: Any, index: int, options: dict[str, Any]) -> str:
     last = max((position for position, key in enumerate(keys) if key.startswith(prefixes)), default=len(keys))
     weights = weights_hash({key: state_dict[key] for key in keys[: last + 1]})
     return hashlib.sha256(repr((module, weights, sorted(options.items()))).encode()).hexdigest()
-
-
-def _fold_batch_norms(backbone: nn.Module) -> nn.Module:
-    """Multiplies batch normalisations into the convolutions before them, where torch can follow the backbone."""
-    if not any(isinstance(module, nn.BatchNorm2d) for module in backbone.modules()):
-        return backbone
-    try:
-        return fuse(backbone)
-    except Exception as error:  # tracing runs the backbone's own code, which may do anything
-        logger.info("Batch normalisations of %s are not folded: %s", type(backbone).__name__, error)
-        return backbone
 
 
 def _create_untrained(name: str, seed: int, arguments: dict[str, Any]) -> nn.Module:

@@ -78,8 +78,8 @@ def test_equals_anomalib_with_the_same_weights(
     backbone: str, hashed: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     golden, arguments = GOLDEN[backbone], BACKBONES[backbone]
-    fold = teachers._fold_batch_norms
-    monkeypatch.setattr(teachers, "_fold_batch_norms", lambda backbone: backbone)  # until it has the golden weights
+    fold = teachers.folded
+    monkeypatch.setattr(teachers, "folded", lambda backbone: backbone)  # until it has the golden weights
     network = RD4AD(Teacher(backbone, "untrained", levels=(1, 2, 3)), **arguments).eval()  # type: ignore[arg-type]
     entries = {**dict(network.named_parameters()), **dict(network.named_buffers())}
     entries = {

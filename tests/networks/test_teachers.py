@@ -14,7 +14,7 @@ from scripts.networks.weights import WeightsError
 @pytest.fixture
 def unfolded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights as they were loaded."""
-    monkeypatch.setattr(teachers, "_fold_batch_norms", lambda backbone: backbone)
+    monkeypatch.setattr(teachers, "folded", lambda backbone: backbone)
 
 
 def untrained(name: str, **arguments: object) -> Teacher:
@@ -56,10 +56,10 @@ def test_folding_batch_norms_changes_nothing_but_rounding(name: str, monkeypatch
                 module.running_var.uniform_(0.5, 2, generator=g)  # type: ignore[union-attr]
         return backbone
 
-    image, fold = torch.rand(1, 3, 64, 64), teachers._fold_batch_norms
-    monkeypatch.setattr(teachers, "_fold_batch_norms", random_statistics)
+    image, fold = torch.rand(1, 3, 64, 64), teachers.folded
+    monkeypatch.setattr(teachers, "folded", random_statistics)
     plain = untrained(name)
-    monkeypatch.setattr(teachers, "_fold_batch_norms", lambda backbone: fold(random_statistics(backbone)))
+    monkeypatch.setattr(teachers, "folded", lambda backbone: fold(random_statistics(backbone)))
     folded = untrained(name)
     assert folded.sha256 == plain.sha256
     if name == "resnet18":
