@@ -2,6 +2,7 @@
 
 import logging
 import os
+import subprocess
 import sys
 import types
 from collections.abc import Iterator
@@ -274,10 +275,70 @@ def test_a_gpu_without_mamba_ssm_takes_pytorch_and_says_why(
     fresh: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setitem(sys.modules, "mamba_ssm", None)
+    monkeypatch.setitem(sys.modules, "triton", None)
+    monkeypatch.delitem(sys.modules, "scripts.networks.selective_scan.triton_kernel", raising=False)
+    monkeypatch.delattr(selective_scan, "triton_kernel", raising=False)
     with caplog.at_level(logging.WARNING):
         name, _ = selective_scan.backend("cuda")
     assert name == "torch"
     assert "mamba-ssm is not installed" in caplog.text
+    assert "triton" in caplog.text
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")
+def test_a_triton_kernel_that_does_not_run_is_not_taken(
+    fresh: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "mamba_ssm", None)
+    with caplog.at_level(logging.WARNING):
+        name, _ = selective_scan.backend("cuda")
+    assert name == "torch"
+    assert "the Triton kernel does not run" in caplog.text or "triton" in caplog.text
+
+
+TRITON = """
+import sys
+import torch
+sys.path.insert(0, sys.argv[1])
+from test_selective_scan import case, error, reference
+from scripts.networks.selective_scan import triton_kernel
+
+for *shape, bias in ((2, 3, 4, 5, 3, -20.0), (1, 1, 7, 33, 16, -2.0), (2, 5, 2, 8, 1, 60.0)):
+    arguments = case(*shape, bias)
+    print(error(triton_kernel.scan(*arguments), reference(*arguments)))
+print(triton_kernel.scan(arguments[0].bfloat16(), *arguments[1:]).dtype)
+triton_kernel.check("cpu")
+"""
+
+
+def test_triton_equals_the_float64_loop_in_its_interpreter() -> None:
+    """There may be no GPU; Triton can run a kernel without, operation by operation."""
+    pytest.importorskip("triton", reason="Triton comes with torch's CUDA builds")
+    found = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", TRITON, str(Path(__file__).parent)],
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.split()
+    assert [float(value) < TOLERANCE for value in found[:3]] == [True] * 3
+    assert found[3] == "torch.bfloat16"
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("dtype", ["*fp32", "*bf16"])
+def test_triton_compiles_for_gpus_that_are_not_here(capability: int, dtype: str) -> None:
+    triton = pytest.importorskip("triton", reason="Triton comes with torch's CUDA builds")
+    from triton.backends.compiler import GPUTarget
+
+    from scripts.networks.selective_scan import triton_kernel
+
+    constants = {"rank": 6, "states": 16, "padded_rank": 8, "padded_states": 16, "block": 32}
+    signature = {"x": dtype}
+    signature |= dict.fromkeys(("projected", "step_weight", "step_bias", "a", "y"), "*fp32")
+    signature |= dict.fromkeys(("height", "width", "channels"), "i32") | dict.fromkeys(constants, "constexpr")
+    source = triton.compiler.ASTSource(fn=triton_kernel._scan, signature=signature, constexprs=constants)
+    assert triton.compile(source, target=GPUTarget("cuda", capability, 32)).asm["cubin"]
 
 
 def test_mamba_ssm_gets_its_own_layout(fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:

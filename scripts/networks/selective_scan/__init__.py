@@ -1,8 +1,9 @@
 """The selective scan of VMamba (S6 along four directions of an image), behind one function.
 
-``selective_scan_2d`` is the only door. Behind it are, each in a file of its own: PyTorch (``eager``), which serves
-everything and alone knows gradients; compiled forms for CPUs, ``native`` (C, where a compiler is found) and ``numba``;
-and mamba-ssm's kernel for CUDA (``mamba_ssm``). All compute in float32, PyTorch in float64 for float64 inputs.
+``selective_scan_2d`` is the only door. Behind it are, each in a file of its own: PyTorch (``torch``), which serves
+everything and alone knows gradients; compiled forms for CPUs, C where a compiler is found (``native``) and ``numba``;
+and for CUDA mamba-ssm's kernel (``mamba_ssm``) or one in Triton (``triton``). All compute in float32, PyTorch in
+float64 for float64 inputs.
 """
 
 import functools
@@ -110,11 +111,18 @@ def _mamba_ssm() -> Scan:
     return cuda.scan
 
 
+def _triton() -> Scan:
+    from scripts.networks.selective_scan import triton_kernel
+
+    triton_kernel.check()
+    return triton_kernel.scan
+
+
 def _torch() -> Scan:
     return eager.scan
 
 
 _FORMS: dict[str, dict[str, Callable[[], Scan]]] = {
     "cpu": {"native": _native, "numba": _numba},
-    "cuda": {"mamba_ssm": _mamba_ssm},
+    "cuda": {"mamba_ssm": _mamba_ssm, "triton": _triton},
 }
