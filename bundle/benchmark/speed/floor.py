@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import astuple, dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import timm
 
@@ -66,7 +66,7 @@ class Rates(NamedTuple):
 
 def scan_layers(name: str, image_size: int) -> list[Layer]:
     """The scans of a VMamba of timm's registry, block by block, for an image of ``image_size`` x ``image_size``."""
-    model = timm.create_model(name)
+    model: Any = timm.create_model(name)
     found = []
     for stage, layer in enumerate(model.layers):
         side = image_size // (_FIRST_STRIDE * 2**stage)

@@ -66,7 +66,9 @@ class Method:
         self.name, self.image_size, self.device = name, image_size, torch.device(device)
         self._config = method_config(name, device, quick)
         parser = ConfigParser(copy.deepcopy(self._config))
-        self._built = {part: parser.get_parsed_content(part) for part in ("network_def", "network", "optimizer", "loss")}
+        self._built = {
+            part: parser.get_parsed_content(part) for part in ("network_def", "network", "optimizer", "loss")
+        }
         self.network = self._built["network"]
 
     def trainer(self, images: int, batch_size: int, amp: bool) -> DistillationTrainer:

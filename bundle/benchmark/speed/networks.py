@@ -2,13 +2,15 @@
 
 import copy
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import timm
 import torch
 
 from bundle.benchmark.speed.measuring import Call, Case, timed
 from bundle.benchmark.speed.methods import METHODS, PRECISIONS, Method, made_up_images
-from bundle.benchmark.speed.settings import BATCHES, Settings, named, images_a_call
+from bundle.benchmark.speed.settings import BATCHES, Settings, images_a_call, named
 from scripts.networks import Teacher
 
 TEACHERS = ("wide_resnet50_2", "vmamba_tiny_v0", "vmamba_tiny_s2l5", "vmamba_tiny_s1l8")
@@ -21,7 +23,7 @@ def training(settings: Settings) -> list[Case]:
     """Gives a first epoch, whose feature cache is empty, and a later one, in which the teachers have nothing to do."""
     cases = []
     for name in METHODS:
-        method = _Lazy(lambda name=name: settings.method(name))
+        method = _Lazy(partial(settings.method, name))
         for batch_size in BATCHES:
             for precision, amp in PRECISIONS.items():
                 cases += [
@@ -29,7 +31,7 @@ def training(settings: Settings) -> list[Case]:
                         named(f"{name} {epoch} epoch", batch_size, precision),
                         "images",
                         images_a_call(batch_size),
-                        lambda args=(method, batch_size, amp), prepare=prepare: prepare(*args),
+                        partial(prepare, method, batch_size, amp),
                     )
                     for epoch, prepare in (("first", _first_epoch), ("cached", _cached_epoch))
                 ]
@@ -40,13 +42,13 @@ def inference(settings: Settings) -> list[Case]:
     """Gives images to anomaly maps, eager."""
     cases = []
     for name in METHODS:
-        method = _Lazy(lambda name=name: settings.method(name))
+        method = _Lazy(partial(settings.method, name))
         cases += [
             Case(
                 named(f"{name} inference", batch_size, precision),
                 "images",
                 batch_size,
-                lambda args=(method, batch_size, amp): _inference(*args),
+                partial(_inference, method, batch_size, amp),
             )
             for batch_size in BATCHES
             for precision, amp in PRECISIONS.items()
@@ -58,18 +60,18 @@ def teachers(settings: Settings) -> list[Case]:
     """Gives each teacher alone, and the plain timm model that others would take."""
     names, plain = (_SMALL_TEACHERS, _SMALL_PLAIN) if settings.quick else (TEACHERS, PLAIN)
     makers: dict[str, Callable[[], torch.nn.Module]] = {
-        name: lambda name=name: Teacher(name, weights="untrained") for name in names
+        name: partial(Teacher, name, weights="untrained") for name in names
     }
-    makers[f"plain timm {plain}"] = lambda: timm.create_model(plain, features_only=True, out_indices=_PLAIN_LEVELS)
+    makers[f"plain timm {plain}"] = partial(timm.create_model, plain, features_only=True, out_indices=_PLAIN_LEVELS)
     cases = []
     for name, make in makers.items():
-        network = _Lazy(lambda make=make: make().to(settings.device).eval())
+        network = _Lazy(partial(_frozen, make, settings.device))
         cases += [
             Case(
                 named(name, batch_size, precision),
                 "images",
                 batch_size,
-                lambda args=(network, batch_size, amp): _forward(*args, settings),
+                partial(_forward, network, batch_size, amp, settings),
             )
             for batch_size in BATCHES
             for precision, amp in PRECISIONS.items()
@@ -80,13 +82,17 @@ def teachers(settings: Settings) -> list[Case]:
 class _Lazy:
     """What several cases share, made when the first of them is prepared."""
 
-    def __init__(self, make: Callable) -> None:
+    def __init__(self, make: Callable[[], Any]) -> None:
         self._make, self._made = make, None
 
-    def __call__(self):
+    def __call__(self) -> Any:
         if self._made is None:
             self._made = self._make()
         return self._made
+
+
+def _frozen(make: Callable[[], torch.nn.Module], device: torch.device) -> torch.nn.Module:
+    return make().to(device).eval()
 
 
 def _first_epoch(method: Callable[[], Method], batch_size: int, amp: bool) -> Call:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import torch
@@ -36,7 +37,7 @@ def scan(settings: Settings) -> list[Case]:
             named(f"scan, {name}", batch_size, "fp32"),
             "images",
             batch_size,
-            lambda args=(backend, layers, batch_size): _scan(*args, settings.device),
+            partial(_scan, backend, layers, batch_size, settings.device),
             facts,
         )
         for batch_size in BATCHES

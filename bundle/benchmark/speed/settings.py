@@ -1,5 +1,6 @@
 """What is asked of all measurements alike."""
 
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,3 +43,9 @@ def named(what: str, batch_size: int, precision: str = "") -> str:
 def images_a_call(batch_size: int) -> int:
     """Images of an epoch that is timed: two batches at least, and a few images."""
     return max(2 * batch_size, 8)
+
+
+def environment(threads: int, **more: str) -> dict[str, str]:
+    """The environment of a process that is to use so many threads and not to warn."""
+    counts = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+    return {**os.environ, **counts, "PYTHONWARNINGS": "ignore", **more}

@@ -1,6 +1,8 @@
 """Reading single slices of a scan, from the uncompressed cache and without it."""
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -25,12 +27,14 @@ def slices(settings: Settings) -> list[Case]:
             f"{plane} slice, from the cache",
             "slices",
             _SLICES,
-            lambda plane=plane, axis=axis: _cached(settings, plane, shape[axis]),
+            partial(_cached, settings, plane, shape[axis]),
             facts,
         )
         for plane, axis in _PLANES.items()
     ]
-    whole = Case("axial slice, of the whole volume inflated", "slices", _WHOLE, lambda: _inflated(settings, shape), facts)
+    whole = Case(
+        "axial slice, of the whole volume inflated", "slices", _WHOLE, partial(_inflated, settings, shape), facts
+    )
     return [*cached, whole]
 
 
@@ -44,7 +48,7 @@ def _inflated(settings: Settings, shape: tuple[int, int, int]) -> Call:
     path = _volume(settings)
 
     def read(index: int) -> None:
-        image: nib.Nifti1Image = nib.load(path)
+        image: Any = nib.load(path)
         np.ascontiguousarray(np.asanyarray(image.dataobj)[..., index])
 
     return _each(read, min(shape), _WHOLE)  # whatever axis is the last in the file
