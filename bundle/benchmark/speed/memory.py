@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from tqdm import tqdm
 
-from bundle.benchmark.speed.methods import METHODS, PRECISIONS, ROOT, Method
+from bundle.benchmark.speed.methods import PRECISIONS, ROOT, Method
 from bundle.benchmark.speed.settings import BATCHES, Settings, environment, images_a_call, named
 
 _STATUS = Path("/proc/self/status")
@@ -26,7 +26,7 @@ class Job(NamedTuple):
     """What the process does.
 
     Attributes:
-        method: a key of ``METHODS``.
+        method: see ``Method``.
         what: ``training``, of a first epoch, or ``inference``.
         batch_size, amp, device, image_size, threads, quick: how.
     """
@@ -60,8 +60,8 @@ def jobs(settings: Settings) -> list[Job]:
             settings.threads,
             settings.quick,
         )
-        for method in METHODS
-        for what in ("training", "inference")
+        for method in settings.in_processes
+        for what in (("training",) if settings.quick else ("training", "inference"))
         for batch_size in (BATCHES[-1:] if settings.quick else BATCHES)
         for amp in ((False,) if settings.quick else PRECISIONS.values())
     ]

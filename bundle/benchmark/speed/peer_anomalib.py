@@ -46,7 +46,7 @@ class Anomalib:
             "training": "training_step, backward, and a step of the Adam of configure_optimizers",
             "inference": "the torch model in evaluation mode, without anomalib's pre- and post-processor",
             "PatchCore": f"memory of {MEMORY_IMAGES} images, coreset of {CORESET_RATIO:.0%}",
-            "exports": "to_onnx and to_openvino at a fixed size, which hold the pre- and post-processor",
+            "exports": "to_onnx and to_openvino at a fixed size, pre- and post-processor included",
         }
         return {"versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
                 "method": method}  # fmt: skip
@@ -155,8 +155,6 @@ class Anomalib:
                 "PERFORMANCE_HINT": "LATENCY",
             }
             return core.compile_model(file, "CPU", settings)
-        if amp:
-            raise NotImplementedError("ONNX Runtime computes this file in float32 alone on x86 processors")
         import onnxruntime
 
         options = onnxruntime.SessionOptions()

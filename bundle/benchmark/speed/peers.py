@@ -19,6 +19,7 @@ from bundle.benchmark.speed.settings import BATCHES, Settings, environment, imag
 
 SCRIPT = Path(__file__).with_name("peer_anomalib.py")
 RUNTIMES = {"ONNX Runtime": "onnxruntime", "OpenVINO": "openvino"}
+_FP32_ONLY = "onnxruntime"  # on processors it has no bfloat16
 _LAST_WORDS = 500  # characters of its messages that an error repeats
 
 
@@ -138,6 +139,7 @@ def inference(peer: Peer) -> list[Case]:
         )
         for name, runtime in RUNTIMES.items()
         for precision, amp in PRECISIONS.items()
+        if not (amp and runtime == _FP32_ONLY)
     ]
     return [*eager, *exported]
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from bundle.benchmark.speed.methods import Method
+from bundle.benchmark.speed.methods import METHODS, Method
 
 BATCHES = (1, 8)
 
@@ -29,6 +29,11 @@ class Settings(NamedTuple):
     rounds: int
     quick: bool
     folder: Path
+
+    @property
+    def in_processes(self) -> list[str]:
+        """The methods that are measured in processes of their own, which take seconds to start."""
+        return ["PDD"] if self.quick else list(METHODS)
 
     def method(self, name: str) -> Method:
         """Builds a method anew."""

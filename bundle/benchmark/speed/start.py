@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from bundle.benchmark.speed.measuring import Call, Case
-from bundle.benchmark.speed.methods import METHODS, ROOT, method_config
+from bundle.benchmark.speed.methods import ROOT, method_config
 from bundle.benchmark.speed.settings import Settings, environment
 
 _SCRIPT = Path(__file__).with_name("first_result.py")
@@ -17,7 +17,7 @@ _SCRIPT = Path(__file__).with_name("first_result.py")
 def start(settings: Settings) -> list[Case]:
     """Gives a start of each method; files have been read before, so they come from the system's cache."""
     cases = []
-    for name in METHODS:
+    for name in settings.in_processes:
         steps: dict[str, float] = {}  # of the latest start
         facts = {"steps_of_the_last_start_in_seconds": steps}
         cases.append(Case(f"{name}, process to first map", "starts", 1, partial(_start, name, settings, steps), facts))

@@ -2,6 +2,10 @@
 
 from typing import Any
 
+import numpy as np
+
+from bundle.benchmark.speed.measuring import spread
+
 _STEPS = ((1e9, "G"), (1e6, "M"))
 
 
@@ -16,13 +20,17 @@ def table(result: dict[str, Any]) -> str:
     if result["quick"]:
         lines.append("--quick: small networks. These figures say that it runs, and nothing else.")
     for group, figures in result["groups"].items():
-        memory = group == "memory"
+        memory, waited = group == "memory", group == "start"
+        what = "the most held, GiB" if memory else "seconds" if waited else "a second"
         heading = "" if memory else f"{'median':>12}{'quartiles':>22}{'minimum':>12}"
-        lines.append(f"\n{group + (': the most held, GiB' if memory else ': a second'):<{width}}{heading}")
+        lines.append(f"\n{f'{group}: {what}':<{width}}{heading}".rstrip())
         for figure in figures:
-            values = f"{figure['bytes'] / 2**30:12.2f}" if memory else _rates(figure["per_second"])
-            unit = f" {figure['of']}" if memory else f"  {figure['unit']}"
-            lines.append(f"  {figure['name']:<{width - 2}}{values}{unit}")
+            if memory:
+                values = f"{figure['bytes'] / 2**30:12.2f}  {figure['of']}"
+            else:
+                values = _numbers(spread(np.array(figure["seconds"])) if waited else figure["per_second"])
+                values += f"  {figure['unit']}"
+            lines.append(f"  {figure['name']:<{width - 2}}{values}")
     for name, reason in result["failed"].items():
         lines.append(f"\nNOT MEASURED {name}: {reason}")
     if result["comparisons"]:
@@ -32,7 +40,7 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _rates(values: dict[str, float]) -> str:
+def _numbers(values: dict[str, float]) -> str:
     quartiles = f"{_short(values['lower_quartile'])} to {_short(values['upper_quartile'])}"
     return f"{_short(values['median']):>12}{quartiles:>22}{_short(values['minimum']):>12}"
 
