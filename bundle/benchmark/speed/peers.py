@@ -9,6 +9,7 @@ import json
 import subprocess
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -69,7 +70,8 @@ class Peer:
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
         process: Any = self._process
-        process.stdin.close()  # which ends it
+        with suppress(OSError):  # it may have ended with a question unread
+            process.stdin.close()  # which ends it
         try:
             process.wait(timeout=10)
         except subprocess.TimeoutExpired:
