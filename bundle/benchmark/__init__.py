@@ -37,7 +37,6 @@ from bundle.report import make_report
 
 logger = logging.getLogger(__name__)
 
-
 _OF_SUITE = ("--jobs", "--tracking_uri")
 _OF_SPEED = ("--quick", "--only", "--rounds", "--threads", "--device", "--image-size", "--peers")
 

@@ -60,27 +60,36 @@ def run_speed(args: argparse.Namespace) -> int:
     if min(threads, rounds) < 1:
         raise ValueError(f"--threads and --rounds must be at least 1, got {threads} and {rounds}.")
     device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: torch finds no such GPU. Leave --device out, or install torch for CUDA.")
     size = args.image_size or (64 if args.quick else 256)
     torch.set_num_threads(threads)
+
+    def keep(result: dict[str, Any]) -> None:
+        with replacing(out) as part:
+            part.write_text(json.dumps(result, indent=2) + "\n")
+
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(device, size, threads, rounds, args.quick, Path(folder))
-        result = measure(settings, args.only or GROUPS, args.peers)
-    with replacing(out) as part:
-        part.write_text(json.dumps(result, indent=2) + "\n")
+        result = measure(settings, args.only or GROUPS, args.peers, keep)
     print(f"\n{table(result)}\n\nWritten: {out}")
     return 1 if result["failed"] else 0
 
 
-def measure(settings: Settings, groups: Sequence[str], peer_python: Path | None = None) -> dict[str, Any]:
+def measure(
+    settings: Settings,
+    groups: Sequence[str],
+    peer_python: Path | None = None,
+    keep: Callable[[dict[str, Any]], None] = lambda result: None,
+) -> dict[str, Any]:
     """Gives all figures with what they were taken on and how, as JSON values.
 
     Args:
         settings: how to measure.
         groups: of ``GROUPS``.
         peer_python: interpreter that has anomalib; None compares with nobody.
+        keep: is given what there is before the first group and after each, as all of them take an hour.
     """
-    found: dict[str, list[dict[str, Any]]] = {}
-    failed: dict[str, str] = {}
     result: dict[str, Any] = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": shlex.join(["python", "-m", "bundle", *sys.argv[1:]]),
@@ -101,6 +110,10 @@ def measure(settings: Settings, groups: Sequence[str], peer_python: Path | None 
             "comparisons": HOW,
         },
         "peers": None,
+        "groups": {},
+        "floor": None,
+        "comparisons": [],
+        "failed": {},
     }
     with ExitStack() as stack:
         peer = None
@@ -111,17 +124,19 @@ def measure(settings: Settings, groups: Sequence[str], peer_python: Path | None 
         jobs = memory.jobs(settings) if "memory" in groups else []
         calls = (settings.rounds + 1) * sum(map(len, cases.values())) + len(jobs)
         bar = stack.enter_context(tqdm(total=calls, unit="call", smoothing=0))
-        for name in list(cases):
+        keep(result)
+        for name in (group for group in GROUPS if group in groups):
             bar.set_description(name)
-            found[name], errors = take(cases.pop(name), settings.rounds, bar)  # and lets go of what they hold
-            failed |= errors
-        if jobs:
-            bar.set_description("memory")
-            found["memory"], errors = memory.measure(jobs, bar)
-            failed |= errors
-    bottom = floor(found.get("scan", []))
-    comparisons = [] if settings.quick else compare(found, bottom)
-    return {**result, "groups": found, "floor": bottom, "comparisons": comparisons, "failed": failed}
+            figures, failed = (
+                memory.measure(jobs, bar) if name == "memory" else take(cases.pop(name), settings.rounds, bar)
+            )
+            result["groups"][name] = figures
+            result["failed"] |= {f"{name}, {case}": reason for case, reason in failed.items()}
+            result["floor"] = floor(result["groups"].get("scan", []))
+            if not settings.quick:
+                result["comparisons"] = compare(result["groups"], result["floor"])
+            keep(result)
+    return result
 
 
 def _cases(name: str, settings: Settings, peer: peers.Peer | None) -> list[Case]:

@@ -5,7 +5,6 @@ Run as a module with a ``Job`` as JSON, it is that process, and prints the bytes
 
 import json
 import re
-import resource
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -98,6 +97,8 @@ def peak(device: torch.device) -> dict[str, Any]:
         return {"bytes": torch.cuda.max_memory_allocated(device), "of": "tensors on the GPU"}
     if _STATUS.is_file() and (line := re.search(r"VmHWM:\s*(\d+) kB", _STATUS.read_text())):
         return {"bytes": int(line[1]) * 1024, "of": "resident memory of the process"}
+    import resource  # which Windows lacks
+
     unit = 1 if sys.platform == "darwin" else 1024
     usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     return {"bytes": usage, "of": "resident memory of the process"}
