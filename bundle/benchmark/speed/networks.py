@@ -97,7 +97,7 @@ def _frozen(make: Callable[[], torch.nn.Module], device: torch.device) -> torch.
 
 def _first_epoch(method: Callable[[], Method], batch_size: int, amp: bool) -> Call:
     trainer = method().trainer(images_a_call(batch_size), batch_size, amp)
-    empty = copy.deepcopy(trainer.feature_cache)
+    empty = copy.deepcopy(trainer.feature_cache)  # one that keeps features on disk would need a new folder as well
     epoch = timed(trainer.run, method().device)
 
     def call() -> float:
