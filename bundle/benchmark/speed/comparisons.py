@@ -88,7 +88,7 @@ def compare(groups: dict[str, list[dict[str, Any]]], floor: dict[str, Any] | Non
 
     Returns:
         ``text``, ``value``, ``unit``, ``wanted`` and ``met`` (None where nothing is wanted, or it cannot be said) of
-        each, and of ratios the cases as ``of`` and ``to`` and their ``spread``.
+        each, and of ratios the cases as ``of`` and ``to`` and their ``spread`` over the rounds.
     """
     found = [value for ratio in ratios() if (value := _compared(ratio, groups.get(ratio.group, []))) is not None]
     if floor is not None:
@@ -133,7 +133,8 @@ def _share(floor: dict[str, Any]) -> dict[str, Any]:
     # Rates of torch's kernels are no bound: one with a cheaper exponential passes them.
     bound = rates.TAKEN_WITH != "torch"
     return {
-        "text": f"fastest scan ({name}) as a share of its floor at the rates of {rates.TAKEN_WITH}",
+        "text": f"fastest scan as a share of its floor, at the rates of {rates.TAKEN_WITH}",
+        "of": name,
         "value": 100 * share,
         "unit": "%",
         "wanted": 100 * _FLOOR_SHARE,

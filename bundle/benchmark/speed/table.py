@@ -36,7 +36,7 @@ def table(result: dict[str, Any]) -> str:
     if result["comparisons"]:
         lines.append(f"\n{'compared':<{width + 20}}{'is':>12}{'wanted':>12}")
     for one in result["comparisons"]:
-        lines.append(f"  {one['text']:<{width + 18}}{one['value']:9.2f} {one['unit']:<3}{_verdict(one)}")
+        lines.append(f"  {one['text']:<{width + 18}}{one['value']:9.2f} {one['unit']:<3}{_verdict(one)}".rstrip())
     return "\n".join(lines)
 
 
