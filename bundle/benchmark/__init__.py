@@ -1,6 +1,6 @@
-"""Trains and evaluates methods x data sets x seeds as one file says, and ends in a report.
+"""Compares methods on data sets as a suite says, or measures how fast they are on this machine.
 
-A suite is a JSON file:
+--suite trains and evaluates methods x data sets x seeds as one file says, and ends in a report. It is a JSON file:
 
   {
     "name": "headct",
@@ -19,6 +19,10 @@ data set, and these after those of the suite. ${NAME} is taken from the environm
 
 Each cell (data set, method, seed) is an MLflow run below one run of the suite, and a folder below --out. A suite that
 was broken off goes on where it stopped, inside a training too; a cell that failed does not stop the others.
+
+--speed measures, in turns and for batch 1 and 8, in fp32 and bf16: training (first epoch, and later ones whose features
+are cached), inference, each teacher alone, the selective scan against its floor, reading slices, the start of a process
+to its first map, and the most memory held. It prints them and writes them as JSON, with what they were taken on.
 """
 
 import argparse
@@ -26,27 +30,49 @@ import json
 import logging
 from pathlib import Path
 
+from bundle.benchmark import speed
 from bundle.benchmark.running import Bench
 from bundle.benchmark.suite import cells, load_suite
 from bundle.report import make_report
 
 logger = logging.getLogger(__name__)
 
+_OF_SUITE = ("--jobs", "--tracking_uri")
+_OF_SPEED = ("--quick", "--only", "--rounds", "--threads", "--device", "--image-size", "--peers")
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the verb."""
-    parser.add_argument("--suite", type=Path, required=True, help="JSON file, as above")
-    parser.add_argument("--out", type=Path, help="folder of all results (default: eval/benchmark/NAME)")
-    parser.add_argument("--jobs", type=int, default=1, help="cells at a time, one thread each (default: %(default)s)")
-    parser.add_argument("--tracking_uri", help="of MLflow (default: mlruns.db in --out)")
+    either = parser.add_mutually_exclusive_group(required=True)
+    either.add_argument("--suite", type=Path, help="JSON file, as above")
+    either.add_argument("--speed", action="store_true", help="measure speed and memory, as above")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="folder of all results of a suite (default: eval/benchmark/NAME), or JSON file of the speed (default: "
+        "eval/benchmark/speed.json)",
+    )
+    with_suite = parser.add_argument_group("with --suite")
+    with_suite.add_argument("--jobs", type=int, help="cells at a time, one thread each (default: 1)")
+    with_suite.add_argument("--tracking_uri", help="of MLflow (default: mlruns.db in --out)")
+    speed.configure(parser.add_argument_group("with --speed"))
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run what is missing, then write the report; exit code 1 if a cell failed."""
+    """Run the suite or measure speed; exit code 1 if a part of it failed."""
+    others, belongs = (_OF_SUITE, "--suite") if args.speed else (_OF_SPEED, "--speed")
+    values = {name: getattr(args, name[2:].replace("-", "_")) for name in others}
+    if given := [name for name, value in values.items() if value not in (None, False)]:
+        raise ValueError(f"{', '.join(given)}: only with {belongs}. Leave out one or the other.")
+    return speed.run_speed(args) if args.speed else _run_suite(args)
+
+
+def _run_suite(args: argparse.Namespace) -> int:
+    """Run what is missing, then write the report."""
     suite = load_suite(args.suite)
     out = (args.out or Path("eval/benchmark") / suite["name"]).resolve()
     tracking_uri = args.tracking_uri or f"sqlite:///{out}/mlruns.db"
-    bench = Bench(suite["name"], out, tracking_uri, args.jobs)
+    bench = Bench(suite["name"], out, tracking_uri, args.jobs or 1)
     error = "broken off"  # unless all below is reached
     try:
         failed = bench.run(cells(suite))

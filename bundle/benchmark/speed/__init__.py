@@ -1,0 +1,145 @@
+"""How fast the bundle is on this machine: everything that a user waits for, taken in turns in one run."""
+
+import argparse
+import json
+import shlex
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from bundle.benchmark.speed import memory, networks, peers
+from bundle.benchmark.speed.comparisons import HOW, compare
+from bundle.benchmark.speed.machine import machine, usable_cores, versions
+from bundle.benchmark.speed.measuring import Case, take
+from bundle.benchmark.speed.scan import floor, scan
+from bundle.benchmark.speed.settings import Settings
+from bundle.benchmark.speed.slices import slices
+from bundle.benchmark.speed.start import start
+from bundle.benchmark.speed.table import table
+from scripts.files import replacing
+
+_TIMED: dict[str, Callable[[Settings], list[Case]]] = {
+    "training": networks.training,
+    "inference": networks.inference,
+    "teachers": networks.teachers,
+    "scan": scan,
+    "slices": slices,
+    "start": start,
+}
+GROUPS = (*_TIMED, "memory")
+_PEERS = {"training": peers.training, "inference": peers.inference}
+_OUT = Path("eval/benchmark/speed.json")
+_WEIGHTS = "UNTRAINED networks, as speed does not depend on the weights"
+
+
+def configure(parser: argparse._ArgumentGroup) -> None:
+    """Declare the options of ``--speed``; those not given are None or False."""
+    parser.add_argument("--quick", action="store_true", help="small networks, one round: to see whether it runs")
+    parser.add_argument("--only", nargs="+", choices=GROUPS, help="groups to measure (default: all)")
+    parser.add_argument("--rounds", type=int, help="that count, after one to warm up (default: 5)")
+    parser.add_argument("--threads", type=int, help="of every process (default: the cores that it may use)")
+    parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
+    parser.add_argument("--image-size", type=int, help="pixels of a side (default: 256)")
+    parser.add_argument("--peers", type=Path, metavar="PYTHON", help="compare with anomalib of this interpreter")
+
+
+def run_speed(args: argparse.Namespace) -> int:
+    """Measure, write the JSON and print the table; exit code 1 if something could not be measured."""
+    out: Path = args.out or _OUT
+    if out.is_dir():
+        raise IsADirectoryError(f"{out}: is a folder. Name the JSON file to write as --out.")
+    threads = usable_cores() if args.threads is None else args.threads
+    rounds = (1 if args.quick else 5) if args.rounds is None else args.rounds
+    if min(threads, rounds) < 1:
+        raise ValueError(f"--threads and --rounds must be at least 1, got {threads} and {rounds}.")
+    device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: torch finds no such GPU. Leave --device out, or install torch for CUDA.")
+    size = args.image_size or (64 if args.quick else 256)
+    torch.set_num_threads(threads)
+
+    def keep(result: dict[str, Any]) -> None:
+        with replacing(out) as part:
+            part.write_text(json.dumps(result, indent=2) + "\n")
+
+    with tempfile.TemporaryDirectory() as folder:
+        settings = Settings(device, size, threads, rounds, args.quick, Path(folder))
+        result = measure(settings, args.only or GROUPS, args.peers, keep)
+    print(f"\n{table(result)}\n\nWritten: {out}")
+    return 1 if result["failed"] else 0
+
+
+def measure(
+    settings: Settings,
+    groups: Sequence[str],
+    peer_python: Path | None = None,
+    keep: Callable[[dict[str, Any]], None] = lambda result: None,
+) -> dict[str, Any]:
+    """Gives all figures with what they were taken on and how, as JSON values.
+
+    Args:
+        settings: how to measure.
+        groups: of ``GROUPS``.
+        peer_python: interpreter that has anomalib; None compares with nobody.
+        keep: is given what there is before the first group and after each, as all of them take an hour.
+    """
+    result: dict[str, Any] = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": shlex.join(["python", "-m", "bundle", *sys.argv[1:]]),
+        "machine": machine(settings.device),
+        "versions": versions(),
+        "threads": settings.threads,
+        "device": str(settings.device),
+        "image_size": settings.image_size,
+        "quick": settings.quick,
+        "weights": _WEIGHTS,
+        "method": {
+            "rounds": settings.rounds,
+            "warm_up_rounds": 1,
+            "order": "within a group each case once a round, one after the other and never two at a time",
+            "training": "the bundle's engine on made-up images in memory, without its handlers; bf16 is autocast",
+            "memory": "each case in a process of its own",
+            "start": "from starting a process to its end, with files in the system's cache",
+            "comparisons": HOW,
+        },
+        "peers": None,
+        "groups": {},
+        "floor": None,
+        "comparisons": [],
+        "failed": {},
+    }
+    with ExitStack() as stack:
+        peer = None
+        if peer_python is not None:
+            peer = stack.enter_context(peers.Peer(peer_python, settings))
+            result["peers"] = {"anomalib": peer.ask("versions")}
+        cases = {name: _cases(name, settings, peer) for name in _TIMED if name in groups}
+        jobs = memory.jobs(settings) if "memory" in groups else []
+        calls = (settings.rounds + 1) * sum(map(len, cases.values())) + len(jobs)
+        bar = stack.enter_context(tqdm(total=calls, unit="call", smoothing=0))
+        keep(result)
+        for name in (group for group in GROUPS if group in groups):
+            bar.set_description(name)
+            figures, failed = (
+                memory.measure(jobs, bar) if name == "memory" else take(cases.pop(name), settings.rounds, bar)
+            )
+            result["groups"][name] = figures
+            result["failed"] |= {f"{name}, {case}": reason for case, reason in failed.items()}
+            result["floor"] = floor(result["groups"].get("scan", []))
+            if not settings.quick:
+                result["comparisons"] = compare(result["groups"], result["floor"])
+            keep(result)
+    return result
+
+
+def _cases(name: str, settings: Settings, peer: peers.Peer | None) -> list[Case]:
+    ours = _TIMED[name](settings)
+    theirs = _PEERS[name](peer) if peer is not None and name in _PEERS else []
+    return [*ours, *(peers.exports() if name == "inference" else []), *theirs]

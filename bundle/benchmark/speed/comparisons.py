@@ -1,0 +1,150 @@
+"""What the figures are compared for: ratios of cases that were taken in turns, and what is hoped of them."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bundle.benchmark.speed import rates
+from bundle.benchmark.speed.measuring import spread
+from bundle.benchmark.speed.methods import PRECISIONS
+from bundle.benchmark.speed.networks import PLAIN
+from bundle.benchmark.speed.peers import RUNTIMES
+from bundle.benchmark.speed.scan import EAGER, NO_COMPILER
+from bundle.benchmark.speed.settings import BATCHES, named
+
+_PEAK_GIB = 8.0  # of PDD's training
+_FLOOR_SHARE = 0.75
+HOW = (
+    "units a second of one case over those of the other, round by round, as both were taken in turns; the median of "
+    "these ratios. Of several cases on a side the fastest by its median stands for it."
+)
+
+
+class Ratio(NamedTuple):
+    """Rate over rate.
+
+    Attributes:
+        text: what it tells.
+        group: of the cases.
+        of, to: names of cases; the fastest that was measured of each is taken.
+        wanted: that the ratio should reach; None where it is only told.
+    """
+
+    text: str
+    group: str
+    of: Sequence[str]
+    to: Sequence[str]
+    wanted: float | None = None
+
+
+def ratios() -> list[Ratio]:
+    """Every ratio that is looked for."""
+    largest = BATCHES[-1]
+    found = [
+        Ratio(
+            "scan without a compiler over the eager one",
+            "scan",
+            [named(f"scan, {name}", largest, "fp32") for name in NO_COMPILER if name != EAGER],
+            [named(f"scan, {EAGER}", largest, "fp32")],
+            wanted=3.0,
+        ),
+        Ratio(
+            f"vmamba_tiny_v0 in bf16 over plain {PLAIN} in fp32",
+            "teachers",
+            [named("vmamba_tiny_v0", largest, "bf16")],
+            [named(f"plain timm {PLAIN}", largest, "fp32")],
+        ),
+    ]
+    for precision in PRECISIONS:
+        cached, first = (named(f"PDD {epoch} epoch", largest, precision) for epoch in ("cached", "first"))
+        found.append(Ratio(f"PDD, cached epoch over first, {precision}", "training", [cached], [first], wanted=4.0))
+    for batch_size in BATCHES:
+        for precision in PRECISIONS:
+            how = f"batch {batch_size}, {precision}"
+            trained = [named("anomalib ReverseDistillation training", batch_size, precision)]
+            for epoch in ("first", "cached"):
+                ours = [named(f"RD4AD {epoch} epoch", batch_size, precision)]
+                found.append(Ratio(f"training RD4AD, {epoch} epoch, over anomalib's, {how}", "training", ours, trained))
+            ours = [named("RD4AD inference", batch_size, precision)]
+            for model in ("ReverseDistillation", "PatchCore"):
+                theirs = [named(f"anomalib {model} inference", batch_size, precision)]
+                found.append(Ratio(f"RD4AD inference over anomalib's {model}, {how}", "inference", ours, theirs))
+    for precision in PRECISIONS:
+        ours, theirs = (
+            [named(f"{whose}, {runtime}", 1, precision) for runtime in RUNTIMES]
+            for whose in ("RD4AD", "anomalib ReverseDistillation")
+        )
+        found.append(Ratio(f"RD4AD's best export over anomalib's, batch 1, {precision}", "inference", ours, theirs))
+    return found
+
+
+def compare(groups: dict[str, list[dict[str, Any]]], floor: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """Gives each comparison whose cases were measured, as JSON values.
+
+    Args:
+        groups: name of a group to its figures.
+        floor: of the scans, see ``scan.floor``.
+
+    Returns:
+        ``text``, ``value``, ``unit``, ``wanted`` and ``met`` (None where nothing is wanted, or it cannot be said) of
+        each, and of ratios the cases as ``of`` and ``to`` and their ``spread`` over the rounds.
+    """
+    found = [value for ratio in ratios() if (value := _compared(ratio, groups.get(ratio.group, []))) is not None]
+    if floor is not None:
+        found.append(_share(floor))
+    training = named("PDD training", BATCHES[-1], "fp32")
+    for figure in groups.get("memory", []):
+        if figure["name"] == training:
+            gib = figure["bytes"] / 2**30
+            found.append(
+                {
+                    "text": f"peak memory, {training}",
+                    "value": gib,
+                    "unit": "GiB",
+                    "wanted": _PEAK_GIB,
+                    "met": gib <= _PEAK_GIB,
+                }
+            )
+    return found
+
+
+def _compared(ratio: Ratio, figures: list[dict[str, Any]]) -> dict[str, Any] | None:
+    of, to = _fastest(figures, ratio.of), _fastest(figures, ratio.to)
+    if of is None or to is None:
+        return None
+    by_round = (of["count"] / np.array(of["seconds"])) / (to["count"] / np.array(to["seconds"]))
+    numbers = spread(by_round)
+    value = numbers["median"]
+    return {
+        "text": ratio.text,
+        "value": value,
+        "unit": "x",
+        "wanted": ratio.wanted,
+        "met": None if ratio.wanted is None else value >= ratio.wanted,
+        "of": of["name"],
+        "to": to["name"],
+        "spread": numbers,
+    }
+
+
+def _share(floor: dict[str, Any]) -> dict[str, Any]:
+    name, share = max(floor["shares"].items(), key=lambda item: item[1])
+    # Rates of torch's kernels are no bound: one with a cheaper exponential passes them.
+    bound = rates.TAKEN_WITH != "torch"
+    return {
+        "text": f"fastest scan as a share of its floor, at the rates of {rates.TAKEN_WITH}",
+        "of": name,
+        "value": 100 * share,
+        "unit": "%",
+        "wanted": 100 * _FLOOR_SHARE,
+        "met": share >= _FLOOR_SHARE if bound else None,
+    }
+
+
+def _fastest(figures: list[dict[str, Any]], names: Sequence[str]) -> dict[str, Any] | None:
+    return max(
+        (figure for figure in figures if figure["name"] in names),
+        key=lambda figure: figure["per_second"]["median"],
+        default=None,
+    )

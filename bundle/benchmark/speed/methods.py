@@ -1,0 +1,107 @@
+"""The methods as their configs build them, with UNTRAINED teachers and made-up images: speed asks for neither."""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.bundle import ConfigParser
+from monai.data import Dataset, MetaTensor
+from torch import Tensor
+
+from scripts.engines import DistillationTrainer
+
+ROOT = Path(__file__).parents[3]
+METHODS: dict[str, tuple[str, ...]] = {  # to overlays of configs/train.json
+    "RD4AD": ("configs/methods/rd4ad.json",),
+    "PDD": (),
+}
+PRECISIONS = {"fp32": False, "bf16": True}  # to configs' amp
+# For --quick: networks so small that they only show whether it runs.
+_SMALL: dict[str, dict[str, Any]] = {
+    "RD4AD": {
+        "network_def#teacher#name": "test_resnet",
+        "network_def#block": "basic",
+        "network_def#decoder_blocks": 1,
+        "network_def#embedding_blocks": 1,
+    },
+    "PDD": {"network_def#local_teacher#name": "test_resnet", "network_def#global_teacher#name": "vmamba_pico"},
+}
+
+
+def method_config(name: str, device: str, quick: bool = False) -> dict[str, Any]:
+    """The merged configs of a method's training, changed in what speed does not depend on.
+
+    The handlers are left out: they write checkpoints, MLflow's records and progress.
+
+    Args:
+        name: a key of ``METHODS``.
+        device: as of ``torch.device``.
+        quick: small networks in place of the configs'.
+    """
+    files = [str(ROOT / file) for file in ("configs/train.json", *METHODS[name])]
+    parser = ConfigParser(ConfigParser.load_config_files(files))
+    parser["device"] = f"$torch.device('{device}')"
+    parser["train#handlers"] = []
+    for part, definition in parser["network_def"].items():
+        if isinstance(definition, dict) and str(definition.get("_target_")).endswith(".Teacher"):
+            parser[f"network_def#{part}#weights"] = "untrained"
+    for place, value in (_SMALL[name] if quick else {}).items():
+        parser[place] = value
+    return parser.get()
+
+
+class Method:
+    """Network, loss and optimizer of a method, built once for all that is measured of it.
+
+    Args:
+        name: a key of ``METHODS``.
+        device: as of ``torch.device``.
+        image_size: pixels of a side.
+        quick: small networks in place of the configs'.
+    """
+
+    def __init__(self, name: str, device: str, image_size: int, quick: bool = False) -> None:
+        self.name, self.image_size, self.device = name, image_size, torch.device(device)
+        self._config = method_config(name, device, quick)
+        parser = ConfigParser(copy.deepcopy(self._config))
+        self._built = {
+            part: parser.get_parsed_content(part) for part in ("network_def", "network", "optimizer", "loss")
+        }
+        self.network = self._built["network"]
+
+    def trainer(self, images: int, batch_size: int, amp: bool) -> DistillationTrainer:
+        """Gives the engine that trains one epoch a run, with an empty feature cache.
+
+        Args:
+            images: of an epoch; they lie in memory, ready for the network.
+            batch_size: of the training.
+            amp: bfloat16 autocast.
+        """
+        parser = ConfigParser(copy.deepcopy(self._config))
+        items = [{"image": image} for image in made_up_images(images, self.image_size)]
+        values = {"epochs": 1, "batch_size": batch_size, "amp": amp, "train#dataset": Dataset(items)}
+        for place, value in {**self._built, **values}.items():
+            parser[place] = value
+        return parser.get_parsed_content("train#trainer")
+
+    def inference(self, batch_size: int, amp: bool) -> Callable[[], Tensor]:
+        """Gives what makes the anomaly maps (B, 1, H, W) of a batch, as evaluation and inference make them."""
+        parser = ConfigParser({"amp": amp, "inferer": self._config["train"]["inferer"]})
+        inferer = parser.get_parsed_content("inferer")
+        images = torch.stack([image.as_tensor() for image in made_up_images(batch_size, self.image_size)])
+        images = images.to(self.device)
+
+        def infer() -> Tensor:
+            self.network.eval()
+            with torch.no_grad():
+                return inferer(images, self.network)
+
+        return infer
+
+
+def made_up_images(count: int, size: int, seed: int = 0) -> list[MetaTensor]:
+    """Images (3, size, size) of noise in [0, 1], each with a file name of its own."""
+    noise = torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(seed))
+    return [MetaTensor(image, meta={"filename_or_obj": f"image {i}"}) for i, image in enumerate(noise)]
