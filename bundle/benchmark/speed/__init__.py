@@ -132,7 +132,7 @@ def measure(
             )
             result["groups"][name] = figures
             result["failed"] |= {f"{name}, {case}": reason for case, reason in failed.items()}
-            result["floor"] = floor(result["groups"].get("scan", []))
+            result["floor"] = floor(result["groups"].get("scan", []), settings.device)
             if not settings.quick:
                 result["comparisons"] = compare(result["groups"], result["floor"])
             keep(result)

@@ -15,12 +15,13 @@ _FIRST_STRIDE = 4  # of VMamba's patches
 
 
 class Layer(NamedTuple):
-    """A scan's shape: an image of height x width tokens, channels D and states N."""
+    """A scan's shape: an image of height x width tokens, channels D, states N and rank R of the step sizes."""
 
     height: int
     width: int
     channels: int
     states: int
+    rank: int
 
 
 @dataclass(frozen=True)
@@ -29,20 +30,16 @@ class Work:
 
     Attributes:
         updates: of a state: one a token, direction, channel and state.
-        exponentials: one an update, ``e = exp(delta a)``.
-        multiplications: ``delta a`` and ``b (delta x)`` of an update; ``delta x`` of a token, direction and channel.
-        multiply_adds: ``h = e h + b delta x`` and ``y += c h`` of an update; ``y += d x`` of a token and channel.
-        softpluses: one a token, direction and channel, of which the network makes the step sizes: not part of the scan
-            itself, but of a kernel that takes them over.
-        bytes_in: ``x``, ``delta``, ``b`` and ``c``, each read once.
+        exponentials: ``exp(delta a)`` of an update; two of a step size, whose softplus is one and a logarithm.
+        multiply_adds: of an update ``delta a``, ``b (delta x)``, ``h = e h + b delta x`` and ``y += c h``; of a step
+            size its projection from ``rank`` numbers, and ``delta x``; ``y += d x`` of a token and channel.
+        bytes_in: ``x`` and its projection, each read once.
         bytes_out: ``y``, written once.
     """
 
     updates: int
     exponentials: int
-    multiplications: int
     multiply_adds: int
-    softpluses: int
     bytes_in: int
     bytes_out: int
 
@@ -71,7 +68,10 @@ def scan_layers(name: str, image_size: int) -> list[Layer]:
     for stage, layer in enumerate(model.layers):
         side = image_size // (_FIRST_STRIDE * 2**stage)
         scans = [module for module in layer.modules() if isinstance(module, SS2D)]
-        found += [Layer(side, side, scan.out_norm.normalized_shape[0], scan.states) for scan in scans]
+        found += [
+            Layer(side, side, scan.out_norm.normalized_shape[0], scan.A_logs.shape[1], scan.dt_projs_weight.shape[2])
+            for scan in scans
+        ]
     return found
 
 
@@ -80,13 +80,11 @@ def work(layer: Layer) -> Work:
     tokens = layer.height * layer.width
     steps = tokens * DIRECTIONS * layer.channels
     updates = steps * layer.states
-    per_token_in = layer.channels * (1 + DIRECTIONS) + 2 * DIRECTIONS * layer.states
+    per_token_in = layer.channels + DIRECTIONS * (layer.rank + 2 * layer.states)
     return Work(
         updates=updates,
-        exponentials=updates,
-        multiplications=2 * updates + steps,
-        multiply_adds=2 * updates + tokens * layer.channels,
-        softpluses=steps,
+        exponentials=updates + 2 * steps,
+        multiply_adds=4 * updates + (layer.rank + 1) * steps + tokens * layer.channels,
         bytes_in=_BYTES * tokens * per_token_in,
         bytes_out=_BYTES * tokens * layer.channels,
     )
@@ -94,7 +92,7 @@ def work(layer: Layer) -> Work:
 
 def total(layers: list[Layer]) -> Work:
     """Counts what all scans of one image have to do."""
-    return sum((work(layer) for layer in layers), Work(*[0] * 7))
+    return sum((work(layer) for layer in layers), Work(*[0] * 5))
 
 
 def floor_seconds(work: Work, rates: Rates) -> float:
@@ -103,6 +101,5 @@ def floor_seconds(work: Work, rates: Rates) -> float:
     Exponentials and multiply-adds go through the same units of a core, one after the other; a multiplication takes one
     as long as a multiply-add does. Arithmetic and memory may overlap.
     """
-    arithmetic = (work.multiplications + work.multiply_adds) / rates.multiply_adds
-    arithmetic += work.exponentials / rates.exponentials
+    arithmetic = work.multiply_adds / rates.multiply_adds + work.exponentials / rates.exponentials
     return max(arithmetic, (work.bytes_in + work.bytes_out) / rates.bytes)

@@ -93,10 +93,11 @@ class Method:
         images = torch.stack([image.as_tensor() for image in made_up_images(batch_size, self.image_size)])
         images = images.to(self.device)
 
+        network = copy.deepcopy(self.network).fold()
+
         def infer() -> Tensor:
-            self.network.eval()
             with torch.no_grad():
-                return inferer(images, self.network)
+                return inferer(images, network)
 
         return infer
 

@@ -1,15 +1,23 @@
 """How fast this machine does what a scan's floor is counted in."""
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 
 from bundle.benchmark.speed.measuring import Call, Case, timed
+from scripts.networks.selective_scan import cpu_backends, native
 
-TAKEN_WITH = "torch"  # kernels of torch; a native micro-kernel, once there is one, belongs in the functions below
 EXPONENTIALS, MULTIPLY_ADDS, BYTES = "rate: exponentials", "rate: multiply-adds", "rate: bytes"
+_REPEATS = 10**6  # some tenths of a second
 _IN_CACHE = 2**15  # float32 values a thread, 128 KiB; torch gives a thread no less
-_REPEATS = 500
 _MATRIX = 1024
 _IN_MEMORY = 2**26  # float32 values, 256 MiB: more than any cache holds
+
+
+def taken_with(device: torch.device) -> str:
+    """``"native"`` code, which does nothing else, or kernels of ``"torch"``, whose rates are no bound."""
+    return "native" if device.type == "cpu" and "native" in cpu_backends() else "torch"
 
 
 def rate_cases(device: torch.device, quick: bool = False) -> list[Case]:
@@ -20,9 +28,33 @@ def rate_cases(device: torch.device, quick: bool = False) -> list[Case]:
         quick: a thousandth of the work.
     """
     less = 1000 if quick else 1
+    make = _native if taken_with(device) == "native" else _torch
+    memory = _IN_MEMORY // less
+
+    def copied() -> Call:
+        source, target = torch.rand(memory, device=device), torch.empty(memory, device=device)
+        return timed(lambda: target.copy_(source), device)
+
+    return [*make(device, less), Case(BYTES, "bytes", 2 * 4 * memory, copied)]
+
+
+def _native(device: torch.device, less: int) -> list[Case]:
+    repeats = _REPEATS // less
+    functions = {EXPONENTIALS: native.exponentials, MULTIPLY_ADDS: native.multiply_adds}
+
+    def repeated(function: Callable[[int], int]) -> Call:
+        return timed(partial(function, repeats), device)
+
+    return [
+        Case(name, name.removeprefix("rate: "), function(1) * repeats, partial(repeated, function))
+        for name, function in functions.items()
+    ]
+
+
+def _torch(device: torch.device, less: int) -> list[Case]:
     values = _IN_CACHE * torch.get_num_threads() if device.type == "cpu" else _IN_MEMORY // 4
-    repeats = max(1, (_REPEATS if device.type == "cpu" else 20) // less)
-    side, memory = (_MATRIX // 8, _IN_MEMORY // less) if quick else (_MATRIX, _IN_MEMORY)
+    repeats = max(1, (500 if device.type == "cpu" else 20) // less)
+    side = _MATRIX if less == 1 else _MATRIX // 8
 
     def exponentials() -> Call:
         numbers, result = torch.linspace(-8, 0, values, device=device), torch.empty(values, device=device)
@@ -33,12 +65,7 @@ def rate_cases(device: torch.device, quick: bool = False) -> list[Case]:
         result = torch.empty_like(left)
         return timed(lambda: [torch.mm(left, right, out=result) for _ in range(4)], device)
 
-    def copied() -> Call:
-        source, target = torch.rand(memory, device=device), torch.empty(memory, device=device)
-        return timed(lambda: target.copy_(source), device)
-
     return [
         Case(EXPONENTIALS, "exponentials", values * repeats, exponentials),
         Case(MULTIPLY_ADDS, "multiply-adds", 4 * side**3, multiply_adds),
-        Case(BYTES, "bytes", 2 * 4 * memory, copied),
     ]

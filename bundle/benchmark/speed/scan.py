@@ -1,6 +1,5 @@
 """The selective scans of one VMamba alone, backend by backend, against their floor."""
 
-from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -12,19 +11,18 @@ from bundle.benchmark.speed import rates
 from bundle.benchmark.speed.floor import Layer, Rates, Work, floor_seconds, scan_layers, total
 from bundle.benchmark.speed.measuring import Call, Case, timed
 from bundle.benchmark.speed.settings import BATCHES, Settings, named
-from scripts.networks.selective_scan import DIRECTIONS, selective_scan_2d
+from scripts.networks.selective_scan import DIRECTIONS, Scan, backend, cpu_backends
 
-Scan = Callable[..., Tensor]  # with the arguments of selective_scan_2d
 EAGER = "torch"
-NO_COMPILER = ("torch", "numba")  # backends that run where there is no C++ compiler
+NO_COMPILER = ("torch", "numba")  # forms that run where there is no C compiler
 _MODEL, _SMALL_MODEL = "vmamba_tiny_v0", "vmamba_pico"
 
 
 def backends(device: torch.device) -> dict[str, Scan]:
-    """The backends that can run on the device: the one place that knows of them."""
-    if device.type == "cuda":  # where the function chooses by itself
-        return {"as chosen": selective_scan_2d}
-    return {EAGER: selective_scan_2d}
+    """The forms that can run on the device."""
+    if device.type == "cuda":
+        return dict([backend("cuda")])
+    return cpu_backends()
 
 
 def scan(settings: Settings) -> list[Case]:
@@ -37,16 +35,16 @@ def scan(settings: Settings) -> list[Case]:
             named(f"scan, {name}", batch_size, "fp32"),
             "images",
             batch_size,
-            partial(_scan, backend, layers, batch_size, settings.device),
+            partial(_scan, form, layers, batch_size, settings.device),
             facts,
         )
         for batch_size in BATCHES
-        for name, backend in backends(settings.device).items()
+        for name, form in backends(settings.device).items()
     ]
     return [*cases, *rates.rate_cases(settings.device, settings.quick)]
 
 
-def floor(figures: list[dict[str, Any]]) -> dict[str, Any] | None:
+def floor(figures: list[dict[str, Any]], device: torch.device) -> dict[str, Any] | None:
     """The scans' floor from the figures of their group, as JSON values; None if a rate or every scan failed.
 
     ``seconds_an_image`` is the least time, and ``shares`` how near to it each scan comes, 1 at the floor.
@@ -59,27 +57,33 @@ def floor(figures: list[dict[str, Any]]) -> dict[str, Any] | None:
     reached = Rates(*(by_name[kind]["per_second"]["median"] for kind in kinds))
     seconds = floor_seconds(Work(**measured[0]["work_an_image"]), reached)
     shares = {figure["name"]: figure["per_second"]["median"] * seconds for figure in measured}
-    return {"rates": reached._asdict(), "rates_of": rates.TAKEN_WITH, "seconds_an_image": seconds, "shares": shares}
+    return {
+        "rates": reached._asdict(),
+        "rates_of": rates.taken_with(device),
+        "seconds_an_image": seconds,
+        "shares": shares,
+    }
 
 
-def _scan(backend: Scan, layers: list[Layer], batch_size: int, device: torch.device) -> Call:
+def _scan(form: Scan, layers: list[Layer], batch_size: int, device: torch.device) -> Call:
     inputs = {layer: _inputs(layer, batch_size, device) for layer in set(layers)}
 
     def run() -> None:
         with torch.no_grad():
             for layer in layers:
-                backend(*inputs[layer])
+                form(*inputs[layer])
 
     return timed(run, device)
 
 
 def _inputs(layer: Layer, batch_size: int, device: torch.device) -> list[Tensor]:
-    """Of the sizes that a trained network has: steps of 0.001 to 0.1, decays of 1 to N."""
-    height, width, channels, states = layer
+    """Of the sizes that a trained network has: steps around 0.01, decays of 1 to N."""
+    height, width, channels, states, rank = layer
     generator = torch.Generator().manual_seed(0)
-    per_token = (batch_size, height, width)
-    x = torch.randn(*per_token, channels, generator=generator)
-    delta = 10 ** (-3 + 2 * torch.rand(*per_token, DIRECTIONS, channels, generator=generator))
-    b, c = torch.randn(2, *per_token, DIRECTIONS, states, generator=generator)
+    x = torch.randn(batch_size, height, width, channels, generator=generator)
+    projected = torch.randn(batch_size, height, width, DIRECTIONS, rank + 2 * states, generator=generator)
+    step_weight = torch.randn(DIRECTIONS, channels, rank, generator=generator) / rank**0.5
+    step_bias = torch.full((DIRECTIONS, channels), -4.6)
     a = -torch.arange(1.0, states + 1).expand(DIRECTIONS, channels, states).contiguous()
-    return [values.to(device) for values in (x, delta, a, b, c, torch.ones(DIRECTIONS, channels))]
+    tensors = (x, projected, step_weight, step_bias, a, torch.ones(DIRECTIONS, channels))
+    return [tensor.to(device) for tensor in tensors]

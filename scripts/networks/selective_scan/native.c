@@ -231,27 +231,28 @@ void scan(const Scan *s, int64_t *next, float *scratch) {
     }
 }
 
-// The states' arithmetic alone, in registers and the nearest cache: what the machine can do at most. Repeats the chunk
-// of `tokens` for N = 16 and gives the number of state updates.
-int64_t arithmetic(int64_t tokens, float *values) {
-    vec h[16], a[16], total = splat(0.0f);
-    float b[32];
-    for (int n = 0; n < 16; n++) h[n] = splat(values[n]), a[n] = splat(-0.1f * values[n]);
-    for (int n = 0; n < 32; n++) b[n] = values[n];
-    const vec step = splat(values[0]), u = splat(values[1]);
-    for (int64_t t = 0; t < tokens; t++) {
-        __asm__ volatile("" ::: "memory");  // or the compiler computes what does not change only once
-        vec even = splat(0.0f), odd = splat(0.0f);
+// What a scan is counted in, alone, from the nearest cache: how fast this machine can do it at most. Both give how many
+// were done; `values` holds 32 LANES floats.
+#define APART __asm__ volatile("" ::: "memory")  // or the compiler does what never changes only once
+
+int64_t exponentials(int64_t repeats, float *values) {
+    vec *from = (vec *)values, *to = from + 16;
+    for (int64_t i = 0; i < repeats; i++) {
+        APART;
 #pragma GCC unroll 16
-        for (int n = 0; n < 16; n++) {
-            h[n] = exp2_of_negative(step * a[n]) * h[n] + u * b[n];
-            if (n & 1)
-                odd += h[n] * b[16 + n];
-            else
-                even += h[n] * b[16 + n];
-        }
-        total += even + odd;
+        for (int n = 0; n < 16; n++) to[n] = exp2_of_negative(from[n]);
     }
-    for (int j = 0; j < LANES; j++) values[0] += total[j];
-    return tokens * 16 * LANES;
+    return repeats * 16 * LANES;
+}
+
+int64_t multiply_adds(int64_t repeats, float *values) {
+    vec sums[16], factor = *(vec *)values;
+    for (int n = 0; n < 16; n++) sums[n] = splat(0.0f);
+    for (int64_t i = 0; i < repeats; i++) {
+        APART;
+#pragma GCC unroll 16
+        for (int n = 0; n < 16; n++) sums[n] = sums[n] * factor + factor;
+    }
+    for (int n = 0; n < 16; n++) ((vec *)values)[16 + n] = sums[n];
+    return repeats * 16 * LANES;
 }

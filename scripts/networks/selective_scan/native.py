@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -60,12 +61,39 @@ def scan(x: Tensor, projected: Tensor, step_weight: Tensor, step_bias: Tensor, a
     floats = native.scratch_floats(ctypes.byref(arguments))
 
     def work() -> None:
-        scratch = torch.empty(floats + _ALIGNMENT // 4)
-        aligned = -(-scratch.data_ptr() // _ALIGNMENT) * _ALIGNMENT
-        native.scan(ctypes.byref(arguments), ctypes.byref(following), ctypes.c_void_p(aligned))
+        scratch, aligned = _aligned(floats)
+        native.scan(ctypes.byref(arguments), ctypes.byref(following), aligned)
 
     on_all_threads(work, at_most=batch * (channels // native.lanes() + 1))
     return tensors[-1][..., :channels]
+
+
+def exponentials(repeats: int) -> int:
+    """Computes exponentials as fast as the machine can, on all threads, and gives how many."""
+    return _repeat(library().exponentials, repeats)
+
+
+def multiply_adds(repeats: int) -> int:
+    """Computes multiply-adds as fast as the machine can, on all threads, and gives how many."""
+    return _repeat(library().multiply_adds, repeats)
+
+
+def _repeat(function: Any, repeats: int) -> int:
+    done = []
+
+    def work() -> None:
+        values, aligned = _aligned(32 * library().lanes())
+        values.fill_(-0.5)
+        done.append(function(ctypes.c_int64(repeats), aligned))
+
+    on_all_threads(work, at_most=torch.get_num_threads())
+    return sum(done)
+
+
+def _aligned(floats: int) -> tuple[Tensor, ctypes.c_void_p]:
+    """Memory, which lasts as long as the tensor does, and where in it an aligned part of that size begins."""
+    memory = torch.empty(floats + _ALIGNMENT // 4)
+    return memory, ctypes.c_void_p(-(-memory.data_ptr() // _ALIGNMENT) * _ALIGNMENT)
 
 
 @functools.cache
@@ -90,7 +118,8 @@ def library() -> ctypes.CDLL:
         native = ctypes.CDLL(str(path))
     except OSError as error:
         raise RuntimeError(f"{path} cannot be written or loaded: {error}") from error
-    native.scratch_floats.restype = native.arithmetic.restype = ctypes.c_int64
+    for function in (native.scratch_floats, native.exponentials, native.multiply_adds):
+        function.restype = ctypes.c_int64
     return native
 
 
