@@ -10,6 +10,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from scripts.networks.exportable_scan import exportable_scan
+
 DIRECTIONS = 4
 # Elements of the state history that are held at once: few enough to stay in a core's cache, enough to amortise a call.
 _CHUNK_ELEMENTS = 2**18
@@ -36,7 +38,7 @@ def selective_scan_2d(x: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor,
         image, delta, b, c = x.to(dtype), delta.to(dtype), b.to(dtype), c.to(dtype)
         inputs = image.unsqueeze(3).expand(-1, -1, -1, DIRECTIONS, -1)
         kernel = _cuda_kernel() if x.is_cuda and dtype == torch.float32 else None
-        scan = _scan_torch if kernel is None else kernel
+        scan = exportable_scan if torch.compiler.is_exporting() else kernel or _scan_torch
         scanned = scan(_cross_scan(inputs), _cross_scan(delta), _cross_scan(b), _cross_scan(c), a.to(dtype))
         merged = _cross_merge(scanned, x.shape[1], x.shape[2]) + image * d.to(dtype).sum(0)
     return merged.to(x.dtype)
