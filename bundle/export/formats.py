@@ -116,7 +116,7 @@ def _module(scopes: str | None) -> str:
 
 def _write_openvino(job: Job, path: Path) -> None:
     openvino = import_extra("openvino", "export")
-    with tempfile.TemporaryDirectory(dir=path.parent.parent, prefix=".export-") as folder:
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         _write_onnx(job, Path(folder) / "network.onnx")
         model = openvino.Core().read_model(f"{folder}/network.onnx")
         if job.images is not None:
