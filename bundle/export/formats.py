@@ -118,9 +118,12 @@ def _write_openvino(job: Job, path: Path) -> None:
     openvino = import_extra("openvino", "export")
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         _write_onnx(job, Path(folder) / "network.onnx")
-        model = openvino.Core().read_model(f"{folder}/network.onnx")
+        core = openvino.Core()
+        model = core.read_model(f"{folder}/network.onnx")
         if job.images is not None:
-            model = quantised(model, job.images)
+            # As read from ONNX, a Scan's body shares constants with the graph around it, which nncf cannot follow.
+            openvino.save_model(model, f"{folder}/network.xml", compress_to_fp16=False)
+            model = quantised(core.read_model(f"{folder}/network.xml"), job.images)
         # Weights of float16 would be another deviation from PyTorch, for half the size of the file.
         openvino.save_model(model, str(path), compress_to_fp16=False)
 

@@ -24,13 +24,14 @@ def network_overrides(bundle_args: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.fixture
-def build(
-    workflow: Workflow, bundle_args: dict[str, Any], network_overrides: dict[str, Any], of_method: Any
-) -> Workflow:
-    """As ``workflow``; with ``configs/exported.json`` nothing of the network is overridden."""
+def build(workflow: Workflow, network_overrides: dict[str, Any]) -> Workflow:
+    """As ``workflow``; with ``exported.json`` behind all other configs, nothing of the network is overridden."""
 
     def make(*configs: str, **overrides: Any) -> ConfigWorkflow:
-        return workflow(*configs, **({} if "exported.json" in configs else network_overrides), **overrides)
+        if "exported.json" not in configs:
+            return workflow(*configs, **network_overrides, **overrides)
+        overlay = json.loads((ROOT / "configs" / "exported.json").read_text())
+        return workflow(*(name for name in configs if name != "exported.json"), **(overlay | overrides))
 
     return make
 
