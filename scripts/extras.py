@@ -3,15 +3,20 @@
 import importlib
 from typing import Any
 
+EXPORT = 'pip install -c constraints.txt -e ".[export]"'
+TENSORRT = "pip install torch-tensorrt, in the version that belongs to torch's, on a machine with an NVIDIA GPU"
 
-def import_extra(module: str, extra: str) -> Any:
-    """Gives a module of one of the project's extras.
+
+def import_extra(module: str, remedy: str) -> Any:
+    """Gives a module that may be missing.
+
+    Args:
+        remedy: how to install it.
 
     Raises:
-        RuntimeError: if it is not installed; the text names the extra.
+        RuntimeError: if it is; the text names package and remedy.
     """
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        package = module.partition(".")[0]
-        raise RuntimeError(f'{package} is not installed: pip install -c constraints.txt -e ".[{extra}]"') from error
+        raise RuntimeError(f"{module.partition('.')[0]} is not installed: {remedy}") from error

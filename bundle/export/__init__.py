@@ -3,15 +3,17 @@
 The file takes images (B, 3, H, W) in [0, 1], float32, prepared as the configs say, B at will, and gives the anomaly
 maps (B, 1, H, W), float32. Name the configs of the training. Before anything is left on the disk, the written file maps
 random images in batches of 1 and 3: its largest deviation from the network in PyTorch, in standard deviations of that
-network's maps, is printed and must keep within the tolerance. FILE.json, beside FILE, says what was exported; inference
-and evaluation run FILE in place of the network by configs/exported.json, as the last of --config_file:
+network's maps, is printed and must not exceed 0.001. FILE.json, beside FILE, says what was exported, and belongs to it
+as OpenVINO's FILE.bin does. Evaluation, calibration and inference run FILE in place of the network by
+configs/exported.json, the last of --config_file:
 
     python -m bundle export --format onnx --output models/model.onnx
     python -m monai.bundle run evaluating --exported_path models/model.onnx \\
         --config_file "['configs/train.json','configs/evaluate.json','configs/exported.json']"
 
---int8 (of openvino) stores weights and activations in 8 bits, by the ranges that images of the training split give. Its
-maps do deviate: accept it by its evaluation, not by the deviation.
+OpenVINO computes in bfloat16 with --network_def#precision bf16. --int8 (of openvino) computes convolutions in 8 bits, by
+the ranges that normal images of the training split give; the map and a selective scan stay in float32. The maps of both
+deviate by more: accept them by their evaluation, and calibrate anew.
 """
 
 import argparse

@@ -15,7 +15,7 @@ from monai.bundle import ckpt_export, trt_export
 from torch import Tensor, nn
 
 from bundle.export.int8 import quantised
-from scripts.extras import import_extra
+from scripts.extras import EXPORT, TENSORRT, import_extra
 
 METADATA = Path(__file__).parents[2] / "configs" / "metadata.json"
 _EXAMPLES = 2  # torch.export takes a size of 1 for a constant
@@ -45,10 +45,12 @@ class Job:
 
 
 class Format(NamedTuple):
-    """Attributes:
-    suffix: of the file.
-    check: raises RuntimeError if a package or device is missing.
-    write: writes a job's file.
+    """A format of exported networks.
+
+    Attributes:
+        suffix: of the file.
+        check: raises RuntimeError if a package or device is missing.
+        write: writes a job's file.
     """
 
     suffix: str
@@ -86,7 +88,7 @@ def _monais_arguments(job: Job, path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _write_onnx(job: Job, path: Path) -> None:
-    optimizer = import_extra("onnxscript.optimizer", "export")
+    optimizer = import_extra("onnxscript.optimizer", EXPORT)
     with torch.no_grad(), _quiet():
         program = torch.onnx.export(
             job.network,
@@ -115,7 +117,7 @@ def _module(scopes: str | None) -> str:
 
 
 def _write_openvino(job: Job, path: Path) -> None:
-    openvino = import_extra("openvino", "export")
+    openvino = import_extra("openvino", EXPORT)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         _write_onnx(job, Path(folder) / "network.onnx")
         core = openvino.Core()
@@ -145,7 +147,7 @@ def _quiet() -> Iterator[None]:
 def _needs(*modules: str) -> Callable[[], None]:
     def check() -> None:
         for module in modules:
-            import_extra(module, "export")
+            import_extra(module, EXPORT)
 
     return check
 
@@ -153,12 +155,7 @@ def _needs(*modules: str) -> Callable[[], None]:
 def _needs_gpu() -> None:
     if not torch.cuda.is_available():
         raise RuntimeError("TensorRT needs an NVIDIA GPU, and torch sees none: export there, or as onnx or openvino.")
-    try:
-        import torch_tensorrt  # noqa: F401
-    except ImportError as error:
-        raise RuntimeError(
-            "torch_tensorrt is not installed: pip install torch-tensorrt, of torch's version."
-        ) from error
+    import_extra("torch_tensorrt", TENSORRT)
 
 
 FORMATS = {

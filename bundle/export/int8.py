@@ -7,7 +7,7 @@ import torch
 from monai.bundle import ConfigParser
 from torch import Tensor
 
-from scripts.extras import import_extra
+from scripts.extras import EXPORT, import_extra
 
 IMAGES = 300  # as many as nncf takes by default
 # In float: the map, whose small differences are all that counts; and of a selective scan all but its projections to and
@@ -34,7 +34,7 @@ def quantised(model: Any, images: list[Tensor]) -> Any:
         images: (3, H, W) in [0, 1].
     """
     os.environ.setdefault("NNCF_CI", "1")  # else it reports its use to Google Analytics, without asking
-    nncf = import_extra("nncf", "export")
+    nncf = import_extra("nncf", EXPORT)
     return nncf.quantize(
         model,
         nncf.Dataset(images, lambda image: image[None].numpy()),

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from scripts.extras import import_extra
+from scripts.extras import EXPORT, TENSORRT, import_extra
 from scripts.files import file_sha256
 from scripts.networks.weights import weights_hash
 
-Run = Callable[[Tensor], Tensor]  # (B, 3, H, W) float32 on the CPU -> (B, 1, H, W)
+Run = Callable[[Tensor], Tensor]  # (B, 3, H, W) float32 -> (B, 1, H, W), on the same device
 
 PRECISIONS = ("f32", "bf16")
 
@@ -21,7 +21,7 @@ class ExportedDetector(nn.Module):
     """Runs an exported file with the interface that a ``Detector`` has in evaluation mode. It cannot be trained.
 
     ONNX Runtime (``.onnx``) and OpenVINO (``.xml``) compute on the CPU wherever the images are, TorchScript (``.ts``)
-    where they are.
+    where they are, TensorRT (``.ts``) on the GPU.
 
     Args:
         path: of the file; what was exported with it (``path.json``, OpenVINO's ``.bin``) lies beside it.
@@ -47,9 +47,8 @@ class ExportedDetector(nn.Module):
         if threads is not None and self.path.suffix == ".ts":
             raise ValueError("threads are those of .onnx and .xml; TorchScript has torch's: set OMP_NUM_THREADS.")
         self.facts = read_facts(self.path)
-        if self.facts["format"] == "tensorrt":
-            import_extra("torch_tensorrt", "gpu")
-        self.run: Run = _LOADERS[self.path.suffix](self.path, threads, precision or PRECISIONS[0])
+        load = _tensorrt if self.facts["format"] == "tensorrt" else _LOADERS[self.path.suffix]
+        self.run: Run = load(self.path, threads, precision or PRECISIONS[0])
         self.eval()
 
     def forward(self, image: Tensor) -> Tensor:
@@ -122,8 +121,19 @@ def _torchscript(path: Path, threads: int | None, precision: str) -> Run:
     return run
 
 
+def _tensorrt(path: Path, threads: int | None, precision: str) -> Run:
+    import_extra("torch_tensorrt", TENSORRT)  # registers the engines that the file holds
+    network = torch.jit.load(path).eval()
+
+    @torch.no_grad()
+    def run(image: Tensor) -> Tensor:
+        return network(image.cuda()).to(image.device)
+
+    return run
+
+
 def _onnxruntime(path: Path, threads: int | None, precision: str) -> Run:
-    onnxruntime = import_extra("onnxruntime", "export")
+    onnxruntime = import_extra("onnxruntime", EXPORT)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -137,7 +147,7 @@ def _onnxruntime(path: Path, threads: int | None, precision: str) -> Run:
 
 
 def _openvino(path: Path, threads: int | None, precision: str) -> Run:
-    core = import_extra("openvino", "export").Core()
+    core = import_extra("openvino", EXPORT).Core()
     settings = {"INFERENCE_PRECISION_HINT": precision} | ({"INFERENCE_NUM_THREADS": threads} if threads else {})
     network = core.compile_model(str(path), "CPU", settings)
 
