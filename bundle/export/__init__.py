@@ -11,9 +11,9 @@ configs/exported.json, the last of --config_file:
     python -m monai.bundle run evaluating --exported_path models/model.onnx \\
         --config_file "['configs/train.json','configs/evaluate.json','configs/exported.json']"
 
-OpenVINO computes in bfloat16 with --network_def#precision bf16. --int8 (of openvino) computes convolutions in 8 bits, by
-the ranges that normal images of the training split give; the map and a selective scan stay in float32. The maps of both
-deviate by more: accept them by their evaluation, and calibrate anew.
+OpenVINO computes in bfloat16 with --network_def#precision bf16. --int8 (of openvino) computes convolutions in 8 bits,
+by the ranges that normal images of the training split give; the map and a selective scan stay in float32. The maps of
+both deviate by more: accept them by their evaluation, and calibrate anew.
 """
 
 import argparse
