@@ -117,7 +117,11 @@ def run(args: argparse.Namespace) -> int:
             path.replace(out.with_name(path.name))
     limit = "judge it by its evaluation" if args.int8 else f"tolerance {TOLERANCE:g}"
     print(f"Largest deviation from PyTorch: {facts['deviation']:.2g} standard deviations of the maps ({limit}).")
-    print(f"Written: {out}, {out.stat().st_size / 1e6:.1f} MB, and {facts_path(out).name}")
+    size = sum(out.with_name(name).stat().st_size for name in facts["files"])
+    print(
+        f"Written: {', '.join(str(out.with_name(name)) for name in facts['files'])} ({size / 1e6:.1f} MB), and "
+        f"{facts_path(out).name}"
+    )
     return 0
 
 
