@@ -4,13 +4,14 @@ import argparse
 import logging
 import sys
 
-from bundle import baseline, benchmark, calibrate, demo, phantom, prepare, report, weights
+from bundle import baseline, benchmark, calibrate, demo, export, phantom, prepare, report, weights
 
 VERBS = {
     "prepare": prepare,
     "weights": weights,
     "calibrate": calibrate,
     "report": report,
+    "export": export,
     "baseline": baseline,
     "benchmark": benchmark,
     "phantom": phantom,

@@ -50,6 +50,7 @@ BASES = {
     "mr_landmarks": ["train", "inference"],
     "rd4ad": ["train", "inference"],
     "scrd4ad": ["train", "inference"],
+    "exported": ["train", "inference"],
 }
 ADDED = {
     "results_dir": "where an evaluation writes",
@@ -73,6 +74,7 @@ ADDED = {
     "learning_rate": "likewise",
     "loss": "likewise",
     "augmentation": "likewise",
+    "exported_path": "of the network that the overlay brings",
 }
 
 

@@ -52,7 +52,8 @@ def selective_scan_2d(
     arguments = (x, projected, step_weight, step_bias, a, d)
     wants_gradient = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in arguments)
     with torch.autocast(x.device.type, enabled=False):
-        if wants_gradient or x.dtype == torch.float64 or torch.jit.is_tracing() or torch.compiler.is_compiling():
+        captured = torch.jit.is_tracing() or torch.compiler.is_compiling() or torch.compiler.is_exporting()
+        if wants_gradient or captured or x.dtype == torch.float64:
             return eager.scan(*arguments)
         return backend(x.device.type)[1](*arguments)
 

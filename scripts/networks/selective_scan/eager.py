@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from scripts.networks.selective_scan.exportable import exportable_scan
+
 DIRECTIONS = 4
 # Elements of the state history that are held at once: few enough to stay in a core's cache, enough to amortise a call.
 _CHUNK_ELEMENTS = 2**18
@@ -13,7 +15,9 @@ _CHUNK_ELEMENTS = 2**18
 
 def scan(x: Tensor, projected: Tensor, step_weight: Tensor, step_bias: Tensor, a: Tensor, d: Tensor) -> Tensor:
     """``selective_scan_2d`` with any gradient, on any device."""
-    return scan_in_order(recur, x, projected, step_weight, step_bias, a, d)
+    return scan_in_order(
+        exportable_scan if torch.compiler.is_exporting() else recur, x, projected, step_weight, step_bias, a, d
+    )
 
 
 def scan_in_order(

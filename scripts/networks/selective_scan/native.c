@@ -247,12 +247,14 @@ int64_t exponentials(int64_t repeats, float *values) {
 
 int64_t multiply_adds(int64_t repeats, float *values) {
     vec sums[16], factor = *(vec *)values;
+#pragma GCC unroll 16
     for (int n = 0; n < 16; n++) sums[n] = splat(0.0f);
     for (int64_t i = 0; i < repeats; i++) {
         APART;
 #pragma GCC unroll 16
         for (int n = 0; n < 16; n++) sums[n] = sums[n] * factor + factor;
     }
+#pragma GCC unroll 16
     for (int n = 0; n < 16; n++) ((vec *)values)[16 + n] = sums[n];
     return repeats * 16 * LANES;
 }

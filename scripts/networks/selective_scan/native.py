@@ -61,7 +61,7 @@ def scan(x: Tensor, projected: Tensor, step_weight: Tensor, step_bias: Tensor, a
     floats = native.scratch_floats(ctypes.byref(arguments))
 
     def work() -> None:
-        scratch, aligned = _aligned(floats)
+        _scratch, aligned = _aligned(floats)
         native.scan(ctypes.byref(arguments), ctypes.byref(following), aligned)
 
     on_all_threads(work, at_most=batch * (channels // native.lanes() + 1))

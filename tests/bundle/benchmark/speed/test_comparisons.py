@@ -4,12 +4,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from bundle.benchmark.speed import rates
 from bundle.benchmark.speed.comparisons import compare
 from bundle.benchmark.speed.floor import Layer, work
 from bundle.benchmark.speed.measuring import Case, figures
 from bundle.benchmark.speed.scan import floor
+
+CPU = torch.device("cpu")
 
 
 def figure(name: str, seconds: list[float], count: float = 8, **facts: Any) -> dict[str, Any]:
@@ -81,7 +84,7 @@ def test_the_memory_of_pdds_training_at_batch_8_may_be_8_gib(gib: float, met: bo
 
 def scans(**seconds: float) -> list[dict[str, Any]]:
     """A scan of 8 updates an image, on a machine of 1 exponential, 1 multiply-add and 1 byte a second."""
-    layer = Layer(1, 1, 1, 2)
+    layer = Layer(1, 1, 1, 2, 3)
     measured = [
         figure(f"scan, {name}, batch 8, fp32", [value], model="m", work_an_image=vars(work(layer)))
         for name, value in seconds.items()
@@ -90,27 +93,36 @@ def scans(**seconds: float) -> list[dict[str, Any]]:
     return [*measured, *(figure(name, [1.0], 1) for name in names)]
 
 
-def test_the_share_of_the_floor_is_that_of_the_fastest_scan() -> None:
-    group = scans(torch=8 * 880.0, numba=8 * 176.0)
-    bottom = floor(group)
+@pytest.fixture(params=["native", "torch"])
+def taken_with(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What the rates were taken with."""
+    monkeypatch.setattr(rates, "taken_with", lambda device: request.param)
+    return request.param
+
+
+def test_the_share_of_the_floor_is_that_of_the_fastest_scan(taken_with: str) -> None:
+    group = scans(torch=8 * 1200.0, numba=8 * 240.0)
+    bottom = floor(group, CPU)
     assert bottom is not None
-    assert bottom["seconds_an_image"] == 88  # of 88 bytes; the arithmetic takes 8 + 20 + 17
+    assert bottom["seconds_an_image"] == 120  # of 120 bytes; the arithmetic takes 16 + 49
     assert bottom["shares"] == pytest.approx({"scan, torch, batch 8, fp32": 0.1, "scan, numba, batch 8, fp32": 0.5})
     ratio, share = compare({"scan": group}, bottom)
     assert ratio["value"] == pytest.approx(5.0)
     assert ratio["met"] is True
     assert share["value"] == pytest.approx(50.0)
     assert share["of"] == "scan, numba, batch 8, fp32"
-    assert share["met"] is None  # torch's exponentials are no bound
+    assert share["met"] is {"native": False, "torch": None}[taken_with]  # torch's exponentials are no bound
 
 
-def test_the_share_is_judged_once_its_rates_are_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rates, "TAKEN_WITH", "a micro-kernel")
-    for seconds, met in ((8 * 110.0, True), (8 * 120.0, False)):
-        group = scans(native=seconds)
-        assert only(compare({"scan": group}, floor(group)))["met"] is met
+@pytest.mark.parametrize(("seconds", "met"), [(8 * 150.0, True), (8 * 170.0, False)])
+def test_the_share_is_judged_where_its_rates_are_a_bound(
+    seconds: float, met: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rates, "taken_with", lambda device: "native")
+    group = scans(native=seconds)
+    assert only(compare({"scan": group}, floor(group, CPU)))["met"] is met
 
 
 def test_there_is_no_floor_without_every_rate() -> None:
-    assert floor(scans(torch=1.0)[:-1]) is None
-    assert floor([]) is None
+    assert floor(scans(torch=1.0)[:-1], CPU) is None
+    assert floor([], CPU) is None
