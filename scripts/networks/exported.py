@@ -40,14 +40,14 @@ class ExportedDetector(nn.Module):
     def __init__(self, path: str | Path, threads: int | None = None, precision: str | None = None) -> None:
         super().__init__()
         self.path = Path(path)
-        if self.path.suffix not in _LOADERS:
-            raise ValueError(f"{path}: an exported network ends in {', '.join(_LOADERS)}: python -m bundle export.")
+        if self.path.suffix not in RUNNERS:
+            raise ValueError(f"{path}: an exported network ends in {', '.join(RUNNERS)}: python -m bundle export.")
         if precision is not None and (self.path.suffix != ".xml" or precision not in PRECISIONS):
             raise ValueError(f"precision is {' or '.join(PRECISIONS)}, and of OpenVINO (.xml) alone, not {precision}.")
         if threads is not None and self.path.suffix == ".ts":
             raise ValueError("threads are those of .onnx and .xml; TorchScript has torch's: set OMP_NUM_THREADS.")
         self.facts = read_facts(self.path)
-        load = _tensorrt if self.facts["format"] == "tensorrt" else _LOADERS[self.path.suffix]
+        load = _tensorrt if self.facts["format"] == "tensorrt" else RUNNERS[self.path.suffix]
         self.run: Run = load(self.path, threads, precision or PRECISIONS[0])
         self.eval()
 
@@ -158,7 +158,7 @@ def _openvino(path: Path, threads: int | None, precision: str) -> Run:
     return run
 
 
-_LOADERS: dict[str, Callable[[Path, int | None, str], Run]] = {
+RUNNERS: dict[str, Callable[[Path, int | None, str], Run]] = {
     ".ts": _torchscript,
     ".onnx": _onnxruntime,
     ".xml": _openvino,

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from bundle.benchmark.speed import memory, networks, peers
 from bundle.benchmark.speed.comparisons import HOW, compare
+from bundle.benchmark.speed.exports import exports
 from bundle.benchmark.speed.machine import machine, usable_cores, versions
 from bundle.benchmark.speed.measuring import Case, take
 from bundle.benchmark.speed.scan import floor, scan
@@ -27,7 +28,7 @@ from scripts.files import replacing
 
 _TIMED: dict[str, Callable[[Settings], list[Case]]] = {
     "training": networks.training,
-    "inference": networks.inference,
+    "inference": lambda settings: [*networks.inference(settings), *exports(settings)],
     "teachers": networks.teachers,
     "scan": scan,
     "slices": slices,
@@ -142,4 +143,4 @@ def measure(
 def _cases(name: str, settings: Settings, peer: peers.Peer | None) -> list[Case]:
     ours = _TIMED[name](settings)
     theirs = _PEERS[name](peer) if peer is not None and name in _PEERS else []
-    return [*ours, *(peers.exports() if name == "inference" else []), *theirs]
+    return [*ours, *theirs]

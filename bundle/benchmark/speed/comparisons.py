@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bundle.benchmark.speed.exports import RUNTIMES
 from bundle.benchmark.speed.measuring import spread
 from bundle.benchmark.speed.methods import PRECISIONS
 from bundle.benchmark.speed.networks import PLAIN
-from bundle.benchmark.speed.peers import RUNTIMES
 from bundle.benchmark.speed.scan import EAGER, NO_COMPILER
 from bundle.benchmark.speed.settings import BATCHES, named
 

@@ -146,14 +146,6 @@ def inference(peer: Peer) -> list[Case]:
     return [*eager, *exported]
 
 
-def exports() -> list[Case]:
-    """Gives our own exports of RD4AD at batch 1, beside anomalib's: none yet.
-
-    They are compared with anomalib's if their names are ``named(f"RD4AD, {runtime}", 1, precision)``, of ``RUNTIMES``.
-    """
-    return []
-
-
 def _asking(peer: Peer, do: str, **how: Any) -> Callable[[], Call]:
     def call() -> float:
         return float(peer.ask(do, **how)["seconds"])
