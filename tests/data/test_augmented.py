@@ -100,6 +100,18 @@ def test_without_an_augmentation_items_pass_as_they_are() -> None:
 
 
 @pytest.mark.parametrize("cache_num", [0, ITEMS])
+def test_the_image_itself_may_be_changed(cache_num: int) -> None:
+    augmentation = Compose([RandShiftIntensityd("image", offsets=1.0, prob=1.0)])
+    data = dataset(augmentation=augmentation, cache_num=cache_num)
+    shifts = []
+    for epoch in (1, 2, 1):
+        data.set_epoch(epoch)
+        shifts.append(torch.stack([torch.as_tensor(data[i]["image"]).mean() - i / 10 for i in range(ITEMS)]))
+    assert torch.equal(shifts[0], shifts[2])
+    assert (shifts[0] - shifts[1]).abs().min() > 1e-3
+
+
+@pytest.mark.parametrize("cache_num", [0, ITEMS])
 def test_the_clean_image_is_never_changed(cache_num: int) -> None:
     """By the transforms of configs/methods/scrd4ad.json."""
     augmentation = Compose([CopyItemsd("image", names="anomalous"), RandFractalNoised("anomalous", prob=1.0)])
