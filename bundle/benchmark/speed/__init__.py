@@ -28,14 +28,15 @@ from scripts.files import replacing
 
 _TIMED: dict[str, Callable[[Settings], list[Case]]] = {
     "training": networks.training,
-    "inference": lambda settings: [*networks.inference(settings), *exports(settings)],
+    "inference": networks.inference,
+    "exports": exports,
     "teachers": networks.teachers,
     "scan": scan,
     "slices": slices,
     "start": start,
 }
 GROUPS = (*_TIMED, "memory")
-_PEERS = {"training": peers.training, "inference": peers.inference}
+_PEERS = {"training": peers.training, "inference": peers.inference, "exports": peers.exports}
 _OUT = Path("eval/benchmark/speed.json")
 _WEIGHTS = "UNTRAINED networks, as speed does not depend on the weights"
 

@@ -82,7 +82,7 @@ def ratios() -> list[Ratio]:
             for whose in ("RD4AD", "anomalib ReverseDistillation")
         )
         text = f"RD4AD's best export over anomalib's, batch 1, {precision}"
-        found.append(Ratio(text, "inference", ours, theirs, wanted=1.2))
+        found.append(Ratio(text, "exports", ours, theirs, wanted=1.2))
     return found
 
 

@@ -120,8 +120,8 @@ def training(peer: Peer) -> list[Case]:
 
 
 def inference(peer: Peer) -> list[Case]:
-    """Gives anomalib's torch models, eager, and what it exports of ReverseDistillation at batch 1."""
-    eager = [
+    """Gives anomalib's torch models, eager."""
+    return [
         Case(
             named(f"anomalib {model} inference", batch_size, precision),
             "images",
@@ -132,7 +132,11 @@ def inference(peer: Peer) -> list[Case]:
         for batch_size in BATCHES
         for precision, amp in PRECISIONS.items()
     ]
-    exported = [
+
+
+def exports(peer: Peer) -> list[Case]:
+    """Gives what anomalib exports of ReverseDistillation, at batch 1."""
+    return [
         Case(
             named(f"anomalib ReverseDistillation, {name}", 1, precision),
             "images",
@@ -143,7 +147,6 @@ def inference(peer: Peer) -> list[Case]:
         for precision, amp in PRECISIONS.items()
         if not (amp and runtime == _FP32_ONLY)
     ]
-    return [*eager, *exported]
 
 
 def _asking(peer: Peer, do: str, **how: Any) -> Callable[[], Call]:

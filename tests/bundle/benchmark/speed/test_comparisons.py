@@ -49,14 +49,14 @@ def test_rates_are_compared_not_times_of_unlike_numbers_of_images() -> None:
 
 
 def test_the_best_export_of_each_side_stands_for_it() -> None:
-    inference = [
+    exports = [
         figure("anomalib ReverseDistillation, ONNX Runtime, batch 1, fp32", [0.5, 0.5], 1),
         figure("anomalib ReverseDistillation, OpenVINO, batch 1, fp32", [0.4, 0.4], 1),
         figure("RD4AD, ONNX Runtime, batch 1, fp32", [0.1, 0.1], 1),
         figure("RD4AD, OpenVINO, batch 1, fp32", [0.2, 0.2], 1),
         figure("RD4AD, OpenVINO, batch 1, bf16", [0.05, 0.05], 1),  # which has no counterpart
     ]
-    one = only(compare({"inference": inference}, None))
+    one = only(compare({"exports": exports}, None))
     assert one["value"] == pytest.approx(4.0)
     assert one["of"] == "RD4AD, ONNX Runtime, batch 1, fp32"
     assert one["to"] == "anomalib ReverseDistillation, OpenVINO, batch 1, fp32"

@@ -54,7 +54,8 @@ def test_batches_and_precisions_of_a_first_and_a_cached_epoch_and_of_inference(r
             for precision in ("fp32", "bf16")
         }
         found = {figure["name"] for figure in ran.result["groups"][group]}
-        assert found == expected | (exported if group == "inference" else set())
+        assert found == expected
+    assert {figure["name"] for figure in ran.result["groups"]["exports"]} == exported
 
 
 def test_what_is_kept_of_a_case_agrees_with_its_seconds(ran: Ran) -> None:
