@@ -107,7 +107,7 @@ def test_rounds_alternate_between_ours_and_theirs(script: Path, settings: Settin
 
 def test_what_the_peer_cannot_do_is_left_out_by_name(script: Path, settings: Settings) -> None:
     with Peer(Path(sys.executable), settings, script) as peer:
-        taken, failed = take(peers.inference(peer), 1, tqdm(disable=True))
+        taken, failed = take([*peers.inference(peer), *peers.exports(peer)], 1, tqdm(disable=True))
     assert set(failed.values()) == {"PeerError: RuntimeError: no memory bank"}
     assert all("PatchCore" in name for name in failed)
     assert [figure["name"] for figure in taken if "inference" not in figure["name"]] == [
