@@ -28,21 +28,22 @@ class ProgressBar:
 
 
 class Folding:
-    """Folds a detector's batch normalisations when the engine starts: behind the handler that loads its weights.
+    """Makes a detector ready for inference when the engine starts: behind the handler that loads its weights.
 
     Args:
         network: other networks than a ``Detector`` stay as they are.
+        amp: whether the engine runs it in bfloat16 autocast.
     """
 
-    def __init__(self, network: nn.Module) -> None:
-        self.network = network
+    def __init__(self, network: nn.Module, amp: bool = False) -> None:
+        self.network, self.amp = network, amp
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self)
 
     def __call__(self) -> None:
         if isinstance(self.network, Detector):
-            self.network.fold()
+            self.network.fold(self.amp)
 
 
 class EarlyStop:

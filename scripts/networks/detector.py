@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from scripts.anomaly_map import AnomalyMap
-from scripts.networks.folding import fold_sequences
+from scripts.networks.folding import fold_sequences, keep_bfloat16_weights
 from scripts.networks.teachers import Teacher
 
 
@@ -83,9 +83,14 @@ class Detector(nn.Module):
             return distillation
         return self.anomaly_map(distillation.targets, distillation.students, size=image.shape[-2:])
 
-    def fold(self) -> "Detector":
-        """Folds the distiller's batch normalisations for inference, in place: it is not to be trained after this."""
+    def fold(self, amp: bool = False) -> "Detector":
+        """Folds the distiller's batch normalisations for inference, in place: it is not to be trained after this.
+
+        With ``amp`` weights become bfloat16, for a network that from now on runs in autocast alone.
+        """
         fold_sequences(self.eval().distiller)
+        if amp:
+            keep_bfloat16_weights(self)
         return self
 
     def identities(self) -> list[dict[str, str]]:

@@ -1,9 +1,13 @@
-"""Batch normalisation in evaluation mode multiplies and adds constants: they go into the convolution before it."""
+"""What can be done once with weights that no longer change.
+
+Batch normalisation in evaluation mode multiplies and adds constants: they go into the convolution before it.
+"""
 
 import itertools
 import logging
 from typing import Any
 
+import torch
 from torch import nn
 from torch.fx.experimental.optimization import fuse
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -23,6 +27,16 @@ def folded(module: nn.Module) -> nn.Module:
     except Exception as error:  # tracing runs the backbone's own code, which may do anything
         logger.info("Batch normalisations of %s are not folded: %s", type(module).__name__, error)
         return module
+
+
+def keep_bfloat16_weights(module: nn.Module) -> None:
+    """Makes the weights of convolutions and linear layers bfloat16, in place, for modules that only run in autocast.
+
+    That computes with the same numbers, but makes them anew in each call: of single images a third of the time.
+    """
+    for child in module.modules():
+        if isinstance(child, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            child.to(torch.bfloat16)
 
 
 def fold_sequences(module: nn.Module) -> None:

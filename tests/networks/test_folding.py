@@ -48,6 +48,19 @@ def test_the_map_stays_the_same(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", DETECTORS)
+def test_bfloat16_weights_give_what_autocast_makes_of_the_others(name: str) -> None:
+    image, detector = torch.rand(2, 3, 64, 64), with_statistics(DETECTORS[name]()).float()
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        expected = detector.fold()(image)
+        found = detector.fold(amp=True)(image)
+    assert torch.equal(found, expected)
+    kinds = nn.Conv2d | nn.ConvTranspose2d | nn.Linear
+    weights = [module.weight.dtype for module in detector.modules() if isinstance(module, kinds)]
+    assert weights
+    assert set(weights) == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("name", DETECTORS)
 def test_no_normalisation_behind_a_convolution_is_left(name: str) -> None:
     detector = DETECTORS[name]().fold()
     assert not [module for module in detector.distiller.modules() if isinstance(module, nn.BatchNorm2d)]

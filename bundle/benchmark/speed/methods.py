@@ -93,7 +93,7 @@ class Method:
         images = torch.stack([image.as_tensor() for image in made_up_images(batch_size, self.image_size)])
         images = images.to(self.device)
 
-        network = copy.deepcopy(self.network).fold()
+        network = copy.deepcopy(self.network).fold(amp)
 
         def infer() -> Tensor:
             with torch.no_grad():

@@ -248,7 +248,7 @@ int64_t exponentials(int64_t repeats, float *values) {
 int64_t multiply_adds(int64_t repeats, float *values) {
     vec sums[16], factor = *(vec *)values;
 #pragma GCC unroll 16
-    for (int n = 0; n < 16; n++) sums[n] = splat(0.0f);
+    for (int n = 0; n < 16; n++) sums[n] = ((vec *)values)[n] + (float)n;  // equal ones would be computed once
     for (int64_t i = 0; i < repeats; i++) {
         APART;
 #pragma GCC unroll 16
