@@ -20,11 +20,11 @@ class FeatureCache:
     in. So a random transform before the cache cannot make it wrong, only useless; and methods, seeds and runs that use
     the same teacher on the same images share them.
 
-    bfloat16 features (those of ``amp``) are kept as they are. float32 ones are kept, and given from the first time on,
-    as float16 would have them: a relative 5e-4, measured to change no score that matters (docs/results.md).
+    They are kept as they were computed, so that the cache changes no number: with ``amp`` in bfloat16, half as large as
+    in float32.
 
     Args:
-        gibibytes: how much to keep at most; 0 keeps nothing and rounds nothing.
+        gibibytes: how much to keep at most; 0 keeps nothing.
         folder: where to keep them, for later runs too; None takes main memory.
         batch_size: images that the teachers see at once. Fewer are filled up to it, as the arithmetic of some kernels
             depends on the number: features must not depend on the batch in which they happened to be computed.
@@ -55,7 +55,7 @@ class FeatureCache:
             filling = images.new_zeros(self.batch_size - len(part), *images.shape[1:])
             levels = teacher(torch.cat([images[part], filling]))
             for position, index in enumerate(part):
-                entry = {name: _small(level[position]) for name, level in zip(names, levels, strict=True)}
+                entry = {name: _kept(level[position]) for name, level in zip(names, levels, strict=True)}
                 entries[keys[index]] = entry
                 store.put(keys[index], entry)
         return [_batch([entries[key][name] for key in keys], images.device) for name in names]  # type: ignore[index]
@@ -69,17 +69,11 @@ def _origin(teacher: Teacher, images: Tensor) -> str:
     return f"{teacher.name}-{size}-{str(precision).removeprefix('torch.')}"
 
 
-def _small(level: Tensor) -> Tensor:
+def _kept(level: Tensor) -> Tensor:
     """(C, H, W) -> (H, W, C) on the CPU, the order in which convolutions are fastest."""
-    level = level.detach().permute(1, 2, 0)
-    if level.dtype == torch.float32 and level.abs().amax() <= torch.finfo(torch.float16).max:  # not so if NaN
-        level = level.half()
-    return level.to("cpu", copy=True, memory_format=torch.contiguous_format)
+    return level.detach().permute(1, 2, 0).to("cpu", copy=True, memory_format=torch.contiguous_format)
 
 
 def _batch(levels: list[Tensor], device: torch.device) -> Tensor:
-    """(H, W, C) each -> (B, C, H, W), channels last, in the dtype in which they were computed."""
-    batch = torch.stack(levels).to(device, non_blocking=True)
-    if batch.dtype == torch.float16:
-        batch = batch.float()
-    return batch.permute(0, 3, 1, 2)
+    """(H, W, C) each -> (B, C, H, W), channels last."""
+    return torch.stack(levels).to(device, non_blocking=True).permute(0, 3, 1, 2)
