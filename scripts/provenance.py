@@ -2,7 +2,7 @@
 
 import inspect
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -68,12 +68,17 @@ def _followed(value: Any, leaves: dict[str, Any]) -> Any:
     return value
 
 
-def versions() -> dict[str, str]:
-    """Installed versions of the packages that results depend on."""
+def versions(more: Iterable[str] = ()) -> dict[str, str]:
+    """Installed versions of the packages that results depend on, and of ``more``."""
+    return {f"version_{package}": number for package, number in installed([*PACKAGES, *more]).items()}
+
+
+def installed(packages: Iterable[str]) -> dict[str, str]:
+    """The versions of those of the packages that are installed."""
     found = {}
-    for package in PACKAGES:
+    for package in packages:
         try:
-            found[f"version_{package}"] = version(package)
+            found[package] = version(package)
         except PackageNotFoundError:
             continue
     return found

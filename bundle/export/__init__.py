@@ -20,7 +20,6 @@ import argparse
 import json
 import tempfile
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
             "untrained_teachers": network.untrained_teachers(),
             "input": config.get_parsed_content("input_settings").settings,
             "image_shape": job.image_shape,
-            "versions": versions() | _runtimes(),
+            "versions": versions(_RUNTIMES),
             "files": {path.name: file_sha256(path) for path in sorted(Path(folder).iterdir())},
             "tolerance": None if args.int8 else TOLERANCE,
         }
@@ -153,16 +152,6 @@ def deviation(network: torch.nn.Module, exported: torch.nn.Module, image_shape: 
             maps.append(network(images))
         differences.append((exported(images) - maps[-1]).abs().max())
     return float(torch.stack(differences).max() / torch.cat(maps).std())
-
-
-def _runtimes() -> dict[str, str]:
-    found = {}
-    for package in _RUNTIMES:
-        try:
-            found[f"version_{package}"] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -2,13 +2,12 @@
 
 import os
 import platform
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from scripts.provenance import git_commit
+from scripts.provenance import git_commit, installed
 
 PACKAGES = ("torch", "torchvision", "timm", "monai", "numpy", "numba", "onnxruntime", "openvino", "mamba-ssm")
 # Of what a processor says it can do, what decides how fast networks run on it.
@@ -55,13 +54,7 @@ def usable_cores() -> int:
 
 def versions() -> dict[str, str]:
     """Python, this code's commit and the packages that are installed."""
-    found = {"python": platform.python_version(), "commit": git_commit()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+    return {"python": platform.python_version(), "commit": git_commit()} | installed(PACKAGES)
 
 
 def _field(line: str) -> tuple[str, str]:
