@@ -1,0 +1,125 @@
+"""Serve the model to 3D Slicer, OHIF and other clients of MONAI Label.
+
+Starts MONAI Label on this machine alone over a folder of NIfTI or a DICOMweb server, with models anomaly_segmentation
+and anomaly_map, training on normal images, and active learning by the anomaly score. MONAI Label has an environment of
+its own, which make label builds. What the server keeps, patients' scans fetched by DICOMweb among it, goes to --app;
+MONAI Label itself writes its list of images, and labels, into a folder of NIfTI.
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from scripts.predictor import NAME, REMEDY
+
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = ROOT / ".venv-label"
+_LOOPBACK = "127.0.0.1"
+_MAIN = '''"""The app that MONAI Label looks for in its app folder."""
+
+from bundle.label.app import AnomalyApp
+
+__all__ = ["AnomalyApp"]
+'''
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of the verb."""
+    parser.add_argument("--bundle", type=Path, required=True, help="model bundle, of python -m bundle export")
+    parser.add_argument("--studies", required=True, help="folder of NIfTI (.nii, .nii.gz), or URL of a DICOMweb server")
+    parser.add_argument("--port", type=int, default=8000, help="default: %(default)s")
+    parser.add_argument("--host", default=_LOOPBACK, help="address that is served (default: %(default)s, this machine)")
+    parser.add_argument("--app", type=Path, default=Path("eval/label"), help="working folder (default: %(default)s)")
+    parser.add_argument("--modality", choices=("CT", "MR"), help="of DICOMweb series (default: the model's)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Become the server; returns only where that fails."""
+    python = interpreter()
+    bundle = checked_bundle(args.bundle)
+    remote = args.studies.startswith(("http://", "https://"))
+    studies = args.studies if remote else checked_studies(args.studies)
+    app = write_app(args.app, bundle)
+    if args.host not in (_LOOPBACK, "localhost", "::1"):
+        print(f"warning: {args.host} can be reached by others, and the server asks nobody who he is.", file=sys.stderr)
+    environment = {**os.environ, **settings(app, python, args.modality or modality_of(bundle))}
+    command = [str(python), "-m", "monailabel.main", "start_server", "--app", str(app), "--studies", studies]
+    command += ["--host", args.host, "--port", str(args.port), "--uvicorn_app", "bundle.label.server:app"]
+    os.chdir(app)  # a file .env of where the command was given would be read
+    if os.name == "nt":  # where exec leaves a process that nobody waits for
+        return subprocess.call(command, env=environment)
+    os.execve(command[0], command, environment)
+
+
+def interpreter() -> Path:
+    """Gives the Python that has MONAI Label: this one, or that of ``make label``.
+
+    Raises:
+        RuntimeError: if there is none.
+    """
+    if importlib.util.find_spec("monailabel"):
+        return Path(sys.executable)
+    python = ENVIRONMENT / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    if not python.is_file():
+        raise RuntimeError(f"MONAI Label is not installed, neither here nor in {ENVIRONMENT}: make label")
+    return python
+
+
+def checked_bundle(folder: Path) -> Path:
+    """Gives the absolute path of a model bundle.
+
+    Raises:
+        FileNotFoundError: if it is none.
+    """
+    for name in ("configs/inference.json", "models/model.pt"):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder} is no model bundle: it has no {name}. {REMEDY}")
+    return folder.resolve()
+
+
+def checked_studies(folder: str) -> str:
+    """Gives the absolute path of a folder of scans; MONAI Label would make a missing one.
+
+    Raises:
+        NotADirectoryError: if it is none.
+    """
+    if not Path(folder).is_dir():
+        raise NotADirectoryError(f"{folder}: no such folder. --studies is a folder of NIfTI, or http(s)://...")
+    return str(Path(folder).resolve())
+
+
+def write_app(folder: Path, bundle: Path) -> Path:
+    """Makes MONAI Label's app folder, which only its user may read, and gives its absolute path."""
+    folder = folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    (folder / "main.py").write_text(_MAIN, encoding="utf-8")
+    link = folder / "model" / NAME
+    link.parent.mkdir(exist_ok=True)
+    if link.is_symlink():
+        link.unlink()
+    elif link.exists():
+        raise FileExistsError(f"{link} is not a link to a model bundle: remove it, or name another --app.")
+    link.symlink_to(bundle, target_is_directory=True)
+    return folder
+
+
+def settings(app: Path, python: Path, modality: str) -> dict[str, str]:
+    """Gives the environment variables by which MONAI Label keeps to this app's folder, code and files."""
+    search = {"Modality": modality}
+    return {
+        "PATH": os.pathsep.join([str(python.parent), os.environ.get("PATH", "")]),  # itkimage2segimage of dcmqi
+        "PYTHONPATH": str(ROOT),
+        "MONAI_LABEL_DATASTORE_FILE_EXT": json.dumps(["*.nii.gz", "*.nii"]),
+        "MONAI_LABEL_DICOMWEB_SEARCH_FILTER": json.dumps(search),
+        "MONAI_LABEL_DICOMWEB_CACHE_PATH": str(app / "dicom"),
+        "MONAI_LABEL_SESSION_PATH": str(app / "sessions"),
+    }
+
+
+def modality_of(bundle: Path) -> str:
+    """Guesses what a model was trained on: CT where it looks through windows of Hounsfield units."""
+    return "CT" if "windows" in json.loads((bundle / "configs" / "inference.json").read_text("utf-8")) else "MR"

@@ -1,0 +1,166 @@
+"""The models that MONAI Label offers to viewers and other clients."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
+from monailabel.transform.writer import Writer
+
+from bundle.label.options import BANDS, NotCalibratedError, Options, checked, offered, result_dtype
+from scripts.predictor import Prediction, Predictor
+from scripts.transforms.summary import NOTICE
+
+_NIFTI = (".nii", ".nii.gz")
+
+
+class AnomalyTask(InferTask):
+    """Maps a scan, and makes of the map what clients are sent.
+
+    Args:
+        predictor: of the model bundle.
+        kind: of the model, by which viewers offer it or not.
+        labels: name to value.
+        description: shown to the user.
+    """
+
+    def __init__(self, predictor: Predictor, kind: InferType, labels: dict[str, int], description: str) -> None:
+        super().__init__(type=kind, labels=labels, dimension=3, description=description)
+        self.predictor = predictor
+
+    def info(self) -> dict[str, Any]:
+        return super().info() | {"version": self.predictor.facts["version"]}
+
+    def config(self) -> dict[str, Any]:
+        return offered(self.predictor)
+
+    def is_valid(self) -> bool:
+        return True
+
+    def get_path(self, validate: bool = True) -> str:
+        """Of the weights, which clients may download."""
+        return str(self.predictor.bundle / "models" / "model.pt")
+
+    def check(self, request: Mapping[str, Any]) -> Options:
+        """Reads the options of a request.
+
+        Raises:
+            OptionError: for a wrong one.
+            NotCalibratedError: where there is no threshold, and the result needs one.
+        """
+        result_dtype(request, self.dtype)
+        return checked(request, self.predictor)
+
+    def __call__(self, request: Mapping[str, Any]) -> tuple[str | np.ndarray | None, dict[str, Any]]:
+        """Infers ``request["image"]``, a NIfTI.
+
+        Returns:
+            The file of the result, or its array (i, j, k) where ``result_write_to_file`` is false; and what is said of
+            the scan, in values that JSON has.
+
+        Raises:
+            OptionError, NotCalibratedError: as ``check``.
+            FileNotFoundError, ValueError: if the scan cannot be read.
+            RuntimeError: if the model's output is not finite.
+        """
+        options = self.check(request)
+        path = str(request["image"])
+        if not path.endswith(_NIFTI):
+            raise ValueError(f"{Path(path).name} is no NIfTI (.nii, .nii.gz).")
+        prediction = self.predictor(path)
+        if not (math.isfinite(prediction.score) and bool(torch.isfinite(prediction.anomaly_map).all())):
+            raise RuntimeError("The model's output is NaN or infinite: its weights are damaged. Train again.")
+        facts = self.predictor.facts
+        about = {
+            "anomaly_score": prediction.score,
+            "p_value": prediction.p_value,
+            "slice_scores": prediction.slice_scores,
+            "top_slice": prediction.top_slices[0],
+            "plane": prediction.plane,
+            "threshold": options.threshold,
+            "band_thresholds": options.band_thresholds,
+            "checkpoint_sha256": facts["checkpoint_sha256"],
+            "untrained": facts["untrained"],
+            "notice": NOTICE,
+        }
+        dtype = result_dtype(request, self.dtype)
+        array, said = self.result(prediction, options, dtype)
+        volume = MetaTensor(torch.from_numpy(array), affine=prediction.anomaly_map.affine)
+        wanted = {name: request[name] for name in _OF_THE_FILE if name in request}
+        content = {**wanted, "result_dtype": dtype, "image_path": path, "pred": volume, "result": {**about, **said}}
+        return Writer(label="pred", json="result")(content)
+
+    @property
+    @abstractmethod
+    def dtype(self) -> str:
+        """Of the result where the client asks for no other."""
+
+    @abstractmethod
+    def result(
+        self, prediction: Prediction, options: Options, dtype: np.dtype[Any]
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Gives the result (i, j, k), fit for ``dtype``, and what else is said of it."""
+
+
+_OF_THE_FILE = ("result_extension", "result_compress", "result_write_to_file", "logging")
+
+
+class AnomalySegmentation(AnomalyTask):
+    """What lies above the threshold: as a mask, or in bands that any viewer of labels shows as colours."""
+
+    dtype = "uint8"
+
+    def __init__(self, predictor: Predictor) -> None:
+        text = "Anomalies above the calibrated threshold: a mask, or bands above 1, 1.5 and 2 times the threshold. "
+        labels = {name: value for value, name in enumerate(BANDS, 1)}
+        super().__init__(predictor, InferType.SEGMENTATION, labels, text + NOTICE)
+
+    def config(self) -> dict[str, Any]:
+        return super().config() | {"display": ["mask", "bands"]}
+
+    def check(self, request: Mapping[str, Any]) -> Options:
+        options = super().check(request)
+        if options.threshold is None:
+            raise NotCalibratedError(
+                "The model is not calibrated, so there is no threshold for a mask: train it on normal images here, run "
+                "python -m bundle calibrate, or give a threshold above 0."
+            )
+        return options
+
+    def result(
+        self, prediction: Prediction, options: Options, dtype: np.dtype[Any]
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        thresholds = options.band_thresholds or []
+        used = thresholds if options.display == "bands" else thresholds[:1]
+        labels = sum(prediction.mask(threshold)[0].numpy() for threshold in used)
+        return np.asarray(labels), {"display": options.display}
+
+
+class AnomalyMap(AnomalyTask):
+    """The map itself, for programs; viewers take any result for labels and do not offer it.
+
+    Integers are scaled to 0..255, as rounding would make the whole map of small values 0.
+    """
+
+    dtype = "float32"
+
+    def __init__(self, predictor: Predictor) -> None:
+        text = "Anomaly map as float32; in another result_dtype of integers, map = scale * value + offset. "
+        super().__init__(predictor, InferType.OTHERS, {}, text + NOTICE)
+
+    def result(
+        self, prediction: Prediction, options: Options, dtype: np.dtype[Any]
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        values = prediction.anomaly_map[0].numpy()
+        if dtype.kind == "f":
+            return values, {"scale": 1.0, "offset": 0.0}
+        offset, highest = float(values.min()), min(255, np.iinfo(dtype).max)
+        scale = (float(values.max()) - offset) / highest or 1.0
+        return np.rint((values - offset) / scale), {"scale": scale, "offset": offset}

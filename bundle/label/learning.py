@@ -1,0 +1,114 @@
+"""Active learning: which image a reader looks at next."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from monailabel.interfaces.datastore import Datastore
+from monailabel.interfaces.tasks.scoring import ScoringMethod
+from monailabel.interfaces.tasks.strategy import Strategy
+
+from bundle.label.options import NotCalibratedError
+from scripts.predictor import Predictor
+
+logger = logging.getLogger(__name__)
+
+SCORE = "anomaly_score"  # names in the information on an image
+P_VALUE = "p_value"
+TOP_SLICE = "top_slice"
+_SCORED_BY = "anomaly_model"
+
+
+class NotScoredError(RuntimeError):
+    """No image has a score of the model in use."""
+
+
+class AnomalyScoring(ScoringMethod):
+    """Puts score, p-value and top slice of every unlabelled image into its information in the datastore."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        super().__init__("Anomaly score, p-value and top slice of every unlabelled image")
+        self.predictor = predictor
+
+    def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, int]:
+        """Scores what has not been scored by this checkpoint and calibration; ``{"scored", "failed", "up_to_date"}``.
+
+        An image that cannot be scored does not stop the others.
+        """
+        counts = {"scored": 0, "failed": 0, "up_to_date": 0}
+        for image in sorted(datastore.get_unlabeled_images()):
+            if datastore.get_image_info(image).get(_SCORED_BY) == scored_by(self.predictor):
+                counts["up_to_date"] += 1
+                continue
+            try:
+                path = datastore.get_image_uri(image)
+                found = self.predictor(path)
+            except Exception:
+                logger.exception("An image cannot be scored")
+                counts["failed"] += 1
+                continue
+            scores = {SCORE: found.score, P_VALUE: found.p_value, TOP_SLICE: found.top_slices[0]}
+            datastore.update_image_info(image, scores | {_SCORED_BY: scored_by(self.predictor)})
+            counts["scored"] += 1
+        return counts
+
+
+class MostAnomalous(Strategy):
+    """The unlabelled image with the highest anomaly score."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        super().__init__("The image with the highest anomaly score")
+        self.predictor = predictor
+
+    def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any] | None:
+        """Gives ``{"id"}``, None where all images are labelled.
+
+        Raises:
+            NotScoredError: if none of the unlabelled images has a score.
+        """
+        scores = _known(datastore, SCORE, self.predictor)
+        return {"id": max(sorted(scores), key=lambda image: scores[image])} if scores else None
+
+
+class MostUncertain(Strategy):
+    """The unlabelled image whose p-value is nearest to the rate of false alarms that the calibration promises."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        super().__init__("The image whose p-value is nearest to the promised rate of false alarms")
+        self.predictor = predictor
+
+    def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any] | None:
+        """As ``MostAnomalous``.
+
+        Raises:
+            NotCalibratedError: if the model has no p-values.
+            NotScoredError: if none of the unlabelled images has one.
+        """
+        rate = self.predictor.calibration.rates.get("volume")
+        if rate is None:
+            raise NotCalibratedError("The model is not calibrated, so there are no p-values. Choose most_anomalous.")
+        values = _known(datastore, P_VALUE, self.predictor)
+        return {"id": min(sorted(values), key=lambda image: abs(values[image] - rate))} if values else None
+
+
+def scored_by(predictor: Predictor) -> str:
+    """Identifies the checkpoint and calibration that a score comes from."""
+    calibration = predictor.calibration.facts or {}
+    return f"{predictor.facts['checkpoint_sha256']} {calibration.get('created', 'not calibrated')}"
+
+
+def _known(datastore: Datastore, name: str, predictor: Predictor) -> dict[str, float]:
+    """A value that the model in use has put into the information on unlabelled images, of those that have it."""
+    images = datastore.get_unlabeled_images()
+    infos = {image: datastore.get_image_info(image) for image in images}
+    current = scored_by(predictor)
+    known = {
+        image: float(info[name])
+        for image, info in infos.items()
+        if info.get(_SCORED_BY) == current and info.get(name) is not None
+    }
+    if images and not known:
+        raise NotScoredError("The model has scored no image yet: POST /scoring/anomaly, and ask again when it is done.")
+    return known

@@ -1,0 +1,133 @@
+"""What a client may ask of an inference, and what is answered to a wrong wish."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from scripts.predictor import Predictor
+
+DISPLAYS = ("mask", "bands")
+BANDS = {"anomaly": 1.0, "anomaly x1.5": 1.5, "anomaly x2": 2.0}  # labels 1 to 3: above so many times the threshold
+NO_WINDOW = "none"
+
+
+class OptionError(ValueError):
+    """A request asks for what there is not."""
+
+
+class NotCalibratedError(RuntimeError):
+    """A request needs a calibration, and the model has none."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Checked options of one inference."""
+
+    threshold: float | None  # of pixels; None where there is none
+    display: str = DISPLAYS[0]
+
+    @property
+    def band_thresholds(self) -> list[float] | None:
+        """Thresholds of labels 1 to 3."""
+        return None if self.threshold is None else [factor * self.threshold for factor in BANDS.values()]
+
+
+def offered(predictor: Predictor) -> dict[str, Any]:
+    """Gives the options as a viewer's panel shows them: a number to type in, or a list to choose from, default first.
+
+    A threshold of 0 is the calibrated one.
+    """
+    shown: dict[str, Any] = {"threshold": 0.0}
+    if rates := _rates(predictor):
+        shown["false_positive_rate"] = [f"{rate:g}" for rate in rates]
+    return shown | {name: [value] for name, value in _trained_with(predictor).items()}
+
+
+def checked(request: Mapping[str, Any], predictor: Predictor) -> Options:
+    """Reads the options of a request, as JSON or as text; missing ones and ``""`` are the defaults.
+
+    A list stands for its first value, as clients send back what ``offered`` gave them.
+
+    Raises:
+        OptionError: for one that the model does not have; says which it has.
+    """
+    for name, trained in _trained_with(predictor).items():
+        if (asked := _first(request.get(name))) not in (None, trained):
+            raise OptionError(f"{name} {asked!r}: the model was trained with {trained!r}, and takes no other.")
+    display = _first(request.get("display")) or DISPLAYS[0]
+    if display not in DISPLAYS:
+        raise OptionError(f"display {display!r} is none of {', '.join(DISPLAYS)}.")
+    threshold = _number("threshold", request) or 0.0
+    if threshold < 0:
+        raise OptionError(f"threshold {threshold:g}: give one above 0, or 0 for the calibrated one.")
+    rate = _number("false_positive_rate", request)  # checked even where a threshold takes its place
+    return Options(_calibrated(predictor, rate) if threshold == 0 else threshold, str(display))
+
+
+def result_dtype(request: Mapping[str, Any], default: str) -> np.dtype[Any]:
+    """Reads the type of pixels that a client wants.
+
+    Raises:
+        OptionError: for what is no type of integers, or of floats of 32 or 64 bits.
+    """
+    asked = request.get("result_dtype") or default
+    try:
+        dtype = np.dtype(asked)
+    except TypeError:
+        dtype = np.dtype(object)
+    if dtype.kind in "iu" or dtype in (np.float32, np.float64):
+        return dtype
+    raise OptionError(f"result_dtype {asked!r} is none of uint8, int16 and other integers, float32 and float64.")
+
+
+def _trained_with(predictor: Predictor) -> dict[str, str]:
+    """What the network was trained with, and no request can change."""
+    settings = predictor.facts["input"]
+    windows = settings.get("windows") or [NO_WINDOW]
+    return {"plane": str(settings["plane"]), "window": ", ".join(map(str, windows))}
+
+
+def _rates(predictor: Predictor) -> list[float]:
+    """The rates that there are thresholds of, that of the default threshold first."""
+    default = predictor.calibration.rates.get("pixel")
+    known = list(predictor.rates)
+    return known if predictor.calibration.pixel_threshold is None or default is None else _to_front(default, known)
+
+
+def _to_front(first: float, values: list[float]) -> list[float]:
+    return [first, *(value for value in values if not math.isclose(value, first))]
+
+
+def _calibrated(predictor: Predictor, rate: float | None) -> float | None:
+    known = _rates(predictor)
+    if rate is None or (known and math.isclose(rate, known[0], rel_tol=1e-5)):
+        return predictor.threshold()
+    for one in known[1:]:
+        if math.isclose(rate, one, rel_tol=1e-5):  # a viewer's text has six digits
+            return predictor.threshold(one)
+    rates = ", ".join(f"{one:g}" for one in known) or "none, as the model has no calibration"
+    raise OptionError(f"false_positive_rate {rate:g}: there is no threshold of it. Calibrated are: {rates}.")
+
+
+def _number(name: str, request: Mapping[str, Any]) -> float | None:
+    value = _first(request.get(name))
+    if value is None:
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if isinstance(value, bool) or not math.isfinite(number):
+        raise OptionError(f"{name} {value!r} is not a number.")
+    return number
+
+
+def _first(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        value = value[0] if value else None
+    return None if value == "" else value

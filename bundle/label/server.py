@@ -1,0 +1,139 @@
+"""MONAI Label's web application, with errors that say what is wrong and DICOM segmentations that say what is in them.
+
+MONAI Label answers most errors with a bare "Internal Server Error", and names every segment a spleen.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, BackgroundTasks, Depends, File, Form, HTTPException, Request, UploadFile
+from fastapi.responses import FileResponse, JSONResponse, Response
+from monailabel.app import app
+from monailabel.config import settings
+from monailabel.datastore.utils.convert import nifti_to_dicom_seg
+from monailabel.endpoints.infer import ResultType, run_inference
+from monailabel.endpoints.user.auth import RBAC, User
+from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoundException, MONAILabelException
+from monailabel.interfaces.utils.app import app_instance
+from monailabel.utils.others.generic import remove_file
+from requests import RequestException
+
+from bundle.label.learning import NotScoredError
+from bundle.label.options import NotCalibratedError, OptionError
+from bundle.label.segments import labels_of, segment_info
+from bundle.label.studies import DicomStudies
+
+__all__ = ["app"]
+
+logger = logging.getLogger(__name__)
+
+_NAMED = re.compile(r"/(batch/infer|infer|train|activelearning|scoring)/([^/]+)/?")
+_STATUS = {  # of errors, the first that fits
+    ImageNotFoundException: 404,
+    LabelNotFoundException: 404,
+    MONAILabelException: 400,
+    OptionError: 422,
+    NotCalibratedError: 409,
+    NotScoredError: 409,
+    FileNotFoundError: 404,
+    RequestException: 502,  # of the DICOMweb server
+    ValueError: 422,
+}
+_router = APIRouter()
+
+
+class EmptyMaskError(RuntimeError):
+    """There is nothing above the threshold, which dcmqi cannot write."""
+
+
+_STATUS[EmptyMaskError] = 409
+
+
+@app.middleware("http")
+async def names_are_known(request: Request, go_on: Any) -> Response:
+    """Refuses a model, strategy or method that there is not, before a background task is made of it."""
+    named = _NAMED.fullmatch(request.url.path)
+    if named and request.method == "POST":
+        kind, name = named.groups()
+        names = app_instance().names(kind)
+        if name not in names:
+            detail = f"There is no {name!r} under /{kind}/, but {', '.join(names)}."
+            return JSONResponse({"detail": detail}, status_code=404)
+    return await go_on(request)
+
+
+@app.exception_handler(Exception)
+async def other_errors(request: Request, error: Exception) -> JSONResponse:
+    """Says what went wrong; the server's log says where."""
+    return JSONResponse({"detail": f"{type(error).__name__}: {error}"}, status_code=500)
+
+
+def expected_errors(request: Request, error: Exception) -> JSONResponse:
+    """Answers an error that a request or the data have caused with the status that fits."""
+    status = next(status for kind, status in _STATUS.items() if isinstance(error, kind))
+    return JSONResponse({"detail": getattr(error, "msg", None) or str(error)}, status_code=status)
+
+
+for _kind in _STATUS:
+    app.add_exception_handler(_kind, expected_errors)
+
+
+@_router.post("/infer/{model}")
+def infer(
+    background_tasks: BackgroundTasks,
+    model: str,
+    image: str = "",
+    session_id: str = "",
+    params: str = Form("{}"),
+    file: UploadFile = File(None),
+    label: UploadFile = File(None),
+    output: ResultType | None = None,
+    user: User = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_USER)),
+) -> Any:
+    """As MONAI Label's, but a segmentation in DICOM has codes of its own, also without ``label_info``; and a long
+    inference does not keep others waiting."""
+    if not (image or file or session_id):
+        raise HTTPException(422, "Name an image, or send a file.")
+    try:
+        given = json.loads(params or "{}")
+    except ValueError as error:
+        raise OptionError(f"params is not JSON: {error}") from error
+    if not isinstance(given, dict):
+        raise OptionError("params is not a JSON object.")
+    if output is ResultType.dicom_seg:
+        return dicom_segmentation(background_tasks, {**given, "model": model, "image": image})
+    return run_inference(background_tasks, model, image, session_id, json.dumps(given), file, label, output)
+
+
+def dicom_segmentation(background_tasks: BackgroundTasks, request: dict[str, Any]) -> FileResponse:
+    """Infers a series of the DICOMweb server.
+
+    Raises:
+        OptionError: if there is none, or the model gives no mask.
+        EmptyMaskError: if nothing was found.
+    """
+    app_of_now = app_instance()
+    datastore = app_of_now.datastore()
+    if not isinstance(datastore, DicomStudies) or request["model"] != "anomaly_segmentation":
+        raise OptionError("output dicom_seg is of anomaly_segmentation, on studies of a DICOMweb server.")
+    result = app_of_now.infer({**request, "result_extension": ".nii.gz", "result_dtype": "uint8"})
+    background_tasks.add_task(remove_file, result["file"])
+    labels = labels_of(result["file"])
+    if not labels:
+        score, threshold = (result["params"][name] for name in ("anomaly_score", "threshold"))
+        raise EmptyMaskError(f"Nothing lies above the threshold {threshold:.4g}: no segmentation (score {score:.4g}).")
+    series = datastore.get_image_uri(request["image"]).removesuffix(".nii.gz")
+    written = nifti_to_dicom_seg(series, result["file"], segment_info(labels, True, request.get("label_info")))
+    if not Path(written).is_file():
+        raise RuntimeError("itkimage2segimage of dcmqi wrote no segmentation; the server's log says why.")
+    background_tasks.add_task(remove_file, written)
+    return FileResponse(written, media_type="application/dicom", filename="segmentation.dcm")
+
+
+app.include_router(_router)
+app.router.routes.insert(0, app.router.routes.pop())  # before MONAI Label's own

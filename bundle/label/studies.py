@@ -1,0 +1,111 @@
+"""Scans of a DICOMweb server, as the images of a MONAI Label datastore."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from monailabel.datastore.dicom import DICOMWebDatastore
+from monailabel.interfaces.datastore import DefaultLabelTag
+from monailabel.interfaces.exception import ImageNotFoundException
+from pydicom import Dataset
+
+from bundle.label.segments import ALGORITHM, MANUFACTURER, labels_of, segment_info
+
+_LOCALISER = re.compile(r"scout|topogram|surview|scanogram|locali[sz]er", re.IGNORECASE)  # as bundle.dicom.rules
+_UID = re.compile(r"[0-9.]{1,64}")
+_NO_SCANS = {"LOCALIZER", "SCREEN SAVE"}
+_LISTED_FOR = 30  # seconds, after which the server is asked again
+
+
+class DicomStudies(DICOMWebDatastore):
+    """Lists series without localisers, and takes for labels only what a reader has saved, not our own results."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self._listed: tuple[float, list[str]] = (-float("inf"), [])
+        self._is_scan: dict[str, bool] = {}
+        self._labels: dict[str, str | None] = {}  # SEG series to the series that a reader has labelled by it
+        super().__init__(*args, **options)
+
+    def list_images(self) -> list[str]:
+        """Gives the series of the modality that are no localisers."""
+        when, series = self._listed
+        if time.monotonic() - when > _LISTED_FOR:
+            found = map(Dataset.from_json, self._client.search_for_series(search_filters=self._search_filter))
+            series = sorted(str(one.SeriesInstanceUID) for one in found if self._scan(one))
+            self._listed = (time.monotonic(), series)
+        return series
+
+    def get_labeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
+        """Gives the series that a reader's segmentation refers to."""
+        found = map(Dataset.from_json, self._client.search_for_series(search_filters={"Modality": "SEG"}))
+        labelled = {self._labelled_by(one) for one in found}
+        return [image for image in self.list_images() if image in labelled]
+
+    def get_unlabeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
+        """Gives the other series."""
+        labelled = set(self.get_labeled_images())
+        return [image for image in self.list_images() if image not in labelled]
+
+    def get_image_uri(self, image_id: str) -> str:
+        """Gives the NIfTI of a series, fetched if need be.
+
+        Raises:
+            ImageNotFoundException: if there is no such series.
+        """
+        known = _UID.fullmatch(image_id) and self._client.search_for_series(search_filters={"SeriesInstanceUID": image_id})
+        if not known:
+            raise ImageNotFoundException(f"There is no series {image_id} on the DICOMweb server.")
+        return super().get_image_uri(image_id)
+
+    def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
+        """Adds to the information on a series, which is kept with its NIfTI."""
+        self.get_image_uri(image_id)
+        super().update_image_info(image_id, info)
+
+    def save_label(
+        self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any], label_id: str = ""
+    ) -> str:
+        """Keeps a label; a final one goes to the DICOMweb server, with codes where the client names none."""
+        if label_tag == DefaultLabelTag.FINAL:
+            entries = segment_info(labels_of(label_filename), automatic=False, given=label_info.get("label_info"))
+            label_info = {**label_info, "label_info": entries}
+        return super().save_label(image_id, label_filename, label_tag, label_info, label_id)
+
+    def _scan(self, series: Dataset) -> bool:
+        """Whether it is a scan, which needs one of its instances: no series-level attribute tells of localisers."""
+        uid = str(series.SeriesInstanceUID)
+        if uid not in self._is_scan:
+            instances = self._client.search_for_instances(
+                str(series.StudyInstanceUID), uid, fields=["ImageType"], limit=1
+            )
+            image_type = Dataset.from_json(instances[0]).get("ImageType") if instances else None
+            named = _LOCALISER.search(str(series.get("SeriesDescription") or ""))
+            self._is_scan[uid] = not (named or _NO_SCANS & set(_texts(image_type)))
+        return self._is_scan[uid]
+
+    def _labelled_by(self, segmentation: Dataset) -> str | None:
+        uid = str(segmentation.SeriesInstanceUID)
+        if uid not in self._labels:
+            metadata = self._client.retrieve_series_metadata(str(segmentation.StudyInstanceUID), uid)
+            self._labels[uid] = labelled_series(Dataset.from_json(metadata[0])) if metadata else None
+        return self._labels[uid]
+
+
+def labelled_series(segmentation: Dataset) -> str | None:
+    """Gives the series that a segmentation labels; None if it names none, or is the model's own result."""
+    segments = segmentation.get("SegmentSequence") or []
+    ours = bool(segments) and all(
+        segment.get("SegmentAlgorithmType") == "AUTOMATIC" and segment.get("SegmentAlgorithmName") == ALGORITHM
+        for segment in segments
+    )
+    referenced = segmentation.get("ReferencedSeriesSequence") or []
+    if ours or segmentation.get("Manufacturer") == MANUFACTURER or not referenced:
+        return None
+    return str(referenced[0].SeriesInstanceUID)
+
+
+def _texts(value: Any) -> Sequence[str]:
+    return [value] if isinstance(value, str) else list(value or ())

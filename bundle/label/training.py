@@ -1,0 +1,171 @@
+"""Training on the normal images of a datastore, by the model bundle's own commands."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+import shutil
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from monailabel.interfaces.datastore import Datastore
+from monailabel.interfaces.tasks.train import TrainTask
+
+from bundle.calibrate import RATES
+from bundle.label.options import OptionError
+from scripts.files import file_sha256, replacing
+from scripts.predictor import Predictor
+
+logger = logging.getLogger(__name__)
+
+NORMAL = "normal"  # name in the information on an image: true says that a reader found nothing
+_CAUSE = "The cause: "  # as scripts.errors.end_with_the_cause begins it
+
+
+class AnomalyTraining(TrainTask):
+    """Trains a new model from normal images without labels, calibrates it on some that were held out, and puts both in
+    the place of the old ones; whatever goes wrong before, these stay.
+
+    Args:
+        predictor: of the model bundle, which notices new files by itself.
+        folder: for datalist, checkpoints and records of the training, and of scans copies to read from.
+    """
+
+    def __init__(self, predictor: Predictor, folder: Path) -> None:
+        super().__init__(f"Training on images whose information says {NORMAL}: true, or with all_images on all")
+        self.predictor, self.folder = predictor, folder
+
+    def config(self) -> dict[str, Any]:
+        train = json.loads((self.predictor.bundle / "configs" / "train.json").read_text(encoding="utf-8"))
+        return {"max_epochs": train["epochs"], "val_split": 0.2, "all_images": False}
+
+    def stats(self) -> dict[str, Any]:
+        """Gives what the last training came to, nothing before the first."""
+        try:
+            return json.loads(self._stats.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+
+    def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
+        """Trains, calibrates and installs.
+
+        Raises:
+            OptionError: for a wrong option, or fewer than two normal images.
+            RuntimeError: if training or calibration fail; names the cause.
+        """
+        options = self._checked(request)
+        images = normal_images(datastore, options["all_images"])
+        training, validation = split(images, options["val_split"])
+        self.folder.mkdir(parents=True, exist_ok=True)
+        datalist, model, calibration = (
+            self.folder / name for name in ("datalist.json", "model.pt", "calibration.json")
+        )
+        write_datalist(datalist, training, validation, datastore)
+        common = {"scan_cache_dir": str(self.folder / "cache"), "tracking_uri": f"sqlite:///{self.folder}/mlruns.db"}
+        overrides = {"ckpt_path": str(model), "resume_path": str(self.folder / "last.pt")}
+        overrides |= {"datalist": str(datalist), "epochs": str(options["max_epochs"]), **common}
+        words = [word for name, value in overrides.items() for word in (f"--{name}", value)]
+        self._run("monai.bundle", "run", "training", "--config_file", "configs/train.json", *words)
+        rates = possible_rates(len(validation))
+        words = ["--datalist", str(datalist), "--ckpt_path", str(model), "--out", str(calibration)]
+        words += [word for level, rate in rates.items() for word in (f"--{level}-false-positive-rate", repr(rate))]
+        words += [word for name, value in common.items() for word in ("--set", name, value)]
+        self._run("bundle", "calibrate", *words)
+        install(model, calibration, self.predictor.bundle / "models")
+        counts = {"images": len(training), "validation": len(validation), "epochs": options["max_epochs"]}
+        stats = {**counts, "false_positive_rates": rates, "checkpoint_sha256": file_sha256(model)}
+        self._stats.write_text(json.dumps(stats), encoding="utf-8")
+        return stats
+
+    @property
+    def _stats(self) -> Path:
+        return self.folder / "stats.json"
+
+    def _checked(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        options = {name: request.get(name, default) for name, default in self.config().items()}
+        if type(options["max_epochs"]) is not int or options["max_epochs"] < 1:
+            raise OptionError(f"max_epochs {options['max_epochs']!r} is not a number of epochs from 1.")
+        part = options["val_split"]
+        if type(part) not in (int, float) or not 0 < part < 1:
+            raise OptionError(f"val_split {part!r} is not between 0 and 1: images are needed to train and to calibrate.")
+        if type(options["all_images"]) is not bool:
+            raise OptionError(f"all_images {options['all_images']!r} is neither true nor false.")
+        return options
+
+    def _run(self, module: str, *words: str) -> None:
+        """Runs a command of the model bundle in its folder, its output in the log."""
+        command = [sys.executable, "-m", module, *words]
+        tail: deque[str] = deque(maxlen=20)
+        environment = {**os.environ, "PYTHONPATH": str(self.predictor.bundle)}
+        with subprocess.Popen(
+            command,
+            cwd=self.predictor.bundle,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        ) as process:
+            assert process.stdout is not None
+            for line in filter(None, map(str.strip, process.stdout)):
+                logger.info(line)
+                tail.append(line)
+        if process.returncode:
+            causes = [line.removeprefix(_CAUSE) for line in tail if line.startswith(_CAUSE)]
+            cause = (causes or list(tail) or [f"exit code {process.returncode}"])[-1]
+            raise RuntimeError(f"{words[0] if module == 'bundle' else 'training'} failed, the old model stays: {cause}")
+
+
+def normal_images(datastore: Datastore, all_images: bool) -> list[str]:
+    """Gives the unlabelled images that are marked as normal, or all unlabelled ones, in alphabetical order.
+
+    Raises:
+        OptionError: if there are not two of them.
+    """
+    images = sorted(datastore.get_unlabeled_images())
+    chosen = [image for image in images if all_images or datastore.get_image_info(image).get(NORMAL) is True]
+    if len(chosen) < 2:
+        which = "unlabelled" if all_images else "marked as normal"
+        raise OptionError(
+            f"{len(chosen)} of {len(images)} unlabelled images {'are there' if all_images else 'are ' + which}, at "
+            f'least 2 are needed: mark normal ones by PUT /datastore/image/info, info={{"{NORMAL}": true}}, or train '
+            "with all_images: true where all are normal."
+        )
+    return chosen
+
+
+def split(images: Sequence[str], validation: float) -> tuple[list[str], list[str]]:
+    """Divides images into those to train on and those to calibrate on, at least one each; the same ones every time."""
+    shuffled = random.Random(0).sample(images, len(images))
+    held_out = min(max(round(validation * len(images)), 1), len(images) - 1)
+    return sorted(shuffled[held_out:]), sorted(shuffled[:held_out])
+
+
+def write_datalist(path: Path, training: Sequence[str], validation: Sequence[str], datastore: Datastore) -> None:
+    """Writes the datalist; each image counts as a patient of its own."""
+    parts = {"training": training, "validation": validation}
+    items = {
+        name: [{"image": datastore.get_image_uri(image), "group": image, "label": 0} for image in images]
+        for name, images in parts.items()
+    }
+    path.write_text(json.dumps({"name": "MONAI Label", **items}, indent=1), encoding="utf-8")
+
+
+def possible_rates(patients: int) -> dict[str, float]:
+    """Gives the usual rates of false alarms by level, or the lowest that so few patients can promise."""
+    return {level: max(rate, 1 / (patients + 1)) for level, rate in RATES.items()}
+
+
+def install(model: Path, calibration: Path, models: Path) -> None:
+    """Puts copies of both files in place, each at once; in between the model is for a moment without a calibration, but
+    never with that of another."""
+    with replacing(models / "calibration.json") as new_calibration, replacing(models / "model.pt") as new_model:
+        shutil.copyfile(model, new_model)
+        shutil.copyfile(calibration, new_calibration)
+        (models / "calibration.json").unlink(missing_ok=True)

@@ -1,0 +1,150 @@
+"""A model bundle small enough for a test, scans for it, and the app that serves both, in MONAI Label's environment.
+
+Run by ``python -m pytest -c tests/label/pytest.ini tests/label``, which leaves the other tests' conftest aside: it needs
+what that environment lacks.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ["MONAI_LABEL_AUTO_UPDATE_SCORING"] = "false"  # when it happens is up to each test
+
+import pytest
+import torch
+from fastapi.testclient import TestClient
+from monailabel.config import settings
+from monailabel.interfaces.utils.app import app_instance, clear_cache
+
+from bundle import label
+from bundle.export.package import write_bundle
+from bundle.label.app import AnomalyApp
+from bundle.phantom_volumes import write_phantom_volumes
+from scripts.predictor import NAME
+
+torch.set_num_threads(1)
+
+ROOT = Path(__file__).parents[2]
+_TEACHER = {"_target_": "scripts.networks.Teacher", "name": "test_resnet", "weights": "untrained"}
+TINY: dict[str, Any] = {
+    "image_size": 64,
+    "epochs": 1,
+    "batch_size": 4,
+    "network_def#local_teacher": _TEACHER,
+    "network_def#global_teacher": {**_TEACHER, "name": "vmamba_pico"},
+}
+CT = str(ROOT / "configs" / "data" / "ct.json")
+
+
+def run_module(*words: str) -> None:
+    """``python -m words...`` in the repository's root; its output is that of the error if it fails."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", *words]
+    done = subprocess.run(command, cwd=ROOT, env=environment, text=True, stdout=-1, stderr=-2, timeout=280, check=False)
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
+@pytest.fixture(scope="session")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``normal/sub-0N/ct.nii.gz`` and ``anomalous/sub-0N/ct.nii.gz``: 5 and 2 heads of 64 x 64 x 8 voxels."""
+    folder = tmp_path_factory.mktemp("phantoms") / "heads"
+    write_phantom_volumes(folder, normal=5, anomalous=2, shape=(64, 64, 8), dicom=0)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained_bundle(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model bundle trained on two of the heads and calibrated on three; not to be changed."""
+    folder = tmp_path_factory.mktemp("trained")
+    items = [{"image": str(p), "group": p.parent.name, "label": 0} for p in sorted(phantoms.glob("normal/*/ct.nii.gz"))]
+    datalist, model, calibration = folder / "datalist.json", folder / "model.pt", folder / "calibration.json"
+    datalist.write_text(json.dumps({"training": items[:2], "validation": items[2:]}))
+    tiny = folder / "tiny.json"
+    tiny.write_text(json.dumps(TINY))
+    given = {"bundle_root": folder, "datalist": datalist, "ckpt_path": model, "resume_path": folder / "last.pt"}
+    configs = str([str(ROOT / "configs" / "train.json"), CT, str(tiny)])
+    words = [word for name, value in given.items() for word in (f"--{name}", str(value))]
+    run_module("monai.bundle", "run", "training", "--config_file", configs, *words)
+    configs = [str(ROOT / "configs" / name) for name in ("train.json", "evaluate.json", "data/ct.json")]
+    words = ["--ckpt_path", str(model), "--out", str(calibration), "--set", "bundle_root", str(folder)]
+    for level in ("volume", "image", "pixel"):
+        words += [f"--{level}-false-positive-rate", "0.25" if level != "pixel" else "0.4"]
+    run_module("bundle", "calibrate", "--datalist", str(datalist), "--config_file", *configs, str(tiny), *words)
+    return write_bundle([CT], TINY, model, calibration, folder / NAME)
+
+
+@pytest.fixture
+def model_bundle(trained_bundle: Path, tmp_path: Path) -> Path:
+    """A copy of it that a test may change."""
+    return Path(shutil.copytree(trained_bundle, tmp_path / "model of the clinic" / NAME))
+
+
+@pytest.fixture
+def studies(phantoms: Path, tmp_path: Path) -> Path:
+    """A folder of NIfTI: ``normal1`` to ``normal4``, and ``anomalous1``."""
+    folder = tmp_path / "the studies"
+    folder.mkdir()
+    for kind, count in (("normal", 4), ("anomalous", 1)):
+        for number, file in enumerate(sorted(phantoms.glob(f"{kind}/*/ct.nii.gz"))[:count], 1):
+            shutil.copy(file, folder / f"{kind}{number}.nii.gz")
+    return folder
+
+
+@pytest.fixture
+def serve(model_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., TestClient]]:
+    """``serve(studies)``: a client of the app over these studies, in this process."""
+
+    def start(studies: Path | str, bundle: Path = model_bundle, modality: str = "CT") -> TestClient:
+        app = label.write_app(tmp_path / "work", bundle)
+        for name, value in label.settings(app, Path(sys.executable), modality).items():
+            monkeypatch.setenv(name, value)
+            if hasattr(settings, name):
+                monkeypatch.setattr(settings, name, json.loads(value) if value[0] in "[{" else value)
+        monkeypatch.setattr(settings, "MONAI_LABEL_APP_DIR", str(app))
+        monkeypatch.setattr(settings, "MONAI_LABEL_STUDIES", str(studies))
+        monkeypatch.setattr(settings, "MONAI_LABEL_AUTO_UPDATE_SCORING", False)
+        from bundle.label.server import app as web
+
+        app_instance().server_mode(True)
+        return TestClient(web, raise_server_exceptions=False)
+
+    clear_cache()
+    yield start
+    clear_cache()
+
+
+@pytest.fixture
+def client(serve: Callable[..., TestClient], studies: Path) -> TestClient:
+    """Of the app over ``studies``."""
+    return serve(studies)
+
+
+@pytest.fixture
+def app(client: TestClient) -> AnomalyApp:
+    """The app behind ``client``."""
+    return app_instance()
+
+
+@pytest.fixture(scope="session")
+def program() -> Callable[[str], str]:
+    """As the other tests' fixture: path of an outside program; where it is missing, a skip, or a failure in CI."""
+
+    def find(name: str) -> str:
+        path = shutil.which(name, path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"], "/usr/sbin"]))
+        if path is None:
+            reason = f"the program {name} is not installed: see 'make programs'"
+            if os.environ.get("REQUIRE_PROGRAMS") == "1":
+                pytest.fail(reason)
+            pytest.skip(reason)
+        return path
+
+    return find
