@@ -9,6 +9,8 @@ from typing import Any
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from monailabel.interfaces.tasks.batch_infer import BatchInferTask, run_infer_task
 
+from bundle.label.errors import text_of
+
 logger = logging.getLogger(__name__)
 
 
@@ -30,5 +32,5 @@ class Batches(BatchInferTask):
                 results[image] = run_infer_task({**given, "image": image}, datastore, infer)
             except Exception as error:
                 logger.exception("Image %d of %d has no result", number, len(images))
-                results[image] = {"error": str(getattr(error, "detail", error))}
+                results[image] = {"error": text_of(error)}
         return results

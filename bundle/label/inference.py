@@ -14,7 +14,8 @@ from monai.data import MetaTensor
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 from monailabel.transform.writer import Writer
 
-from bundle.label.options import BANDS, NotCalibratedError, Options, checked, offered, result_dtype
+from bundle.label.errors import NotCalibratedError
+from bundle.label.options import BANDS, Options, checked, offered, result_dtype
 from scripts.predictor import Prediction, Predictor
 from scripts.transforms.summary import NOTICE
 
@@ -161,6 +162,6 @@ class AnomalyMap(AnomalyTask):
         values = prediction.anomaly_map[0].numpy()
         if dtype.kind == "f":
             return values, {"scale": 1.0, "offset": 0.0}
-        offset, highest = float(values.min()), min(255, np.iinfo(dtype).max)
-        scale = (float(values.max()) - offset) / highest or 1.0
+        offset = float(values.min())
+        scale = (float(values.max()) - offset) / 255 or 1.0
         return np.rint((values - offset) / scale), {"scale": scale, "offset": offset}

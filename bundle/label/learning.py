@@ -10,7 +10,7 @@ from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
 
-from bundle.label.options import NotCalibratedError
+from bundle.label.errors import NotCalibratedError, NotScoredError
 from scripts.predictor import Predictor
 
 logger = logging.getLogger(__name__)
@@ -19,10 +19,6 @@ SCORE = "anomaly_score"  # names in the information on an image
 P_VALUE = "p_value"
 TOP_SLICE = "top_slice"
 _SCORED_BY = "anomaly_model"
-
-
-class NotScoredError(RuntimeError):
-    """No image has a score of the model in use."""
 
 
 class AnomalyScoring(ScoringMethod):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,19 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from bundle.label.errors import OptionError
 from scripts.predictor import Predictor
 
 DISPLAYS = ("mask", "bands")
 BANDS = {"anomaly": 1.0, "anomaly x1.5": 1.5, "anomaly x2": 2.0}  # labels 1 to 3: above so many times the threshold
 NO_WINDOW = "none"
-
-
-class OptionError(ValueError):
-    """A request asks for what there is not."""
-
-
-class NotCalibratedError(RuntimeError):
-    """A request needs a calibration, and the model has none."""
+_DTYPES = ("uint8", "int16", "uint16", "int32", "uint32", "float32", "float64")  # of which ITK writes images
 
 
 @dataclass(frozen=True)
@@ -73,23 +68,19 @@ def result_dtype(request: Mapping[str, Any], default: str) -> np.dtype[Any]:
     """Reads the type of pixels that a client wants.
 
     Raises:
-        OptionError: for what is no type of integers, or of floats of 32 or 64 bits.
+        OptionError: for one that there is not.
     """
     asked = request.get("result_dtype") or default
-    try:
-        dtype = np.dtype(asked)
-    except TypeError:
-        dtype = np.dtype(object)
-    if dtype.kind in "iu" or dtype in (np.float32, np.float64):
-        return dtype
-    raise OptionError(f"result_dtype {asked!r} is none of uint8, int16 and other integers, float32 and float64.")
+    if asked not in _DTYPES:
+        raise OptionError(f"result_dtype {asked!r} is none of {', '.join(_DTYPES)}.")
+    return np.dtype(asked)
 
 
 def _trained_with(predictor: Predictor) -> dict[str, str]:
     """What the network was trained with, and no request can change."""
-    settings = predictor.facts["input"]
-    windows = settings.get("windows") or [NO_WINDOW]
-    return {"plane": str(settings["plane"]), "window": ", ".join(map(str, windows))}
+    config = json.loads((predictor.bundle / "configs" / "inference.json").read_text(encoding="utf-8"))
+    windows = [one if isinstance(one, str) else "/".join(f"{part:g}" for part in one) for one in config.get("windows", [])]
+    return {"plane": config["plane"], "window": ", ".join(windows) or NO_WINDOW}
 
 
 def _rates(predictor: Predictor) -> list[float]:

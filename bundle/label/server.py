@@ -18,13 +18,10 @@ from monailabel.config import settings
 from monailabel.datastore.utils.convert import nifti_to_dicom_seg
 from monailabel.endpoints.infer import ResultType, run_inference
 from monailabel.endpoints.user.auth import RBAC, User
-from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoundException, MONAILabelException
 from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.others.generic import remove_file
-from requests import RequestException
 
-from bundle.label.learning import NotScoredError
-from bundle.label.options import NotCalibratedError, OptionError
+from bundle.label.errors import EXPECTED, EmptyMaskError, OptionError, status_of, text_of
 from bundle.label.segments import labels_of, segment_info
 from bundle.label.studies import DicomStudies
 
@@ -33,25 +30,7 @@ __all__ = ["app"]
 logger = logging.getLogger(__name__)
 
 _NAMED = re.compile(r"/(batch/infer|infer|train|activelearning|scoring)/([^/]+)/?")
-_STATUS = {  # of errors, the first that fits
-    ImageNotFoundException: 404,
-    LabelNotFoundException: 404,
-    MONAILabelException: 400,
-    OptionError: 422,
-    NotCalibratedError: 409,
-    NotScoredError: 409,
-    FileNotFoundError: 404,
-    RequestException: 502,  # of the DICOMweb server
-    ValueError: 422,
-}
 _router = APIRouter()
-
-
-class EmptyMaskError(RuntimeError):
-    """There is nothing above the threshold, which dcmqi cannot write."""
-
-
-_STATUS[EmptyMaskError] = 409
 
 
 @app.middleware("http")
@@ -67,20 +46,14 @@ async def names_are_known(request: Request, go_on: Any) -> Response:
     return await go_on(request)
 
 
-@app.exception_handler(Exception)
-async def other_errors(request: Request, error: Exception) -> JSONResponse:
+async def answer_with_error(request: Request, error: Exception) -> JSONResponse:
     """Says what went wrong; the server's log says where."""
-    return JSONResponse({"detail": f"{type(error).__name__}: {error}"}, status_code=500)
+    logger.error("A request failed", exc_info=error)
+    return JSONResponse({"detail": text_of(error)}, status_code=status_of(error))
 
 
-def expected_errors(request: Request, error: Exception) -> JSONResponse:
-    """Answers an error that a request or the data have caused with the status that fits."""
-    status = next(status for kind, status in _STATUS.items() if isinstance(error, kind))
-    return JSONResponse({"detail": getattr(error, "msg", None) or str(error)}, status_code=status)
-
-
-for _kind in _STATUS:
-    app.add_exception_handler(_kind, expected_errors)
+for _kind in EXPECTED:
+    app.add_exception_handler(_kind, answer_with_error)
 
 
 @_router.post("/infer/{model}")

@@ -18,7 +18,7 @@ from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.train import TrainTask
 
 from bundle.calibrate import RATES
-from bundle.label.options import OptionError
+from bundle.label.errors import OptionError
 from scripts.files import file_sha256, replacing
 from scripts.predictor import Predictor
 

@@ -6,10 +6,10 @@ what that environment lacks.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,10 +22,12 @@ os.environ["MONAI_LABEL_AUTO_UPDATE_SCORING"] = "false"  # when it happens is up
 import pytest
 import torch
 from fastapi.testclient import TestClient
+from monai.bundle import ConfigWorkflow
 from monailabel.config import settings
 from monailabel.interfaces.utils.app import app_instance, clear_cache
 
 from bundle import label
+from bundle.__main__ import main
 from bundle.export.package import write_bundle
 from bundle.label.app import AnomalyApp
 from bundle.phantom_volumes import write_phantom_volumes
@@ -42,15 +44,8 @@ TINY: dict[str, Any] = {
     "network_def#local_teacher": _TEACHER,
     "network_def#global_teacher": {**_TEACHER, "name": "vmamba_pico"},
 }
+RATES = {"volume": "0.25", "image": "0.25", "pixel": "0.4"}  # that three patients allow
 CT = str(ROOT / "configs" / "data" / "ct.json")
-
-
-def run_module(*words: str) -> None:
-    """``python -m words...`` in the repository's root; its output is that of the error if it fails."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", *words]
-    done = subprocess.run(command, cwd=ROOT, env=environment, text=True, stdout=-1, stderr=-2, timeout=280, check=False)
-    assert done.returncode == 0, done.stdout[-3000:]
 
 
 @pytest.fixture(scope="session")
@@ -71,14 +66,16 @@ def trained_bundle(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     tiny = folder / "tiny.json"
     tiny.write_text(json.dumps(TINY))
     given = {"bundle_root": folder, "datalist": datalist, "ckpt_path": model, "resume_path": folder / "last.pt"}
-    configs = str([str(ROOT / "configs" / "train.json"), CT, str(tiny)])
-    words = [word for name, value in given.items() for word in (f"--{name}", str(value))]
-    run_module("monai.bundle", "run", "training", "--config_file", configs, *words)
-    configs = [str(ROOT / "configs" / name) for name in ("train.json", "evaluate.json", "data/ct.json")]
+    train = [str(ROOT / "configs" / "train.json"), CT, str(tiny)]
+    workflow = ConfigWorkflow(train, logging_file=False, **{name: str(value) for name, value in given.items()})
+    workflow.initialize()
+    workflow.run()
     words = ["--ckpt_path", str(model), "--out", str(calibration), "--set", "bundle_root", str(folder)]
-    for level in ("volume", "image", "pixel"):
-        words += [f"--{level}-false-positive-rate", "0.25" if level != "pixel" else "0.4"]
-    run_module("bundle", "calibrate", "--datalist", str(datalist), "--config_file", *configs, str(tiny), *words)
+    for level, rate in RATES.items():
+        words += [f"--{level}-false-positive-rate", rate]
+    with contextlib.chdir(ROOT):
+        configs = ["configs/train.json", "configs/evaluate.json", CT, str(tiny)]
+        assert main(["calibrate", "--datalist", str(datalist), "--config_file", *configs, *words]) == 0
     return write_bundle([CT], TINY, model, calibration, folder / NAME)
 
 

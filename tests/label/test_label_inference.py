@@ -1,0 +1,320 @@
+"""What the models answer: the mask, its bands and the map of a scan, and what is said of it."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import nrrd
+import numpy as np
+import pytest
+import torch
+from fastapi.testclient import TestClient
+from requests_toolbelt.multipart import decoder
+
+from bundle.label.inference import AnomalyMap
+from bundle.label.errors import OptionError
+from bundle.label.options import result_dtype
+from scripts.calibration import Calibration
+from scripts.files import file_sha256
+from scripts.predictor import Predictor
+
+
+def post(client: TestClient, model: str, image: str = "anomalous1", output: str = "json", **params: Any) -> Any:
+    url = f"/infer/{model}?image={image}&output={output}"
+    return client.post(url, data={"params": json.dumps(params)})
+
+
+def said(client: TestClient, model: str, image: str = "anomalous1", **params: Any) -> dict[str, Any]:
+    answer = post(client, model, image, **params)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def volume(client: TestClient, folder: Path, model: str, image: str = "anomalous1", **params: Any) -> Any:
+    """The answer as nibabel reads it."""
+    answer = post(client, model, image, "image", **params)
+    assert answer.status_code == 200, answer.text
+    file = folder / "answer.nii.gz"
+    file.write_bytes(answer.content)
+    return nib.load(file)
+
+
+def test_the_panel_offers_what_the_model_has(client: TestClient, model_bundle: Path) -> None:
+    info = client.get("/info/").json()
+    levels = json.loads((model_bundle / "models" / "calibration.json").read_text())["levels"]
+    rates = [f"{one['rate']:g}" for one in levels["pixel"]["thresholds"]]
+    segmentation = info["models"]["anomaly_segmentation"]
+    assert segmentation["type"] == "segmentation"
+    assert segmentation["labels"] == {"anomaly": 1, "anomaly x1.5": 2, "anomaly x2": 3}
+    assert segmentation["config"] == {
+        "threshold": 0.0,
+        "false_positive_rate": ["0.4", "0.5"],
+        "plane": ["axial"],
+        "window": ["brain"],
+        "display": ["mask", "bands"],
+    }
+    assert sorted(rates) == ["0.4", "0.5"]
+    assert info["models"]["anomaly_map"]["type"] == "others"  # which viewers do not take for labels
+    assert "Not for clinical use" in info["description"]
+
+
+@pytest.mark.parametrize("image", ["normal1", "normal2", "normal4"])  # stored as RAS, LAS and PIR
+def test_mask_and_map_lie_on_the_grid_of_the_scan(
+    client: TestClient, studies: Path, tmp_path: Path, image: str
+) -> None:
+    scan = nib.load(studies / f"{image}.nii.gz")
+    for model in ("anomaly_segmentation", "anomaly_map"):
+        answer = volume(client, tmp_path, model, image)
+        assert answer.shape == scan.shape
+        assert np.allclose(answer.affine, scan.affine, atol=1e-4)
+
+
+def test_the_map_is_that_of_the_bundle_and_the_mask_what_lies_above_the_calibrated_threshold(
+    client: TestClient, studies: Path, model_bundle: Path, tmp_path: Path
+) -> None:
+    found = volume(client, tmp_path, "anomaly_map")
+    assert found.get_data_dtype() == np.float32
+    values = found.get_fdata()
+    ours = Predictor(model_bundle)(studies / "anomalous1.nii.gz")
+    assert np.array_equal(values, ours.anomaly_map[0].numpy())
+    threshold = json.loads((model_bundle / "models" / "calibration.json").read_text())["levels"]["pixel"]["threshold"]
+    mask = volume(client, tmp_path, "anomaly_segmentation")
+    assert mask.get_data_dtype() == np.uint8
+    assert np.array_equal(mask.get_fdata(), values > threshold)
+    assert 0 < mask.get_fdata().mean() < 1
+
+
+def test_bands_are_the_number_of_thresholds_that_are_exceeded(client: TestClient, tmp_path: Path) -> None:
+    values = volume(client, tmp_path, "anomaly_map").get_fdata()
+    threshold = round(values.max() / 2.2, 3)  # so that the highest lies in the third band
+    bands = volume(client, tmp_path, "anomaly_segmentation", display="bands", threshold=threshold).get_fdata()
+    expected = np.select([values > 2 * threshold, values > 1.5 * threshold, values > threshold], [3, 2, 1], 0)
+    assert np.array_equal(bands, expected)
+    assert {0, 3} <= set(np.unique(bands))
+    about = said(client, "anomaly_segmentation", display="bands", threshold=threshold)
+    assert about["band_thresholds"] == pytest.approx([threshold, 1.5 * threshold, 2 * threshold])
+
+
+def test_what_is_said_of_a_scan_agrees_with_the_calibration_and_the_map(
+    client: TestClient, model_bundle: Path, tmp_path: Path
+) -> None:
+    about = said(client, "anomaly_segmentation")
+    calibration = json.loads((model_bundle / "models" / "calibration.json").read_text())
+    highest = [patient["score"] for patient in calibration["scores"]]
+    score = about["anomaly_score"]
+    assert about["p_value"] == pytest.approx((1 + sum(one >= score for one in highest)) / (1 + len(highest)))
+    assert score == max(about["slice_scores"])
+    assert about["top_slice"] == int(np.argmax(about["slice_scores"]))
+    assert len(about["slice_scores"]) == 8
+    assert about["threshold"] == calibration["levels"]["pixel"]["threshold"]
+    assert about["checkpoint_sha256"] == file_sha256(model_bundle / "models" / "model.pt")
+    assert about["untrained"] == ["test_resnet", "vmamba_pico"]
+    assert about["notice"] == "For research. Not for clinical use."
+    assert said(client, "anomaly_map")["slice_scores"] == about["slice_scores"]
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16"])
+def test_a_map_asked_for_in_integers_can_be_scaled_back(client: TestClient, tmp_path: Path, dtype: str) -> None:
+    values = volume(client, tmp_path, "anomaly_map").get_fdata()
+    stored = volume(client, tmp_path, "anomaly_map", result_dtype=dtype)
+    about = said(client, "anomaly_map", result_dtype=dtype)
+    assert stored.get_data_dtype() == np.dtype(dtype)
+    array = np.asanyarray(stored.dataobj)
+    assert (array.min(), array.max()) == (0, 255)
+    assert np.abs(about["scale"] * array + about["offset"] - values).max() <= about["scale"] * 0.501
+
+
+def test_a_map_of_one_value_scales_without_a_division_by_zero(client: TestClient, app: Any) -> None:
+    task: AnomalyMap = app._infers["anomaly_map"]
+    prediction = app.predictor(app.datastore().get_image_uri("normal1"))
+    flat = prediction._replace(anomaly_map=torch.full_like(prediction.anomaly_map, 0.25))
+    array, about = task.result(flat, task.check({}), np.dtype("uint8"))
+    assert not array.any()
+    assert about == {"scale": 1.0, "offset": 0.25}
+
+
+def test_what_viewers_ask_for_is_an_nrrd_of_the_same_mask(client: TestClient, studies: Path, tmp_path: Path) -> None:
+    mask = volume(client, tmp_path, "anomaly_segmentation").get_fdata()
+    asked = {"result_extension": ".nrrd", "result_dtype": "uint8", "result_compress": False}
+    answer = post(client, "anomaly_segmentation", output="all", **asked)
+    parts = decoder.MultipartDecoder(answer.content, answer.headers["content-type"]).parts
+    about, image = (part.content for part in parts)
+    assert json.loads(about)["p_value"] > 0
+    file = tmp_path / "answer.nrrd"
+    file.write_bytes(image)
+    array, header = nrrd.read(str(file))
+    assert np.array_equal(array, mask)
+    lps = np.diag([-1, -1, 1]) @ nib.load(studies / "anomalous1.nii.gz").affine[:3]
+    assert np.allclose(header["space directions"].T, lps[:, :3], atol=1e-4)
+    assert np.allclose(header["space origin"], lps[:, 3], atol=1e-4)
+
+
+def test_a_file_that_is_sent_is_inferred_and_not_kept(client: TestClient, studies: Path) -> None:
+    before = sorted(studies.rglob("*"))
+    with (studies / "anomalous1.nii.gz").open("rb") as file:
+        answer = client.post("/infer/anomaly_map?output=json", files={"file": ("scan.nii.gz", file)})
+    assert answer.json()["anomaly_score"] == said(client, "anomaly_map")["anomaly_score"]
+    assert sorted(studies.rglob("*")) == before
+
+
+@pytest.mark.parametrize("chosen", [0.5, "0.5", ["0.5", "0.4"]])
+def test_a_rate_of_the_drop_down_chooses_its_threshold(client: TestClient, model_bundle: Path, chosen: Any) -> None:
+    levels = json.loads((model_bundle / "models" / "calibration.json").read_text())["levels"]
+    thresholds = {one["rate"]: one["threshold"] for one in levels["pixel"]["thresholds"]}
+    assert said(client, "anomaly_segmentation", false_positive_rate=chosen)["threshold"] == thresholds[0.5]
+    assert said(client, "anomaly_segmentation", false_positive_rate="0.4", threshold=0)["threshold"] == thresholds[0.4]
+    assert thresholds[0.5] < thresholds[0.4]
+
+
+def test_a_threshold_takes_the_place_of_the_calibrated_one(client: TestClient) -> None:
+    assert said(client, "anomaly_segmentation", threshold="3.5", false_positive_rate="0.5")["threshold"] == 3.5
+
+
+def test_what_the_panel_offers_is_accepted_as_it_is(client: TestClient) -> None:
+    config = client.get("/info/").json()["models"]["anomaly_segmentation"]["config"]
+    assert said(client, "anomaly_segmentation", **config) == said(client, "anomaly_segmentation")
+
+
+@pytest.mark.parametrize(
+    ("params", "words"),
+    [
+        ({"threshold": -1}, "threshold -1: give one above 0, or 0"),
+        ({"threshold": "high"}, "threshold 'high' is not a number"),
+        ({"threshold": True}, "threshold True is not a number"),
+        ({"threshold": "nan"}, "not a number"),
+        ({"false_positive_rate": 0.001}, "no threshold of it. Calibrated are: 0.4, 0.5"),
+        ({"plane": "coronal"}, "plane 'coronal': the model was trained with 'axial'"),
+        ({"window": "bone"}, "window 'bone': the model was trained with 'brain'"),
+        ({"display": "colours"}, "display 'colours' is none of mask, bands"),
+        ({"result_dtype": "float16"}, "result_dtype 'float16' is none of"),
+        ({"result_dtype": "int8"}, "result_dtype 'int8' is none of"),
+    ],
+)
+def test_a_wrong_option_is_refused_with_what_there_is(client: TestClient, params: Any, words: str) -> None:
+    answer = post(client, "anomaly_segmentation", **params)
+    assert answer.status_code == 422
+    assert words in answer.json()["detail"]
+
+
+def test_a_type_of_pixels_may_be_left_out_or_named() -> None:
+    assert result_dtype({}, "uint8") == np.uint8
+    assert result_dtype({"result_dtype": None}, "float32") == np.float32
+    with pytest.raises(OptionError, match="complex"):
+        result_dtype({"result_dtype": "complex64"}, "uint8")
+
+
+def test_without_calibration_there_is_a_map_but_no_mask(
+    client: TestClient, model_bundle: Path, serve: Callable[..., TestClient], studies: Path, tmp_path: Path
+) -> None:
+    (model_bundle / "models" / "calibration.json").unlink()
+    about = said(client, "anomaly_map")
+    assert about["p_value"] is None
+    assert about["threshold"] is None
+    assert about["band_thresholds"] is None
+    assert "false_positive_rate" not in client.get("/info/").json()["models"]["anomaly_map"]["config"]
+    answer = post(client, "anomaly_segmentation")
+    assert answer.status_code == 409
+    assert "not calibrated" in answer.json()["detail"]
+    assert volume(client, tmp_path, "anomaly_segmentation", threshold=3.4).get_fdata().any()
+    assert "Calibrated are: none" in post(client, "anomaly_map", false_positive_rate=0.1).json()["detail"]
+
+
+def test_a_calibration_of_another_checkpoint_is_named(client: TestClient, model_bundle: Path) -> None:
+    file = model_bundle / "models" / "calibration.json"
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps({**content, "checkpoint_sha256": "0" * 64}))
+    answer = post(client, "anomaly_segmentation")
+    assert answer.status_code == 422
+    assert "was made for another checkpoint" in answer.json()["detail"]
+
+
+def test_weights_that_are_no_numbers_give_an_error_and_no_nan(client: TestClient, model_bundle: Path) -> None:
+    file = model_bundle / "models" / "model.pt"
+    content = torch.load(file, weights_only=True)
+    for value in content["model"].values():
+        if value.is_floating_point():
+            value.fill_(torch.nan)
+    (model_bundle / "models" / "calibration.json").unlink()
+    torch.save(content, file)
+    answer = post(client, "anomaly_map")
+    assert answer.status_code >= 400
+    assert "nan" in answer.json()["detail"].lower()
+
+
+def test_what_is_no_scan_is_named(client: TestClient, studies: Path) -> None:
+    (studies / "broken.nii.gz").write_bytes(b"no scan")
+    shutil.copy(studies / "normal1.nii.gz", studies / "named.nii")  # compressed under a name that says it is not
+    for image in ("broken", "named"):
+        answer = post(client, "anomaly_map", str(studies / f"{image}.nii{'.gz' if image == 'broken' else ''}"))
+        assert answer.status_code == 422, answer.text
+        assert image in answer.json()["detail"]
+    answer = client.post("/infer/anomaly_map?output=json", files={"file": ("picture.png", b"picture")})
+    assert answer.status_code == 422
+    assert "no NIfTI" in answer.json()["detail"]
+
+
+def test_names_that_are_unknown_are_answered_with_those_that_are_known(client: TestClient) -> None:
+    answer = post(client, "anomaly_detection")
+    assert answer.status_code == 404
+    assert "anomaly_map, anomaly_segmentation" in answer.json()["detail"]
+    answer = post(client, "anomaly_map", "nobody")
+    assert answer.status_code == 404
+    assert answer.json()["detail"] == "There is no image 'nobody' among the studies."
+    for kind, names in (("train", "anomaly"), ("scoring", "anomaly"), ("activelearning", "most_anomalous, most_unc")):
+        answer = client.post(f"/{kind}/nothing")
+        assert answer.status_code == 404
+        assert names in answer.json()["detail"]
+    assert client.post("/batch/infer/nothing").status_code == 404
+
+
+@pytest.mark.parametrize(("text", "words"), [("{", "not JSON"), ("[1]", "not a JSON object")])
+def test_params_that_are_no_json_object_are_refused(client: TestClient, text: str, words: str) -> None:
+    answer = client.post("/infer/anomaly_map?image=normal1", data={"params": text})
+    assert answer.status_code == 422
+    assert words in answer.json()["detail"]
+
+
+def test_an_inference_of_nothing_is_refused(client: TestClient) -> None:
+    assert client.post("/infer/anomaly_map").status_code == 422
+
+
+def test_dicom_is_refused_on_studies_in_nifti(client: TestClient) -> None:
+    answer = post(client, "anomaly_segmentation", output="dicom_seg")
+    assert answer.status_code == 422
+    assert "DICOMweb" in answer.json()["detail"]
+
+
+def test_the_weights_can_be_downloaded(client: TestClient, model_bundle: Path) -> None:
+    assert client.get("/model/anomaly_map").content == (model_bundle / "models" / "model.pt").read_bytes()
+
+
+def test_a_batch_labels_all_images_and_names_those_that_fail(client: TestClient, studies: Path) -> None:
+    (studies / "labels").mkdir(exist_ok=True)
+    answer = client.post("/batch/infer/anomaly_segmentation?run_sync=true")  # its defaults are of many GPUs
+    assert answer.status_code == 200, answer.text
+    results = answer.json()
+    assert sorted(results) == ["anomalous1", "normal1", "normal2", "normal3", "normal4"]
+    assert all(result["params"]["anomaly_score"] > 0 for result in results.values())
+    for name in results:
+        kept = nib.load(studies / "labels" / "original" / f"{name}.nii.gz")
+        assert np.array_equal(kept.shape, nib.load(studies / f"{name}.nii.gz").shape)
+    (studies / "normal3.nii.gz").write_bytes(b"no scan")
+    results = client.post("/batch/infer/anomaly_segmentation?run_sync=true", json={"max_batch_size": 4}).json()
+    assert sorted(results) == ["anomalous1", "normal1", "normal2", "normal3"]
+    assert "normal3" in results["normal3"]["error"]
+    assert "error" not in results["normal2"]
+
+
+def test_a_batch_with_a_wrong_option_is_refused_as_a_whole(client: TestClient) -> None:
+    answer = client.post("/batch/infer/anomaly_map?run_sync=true", json={"plane": "sagittal"})
+    assert answer.status_code == 422
+    assert "axial" in answer.json()["detail"]
+
+
+def test_the_calibration_of_the_tests_is_one(model_bundle: Path) -> None:
+    models = model_bundle / "models"
+    scoring = json.loads((models / "calibration.json").read_text())["scoring"]
+    assert Calibration(models / "calibration.json", models / "model.pt", **scoring).patients == 3
