@@ -38,7 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Become the server; returns only where that fails."""
+    """Become the server: does not return, except on Windows."""
     python = interpreter()
     bundle = checked_bundle(args.bundle)
     remote = args.studies.startswith(("http://", "https://"))
@@ -50,9 +50,9 @@ def run(args: argparse.Namespace) -> int:
     command = [str(python), "-m", "monailabel.main", "start_server", "--app", str(app), "--studies", studies]
     command += ["--host", args.host, "--port", str(args.port), "--uvicorn_app", "bundle.label.server:app"]
     os.chdir(app)  # a file .env of where the command was given would be read
-    if os.name == "nt":  # where exec leaves a process that nobody waits for
-        return subprocess.call(command, env=environment)
-    os.execve(command[0], command, environment)
+    if os.name != "nt":
+        os.execve(command[0], command, environment)
+    return subprocess.call(command, env=environment)  # Windows' exec leaves a process that nobody waits for
 
 
 def interpreter() -> Path:

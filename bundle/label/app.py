@@ -83,7 +83,8 @@ class AnomalyApp(MONAILabelApp):
             ImageNotFoundException: names it.
         """
         image = request["image"]
-        if not os.path.exists(image) and not (datastore or self.datastore()).get_image_uri(image):
+        sent = os.path.isabs(image) and os.path.exists(image)  # by the client, as a file
+        if not sent and not (datastore or self.datastore()).get_image_uri(image):
             raise ImageNotFoundException(f"There is no image {image!r} among the studies.")
         return super().infer(request, datastore)
 

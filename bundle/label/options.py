@@ -79,7 +79,9 @@ def result_dtype(request: Mapping[str, Any], default: str) -> np.dtype[Any]:
 def _trained_with(predictor: Predictor) -> dict[str, str]:
     """What the network was trained with, and no request can change."""
     config = json.loads((predictor.bundle / "configs" / "inference.json").read_text(encoding="utf-8"))
-    windows = [one if isinstance(one, str) else "/".join(f"{part:g}" for part in one) for one in config.get("windows", [])]
+    windows = [
+        one if isinstance(one, str) else "/".join(f"{part:g}" for part in one) for one in config.get("windows", [])
+    ]
     return {"plane": config["plane"], "window": ", ".join(windows) or NO_WINDOW}
 
 

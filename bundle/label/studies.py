@@ -55,7 +55,9 @@ class DicomStudies(DICOMWebDatastore):
         Raises:
             ImageNotFoundException: if there is no such series.
         """
-        known = _UID.fullmatch(image_id) and self._client.search_for_series(search_filters={"SeriesInstanceUID": image_id})
+        known = _UID.fullmatch(image_id) and self._client.search_for_series(
+            search_filters={"SeriesInstanceUID": image_id}
+        )
         if not known:
             raise ImageNotFoundException(f"There is no series {image_id} on the DICOMweb server.")
         return super().get_image_uri(image_id)

@@ -136,7 +136,9 @@ def program() -> Callable[[str], str]:
     """As the other tests' fixture: path of an outside program; where it is missing, a skip, or a failure in CI."""
 
     def find(name: str) -> str:
-        path = shutil.which(name, path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"], "/usr/sbin"]))
+        path = shutil.which(
+            name, path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"], "/usr/sbin"])
+        )
         if path is None:
             reason = f"the program {name} is not installed: see 'make programs'"
             if os.environ.get("REQUIRE_PROGRAMS") == "1":

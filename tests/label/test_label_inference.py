@@ -14,8 +14,8 @@ import torch
 from fastapi.testclient import TestClient
 from requests_toolbelt.multipart import decoder
 
-from bundle.label.inference import AnomalyMap
 from bundle.label.errors import OptionError
+from bundle.label.inference import AnomalyMap
 from bundle.label.options import result_dtype
 from scripts.calibration import Calibration
 from scripts.files import file_sha256

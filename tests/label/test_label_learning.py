@@ -77,7 +77,9 @@ def test_the_most_anomalous_comes_first_and_is_gone_once_it_is_labelled(
     client: TestClient, studies: Path, tmp_path: Path
 ) -> None:
     score(client)
-    scores = {name: info(client, name)["anomaly_score"] for name in ("anomalous1", *(f"normal{k}" for k in range(1, 5)))}
+    scores = {
+        name: info(client, name)["anomaly_score"] for name in ("anomalous1", *(f"normal{k}" for k in range(1, 5)))
+    }
     ranked = sorted(scores, key=scores.__getitem__, reverse=True)
     for image in ranked[:2]:
         answer = client.post("/activelearning/most_anomalous", json={}).json()

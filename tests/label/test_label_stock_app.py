@@ -20,11 +20,11 @@ from scripts.predictor import NAME, Predictor
 
 
 @pytest.fixture
-def stock(
-    model_bundle: Path, studies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[TestClient]:
+def stock(model_bundle: Path, studies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
     folder = tmp_path / "apps"
-    monkeypatch.setattr(sys, "argv", ["monailabel", "apps", "--download", "--name", "monaibundle", "--output", str(folder)])
+    monkeypatch.setattr(
+        sys, "argv", ["monailabel", "apps", "--download", "--name", "monaibundle", "--output", str(folder)]
+    )
     Main().run()
     app = folder / "monaibundle"
     (app / "model").mkdir()
@@ -48,7 +48,9 @@ def test_the_bundle_infers_as_it_is(stock: TestClient, studies: Path, model_bund
     assert info["labels"] == {"anomaly": 1}
     answer = stock.post(f"/infer/{NAME}?image=anomalous1&output=all", data={"params": "{}"})
     assert answer.status_code == 200, answer.text
-    about_text, image = (part.content for part in decoder.MultipartDecoder(answer.content, answer.headers["content-type"]).parts)
+    about_text, image = (
+        part.content for part in decoder.MultipartDecoder(answer.content, answer.headers["content-type"]).parts
+    )
     about: dict[str, Any] = json.loads(about_text)
     file = studies.parent / "answer.nii.gz"
     file.write_bytes(image)
