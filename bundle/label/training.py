@@ -93,9 +93,7 @@ class AnomalyTraining(TrainTask):
             raise OptionError(f"max_epochs {options['max_epochs']!r} is not a number of epochs from 1.")
         part = options["val_split"]
         if type(part) not in (int, float) or not 0 < part < 1:
-            raise OptionError(
-                f"val_split {part!r} is not between 0 and 1: images are needed to train and to calibrate."
-            )
+            raise OptionError(f"val_split {part!r} is not between 0 and 1: images are needed for both parts.")
         if type(options["all_images"]) is not bool:
             raise OptionError(f"all_images {options['all_images']!r} is neither true nor false.")
         return options

@@ -1,7 +1,7 @@
 """A model bundle small enough for a test, scans for it, and the app that serves both, in MONAI Label's environment.
 
-Run by ``python -m pytest -c tests/label/pytest.ini tests/label``, which leaves the other tests' conftest aside: it needs
-what that environment lacks.
+Run by ``python -m pytest -c tests/label/pytest.ini tests/label``, which leaves aside the other tests' conftest, as that
+needs what MONAI Label's environment lacks.
 """
 
 from __future__ import annotations
