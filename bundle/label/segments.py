@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
-import nrrd
 import numpy as np
+import SimpleITK
 
 from bundle.label.options import BANDS
 
@@ -25,9 +24,8 @@ _COLOURS = ([255, 200, 0], [255, 110, 0], [255, 0, 0])  # of labels 1 to 3
 
 def labels_of(file: str | Path) -> list[int]:
     """Gives the labels, above 0, that a NIfTI or NRRD mask holds, in ascending order."""
-    read_nrrd = str(file).endswith(".nrrd")
-    array = nrrd.read(str(file))[0] if read_nrrd else np.asanyarray(nib.load(file).dataobj)  # type: ignore[attr-defined]
-    return [int(value) for value in np.unique(array) if value > 0]
+    values = np.unique(SimpleITK.GetArrayViewFromImage(SimpleITK.ReadImage(str(file))))
+    return [int(value) for value in values if value > 0]
 
 
 def segment_info(

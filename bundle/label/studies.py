@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+import shutil
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from monailabel.datastore.dicom import DICOMWebDatastore
+from monailabel.datastore.utils.dicom import dicom_web_download_series
 from monailabel.interfaces.datastore import DefaultLabelTag
 from monailabel.interfaces.exception import ImageNotFoundException
 from pydicom import Dataset
@@ -55,16 +59,24 @@ class DicomStudies(DICOMWebDatastore):
         Raises:
             ImageNotFoundException: if there is no such series.
         """
-        known = _UID.fullmatch(image_id) and self._client.search_for_series(
-            search_filters={"SeriesInstanceUID": image_id}
-        )
-        if not known:
+        wanted = {"SeriesInstanceUID": image_id}
+        if not (_UID.fullmatch(image_id) and self._client.search_for_series(search_filters=wanted)):
             raise ImageNotFoundException(f"There is no series {image_id} on the DICOMweb server.")
-        return super().get_image_uri(image_id)
+        folder = Path(self._datastore.image_path(), image_id)
+        # MONAI Label scores in a process of its own: neither may take what the other has fetched in part for a scan.
+        with FileLock(folder.with_name(f".{image_id}.lock")):
+            if not folder.is_dir():
+                part = folder.with_name(f".{image_id}.part")
+                shutil.rmtree(part, ignore_errors=True)
+                dicom_web_download_series(None, image_id, str(part), self._client, self._fetch_by_frame)
+                part.rename(folder)
+            return super().get_image_uri(image_id)
 
     def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
         """Adds to the information on a series, which is kept with its NIfTI."""
         self.get_image_uri(image_id)
+        if image_id not in self._datastore.objects:  # but in the file, where another process has fetched it
+            self.refresh()
         super().update_image_info(image_id, info)
 
     def save_label(

@@ -163,8 +163,9 @@ def possible_rates(patients: int) -> dict[str, float]:
 
 
 def install(model: Path, calibration: Path, models: Path) -> None:
-    """Puts copies of both files in place, each at once; in between the model is for a moment without a calibration, but
-    never with that of another."""
+    """Puts copies of both files in place, each at once; in between the model has for a moment no calibration, but never
+    that of another.
+    """
     with replacing(models / "calibration.json") as new_calibration, replacing(models / "model.pt") as new_model:
         shutil.copyfile(model, new_model)
         shutil.copyfile(calibration, new_calibration)
