@@ -33,11 +33,11 @@ class Options:
 
 
 def offered(predictor: Predictor) -> dict[str, Any]:
-    """Gives the options as a viewer's panel shows them: a number to type in, or a list to choose from, default first.
+    """Gives the options as a viewer's panel shows them: a text to type in, or a list to choose from, default first.
 
-    A threshold of 0 is the calibrated one.
+    A threshold of 0 is the calibrated one; as a number, OHIF would cut the decimals off what is typed in its place.
     """
-    shown: dict[str, Any] = {"threshold": 0.0}
+    shown: dict[str, Any] = {"threshold": "0"}
     if rates := _rates(predictor):
         shown["false_positive_rate"] = [f"{rate:g}" for rate in rates]
     return shown | {name: [value] for name, value in _trained_with(predictor).items()}

@@ -50,7 +50,7 @@ def test_the_panel_offers_what_the_model_has(client: TestClient, model_bundle: P
     assert segmentation["type"] == "segmentation"
     assert segmentation["labels"] == {"anomaly": 1, "anomaly x1.5": 2, "anomaly x2": 3}
     assert segmentation["config"] == {
-        "threshold": 0.0,
+        "threshold": "0",
         "false_positive_rate": ["0.4", "0.5"],
         "plane": ["axial"],
         "window": ["brain"],
