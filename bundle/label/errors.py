@@ -22,7 +22,7 @@ class NotScoredError(RuntimeError):
 
 
 class EmptyMaskError(RuntimeError):
-    """Nothing lies above the threshold, which dcmqi cannot write."""
+    """A mask is empty, which dcmqi cannot write."""
 
 
 _STATUS: dict[type[Exception], int] = {  # the first that fits

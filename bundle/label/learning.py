@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 SCORE = "anomaly_score"  # names in the information on an image
 P_VALUE = "p_value"
 TOP_SLICE = "top_slice"
+NORMAL = "normal"  # true says that a reader found nothing
 _SCORED_BY = "anomaly_model"
 
 
@@ -52,24 +53,24 @@ class AnomalyScoring(ScoringMethod):
 
 
 class MostAnomalous(Strategy):
-    """The unlabelled image with the highest anomaly score."""
+    """The image with the highest anomaly score, of those that no reader has labelled or marked as normal."""
 
     def __init__(self, predictor: Predictor) -> None:
         super().__init__("The image with the highest anomaly score")
         self.predictor = predictor
 
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any] | None:
-        """Gives ``{"id"}``, None where all images are labelled.
+        """Gives ``{"id"}``, None where a reader has seen all images.
 
         Raises:
-            NotScoredError: if none of the unlabelled images has a score.
+            NotScoredError: if none of these has a score.
         """
         scores = _known(datastore, SCORE, self.predictor)
         return {"id": max(sorted(scores), key=lambda image: scores[image])} if scores else None
 
 
 class MostUncertain(Strategy):
-    """The unlabelled image whose p-value is nearest to the rate of false alarms that the calibration promises."""
+    """The image whose p-value is nearest to the rate of false alarms that the calibration promises, of the same."""
 
     def __init__(self, predictor: Predictor) -> None:
         super().__init__("The image whose p-value is nearest to the promised rate of false alarms")
@@ -80,7 +81,7 @@ class MostUncertain(Strategy):
 
         Raises:
             NotCalibratedError: if the model has no p-values.
-            NotScoredError: if none of the unlabelled images has one.
+            NotScoredError: if none of these has one.
         """
         rate = self.predictor.calibration.rates.get("volume")
         if rate is None:
@@ -96,15 +97,18 @@ def scored_by(predictor: Predictor) -> str:
 
 
 def _known(datastore: Datastore, name: str, predictor: Predictor) -> dict[str, float]:
-    """A value that the model in use has put into the information on unlabelled images, of those that have it."""
-    images = datastore.get_unlabeled_images()
-    infos = {image: datastore.get_image_info(image) for image in images}
+    """A value that the model in use has put into the information on images, of those that have it.
+
+    Images that are labelled or marked as normal are left out: a reader has seen them.
+    """
+    infos = {image: datastore.get_image_info(image) for image in datastore.get_unlabeled_images()}
+    infos = {image: info for image, info in infos.items() if info.get(NORMAL) is not True}
     current = scored_by(predictor)
     known = {
         image: float(info[name])
         for image, info in infos.items()
         if info.get(_SCORED_BY) == current and info.get(name) is not None
     }
-    if images and not known:
+    if infos and not known:
         raise NotScoredError("The model has scored no image yet: POST /scoring/anomaly, and ask again when it is done.")
     return known

@@ -24,7 +24,7 @@ _COLOURS = ([255, 200, 0], [255, 110, 0], [255, 0, 0])  # of labels 1 to 3
 
 def labels_of(file: str | Path) -> list[int]:
     """Gives the labels, above 0, that a NIfTI or NRRD mask holds, in ascending order."""
-    values = np.unique(SimpleITK.GetArrayViewFromImage(SimpleITK.ReadImage(str(file))))
+    values = np.unique(SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(file))))
     return [int(value) for value in values if value > 0]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import time
@@ -11,11 +12,14 @@ from typing import Any
 
 from filelock import FileLock
 from monailabel.datastore.dicom import DICOMWebDatastore
+from monailabel.datastore.utils.convert import binary_to_image
 from monailabel.datastore.utils.dicom import dicom_web_download_series
 from monailabel.interfaces.datastore import DefaultLabelTag
 from monailabel.interfaces.exception import ImageNotFoundException
 from pydicom import Dataset
 
+from bundle.label.errors import EmptyMaskError
+from bundle.label.learning import NORMAL
 from bundle.label.segments import ALGORITHM, MANUFACTURER, labels_of, segment_info
 
 _LOCALISER = re.compile(r"scout|topogram|surview|scanogram|locali[sz]er", re.IGNORECASE)  # as bundle.dicom.rules
@@ -82,11 +86,28 @@ class DicomStudies(DICOMWebDatastore):
     def save_label(
         self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any], label_id: str = ""
     ) -> str:
-        """Keeps a label; a final one goes to the DICOMweb server, with codes where the client names none."""
-        if label_tag == DefaultLabelTag.FINAL:
-            entries = segment_info(labels_of(label_filename), automatic=False, given=label_info.get("label_info"))
+        """Keeps a label; a final one goes to the DICOMweb server, with codes where the client names none.
+
+        Raises:
+            EmptyMaskError: for a final one without any segment.
+        """
+        if label_tag != DefaultLabelTag.FINAL:
+            return super().save_label(image_id, label_filename, label_tag, label_info, label_id)
+        converted = ""
+        if label_filename.endswith(".bin"):  # the bare voxels that OHIF sends
+            label_filename = converted = binary_to_image(self.get_image_uri(image_id), label_filename)
+        try:
+            if not (labels := labels_of(label_filename)):
+                raise EmptyMaskError(
+                    "An empty label cannot be kept in DICOM. Where a scan is normal, say so: PUT /datastore/image/info "
+                    f'with info={{"{NORMAL}": true}}.'
+                )
+            entries = segment_info(labels, automatic=False, given=label_info.get("label_info"))
             label_info = {**label_info, "label_info": entries}
-        return super().save_label(image_id, label_filename, label_tag, label_info, label_id)
+            return super().save_label(image_id, label_filename, label_tag, label_info, label_id)
+        finally:
+            if converted:
+                os.unlink(converted)
 
     def _scan(self, series: Dataset) -> bool:
         """Whether it is a scan, which needs one of its instances: no series-level attribute tells of localisers."""

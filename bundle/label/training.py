@@ -19,12 +19,12 @@ from monailabel.interfaces.tasks.train import TrainTask
 
 from bundle.calibrate import RATES
 from bundle.label.errors import OptionError
+from bundle.label.learning import NORMAL
 from scripts.files import file_sha256, replacing
 from scripts.predictor import Predictor
 
 logger = logging.getLogger(__name__)
 
-NORMAL = "normal"  # name in the information on an image: true says that a reader found nothing
 _CAUSE = "The cause: "  # as scripts.errors.end_with_the_cause begins it
 
 

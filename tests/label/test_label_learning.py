@@ -117,6 +117,14 @@ def test_scores_of_an_earlier_model_do_not_count(scored: Callable[..., LocalData
     assert MostAnomalous(Calibrated(0.1))({}, datastore) == {"id": "b"}
 
 
+def test_an_image_that_a_reader_has_marked_as_normal_does_not_come_again(scored: Callable[..., LocalDatastore]) -> None:
+    datastore = scored(a=(9.0, 0.02), b=(5.0, 0.12))
+    datastore.update_image_info("a", {"normal": True})
+    assert MostAnomalous(Calibrated(0.1))({}, datastore) == {"id": "b"}
+    datastore.update_image_info("b", {"normal": True})
+    assert MostAnomalous(Calibrated(0.1))({}, datastore) is None
+
+
 def test_without_calibration_none_is_the_most_uncertain(client: TestClient, model_bundle: Path) -> None:
     (model_bundle / "models" / "calibration.json").unlink()
     score(client)

@@ -224,15 +224,27 @@ def test_a_series_is_listed_inferred_and_labelled(
         assert ask("POST", f"{_LABEL}/scoring/anomaly?run_sync=true").json()["scored"] == 1
         chosen = ask("POST", f"{_LABEL}/activelearning/most_anomalous", json={}).json()
         assert (chosen["id"], chosen["anomaly_score"]) == (ct, about["anomaly_score"])
+
         # A label that a reader saves does, and says that a reader has seen it.
-        answer = ask("PUT", f"{_LABEL}/datastore/label?image={ct}", files={"label": ("label.nii.gz", mask)})
-        assert answer.status_code == 200, answer.text
+        def save(label: np.ndarray) -> requests.Response:
+            """As OHIF sends it."""
+            voxels, named = label.astype(np.uint8).tobytes(order="F"), {"label_info": [{"name": "bleeding"}]}
+            url, files = f"{_LABEL}/datastore/label?image={ct}", {"label": ("label.bin", voxels)}
+            return ask("PUT", url, files=files, data={"params": json.dumps(named)})
+
+        assert save(ours.get_fdata() * 0).status_code == 409
+        assert save(ours.get_fdata()).status_code == 200
         assert open_cases() == {"total": 1, "completed": 1}
-        saved = [
-            Dataset.from_json(one)
-            for one in ask("GET", f"{_ORTHANC}/dicom-web/instances?Modality=SEG&includefield=00620002").json()
-        ]
-        assert len(saved) == 2
+        found = ask("POST", f"{_ORTHANC}/tools/find", json={"Level": "Instance", "Query": {"Modality": "SEG"}}).json()
+        files = [tmp_path / f"{name}.dcm" for name in found]
+        for file, name in zip(files, found, strict=True):
+            file.write_bytes(ask("GET", f"{_ORTHANC}/instances/{name}/file").content)
+        (saved,) = (file for file in files if dcmread(file).SegmentSequence[0].SegmentLabel == "bleeding")
+        assert len(files) == 2
+        segment = dcmread(saved).SegmentSequence[0]
+        assert segment.SegmentAlgorithmType == "SEMIAUTOMATIC"
+        assert segment.SegmentedPropertyTypeCodeSequence[0].CodeValue == ABNORMAL[0]
+        assert np.array_equal(read_by_dcmqi(program, saved).get_fdata(), ours.get_fdata())
         assert ask("POST", f"{_LABEL}/activelearning/most_anomalous", json={}).json() == {}
 
 
@@ -242,6 +254,11 @@ def segmentation(manufacturer: str, kind: str, algorithm: str) -> Dataset:
     referenced.SeriesInstanceUID = "1.2.3"
     made.Manufacturer, made.SegmentSequence, made.ReferencedSeriesSequence = manufacturer, [segment], [referenced]
     return made
+
+
+def test_the_bundles_own_files_are_told_by_their_manufacturer() -> None:
+    source = (ROOT / "bundle" / "dicom" / "derived.py").read_text()  # which needs what is not installed here
+    assert f'MANUFACTURER = "{MANUFACTURER}"' in source
 
 
 def test_only_what_a_reader_has_seen_is_a_label() -> None:
