@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, BackgroundTasks, Depends, File, Form, HTTPException, Request, UploadFile
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import FileResponse, JSONResponse, Response
 from monailabel.app import app
 from monailabel.config import settings
@@ -31,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 _NAMED = re.compile(r"/(batch/infer|infer|train|activelearning|scoring)/([^/]+)/?")
 _router = APIRouter()
+if not settings.MONAI_LABEL_CORS_ORIGINS:  # else whatever page a browser shows may read patients' scans
+    app.user_middleware = [one for one in app.user_middleware if one.cls is not CORSMiddleware]
 
 
 @app.middleware("http")

@@ -69,6 +69,9 @@ def test_one_command_serves_a_folder_on_loopback(trained_bundle: Path, studies: 
             time.sleep(0.5)
         assert chosen["id"] in {"anomalous1", "normal1", "normal2", "normal3", "normal4"}
         assert requests.get(f"{url}/ohif/", timeout=10).status_code == 200
+        # A page of another origin may not read what a browser fetches for it.
+        answer = requests.get(f"{url}/info/", headers={"Origin": "http://elsewhere.example"}, timeout=10)
+        assert "access-control-allow-origin" not in answer.headers
     finally:
         process.terminate()
         process.wait(30)

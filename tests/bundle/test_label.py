@@ -1,0 +1,45 @@
+"""``python -m bundle label`` where MONAI Label is not installed, as in the environment of the other tests."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from bundle import label
+from bundle.__main__ import main
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("monailabel") is not None, reason="MONAI Label is installed in this environment"
+)
+
+
+def test_its_environment_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(label, "ENVIRONMENT", tmp_path / ".venv-label")
+    assert main(["label", "--bundle", str(tmp_path), "--studies", str(tmp_path)]) == 1
+    assert capsys.readouterr().err.rstrip().endswith(f"neither here nor in {tmp_path}/.venv-label: make label")
+
+
+def test_the_python_of_its_environment_becomes_the_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    bundle, studies, environment = tmp_path / "a model", tmp_path / "the studies", tmp_path / ".venv-label"
+    for file in ("configs/inference.json", "models/model.pt"):
+        (bundle / file).parent.mkdir(parents=True)
+        (bundle / file).write_text("{}")
+    (environment / "bin").mkdir(parents=True)
+    (environment / "bin" / "python").touch()
+    studies.mkdir()
+    monkeypatch.setattr(label, "ENVIRONMENT", environment)
+    monkeypatch.chdir(tmp_path)
+    became: list[tuple[str, list[str], dict[str, str]]] = []
+    monkeypatch.setattr("os.execve", lambda *call: became.append(call))
+    monkeypatch.setattr("subprocess.call", lambda *words, **options: 0)  # what would follow, had it returned
+    assert main(["label", "--bundle", "a model", "--studies", "the studies", "--app", "the app", "--port", "8123"]) == 0
+    (program, words, settings), app = became[0], str(tmp_path / "the app")
+    assert program == words[0] == str(environment / "bin" / "python")
+    assert words[1:6] == ["-m", "monailabel.main", "start_server", "--app", app]
+    options = dict(zip(words[6::2], words[7::2], strict=True))
+    assert options["--studies"] == str(studies)
+    assert (options["--host"], options["--port"]) == ("127.0.0.1", "8123")
+    assert settings["PATH"].startswith(str(environment / "bin"))
+    assert (Path(app) / "model" / "medical_anomaly_pdd").resolve() == bundle
