@@ -1,4 +1,4 @@
-"""What the labels of a mask are called in DICOM, for dcmqi, which MONAI Label converts masks with."""
+"""What dcmqi, by which MONAI Label makes DICOM of a mask, has to be told, and what it cannot do."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import SimpleITK
+from pydicom import dcmread
 
 from bundle.label.options import BANDS
 
@@ -19,6 +20,7 @@ _ABNORMALITY = {  # category and type, as of bundle.dicom.codes
     "CodingSchemeDesignator": "SCT",
     "CodeMeaning": "Morphologically Abnormal Structure",
 }
+_TOLERANCE = 0.1  # mm
 _COLOURS = ([255, 200, 0], [255, 110, 0], [255, 0, 0])  # of labels 1 to 3
 
 
@@ -26,6 +28,33 @@ def labels_of(file: str | Path) -> list[int]:
     """Gives the labels, above 0, that a NIfTI or NRRD mask holds, in ascending order."""
     values = np.unique(SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(file))))
     return [int(value) for value in values if value > 0]
+
+
+def require_even_slices(series: str | Path) -> None:
+    """Makes sure that a series is the even grid that MONAI Label's conversion takes it for, as dcmqi places its
+    segmentation there.
+
+    Args:
+        series: folder of its files, a slice each; a file alone passes.
+
+    Raises:
+        ValueError: if its slices are tilted or unevenly spaced.
+    """
+    tags = ["ImagePositionPatient", "ImageOrientationPatient"]
+    headers = [dcmread(path, stop_before_pixels=True, specific_tags=tags) for path in sorted(Path(series).iterdir())]
+    if len(headers) < 2:
+        return
+    rows, columns = np.reshape(np.array(headers[0].ImageOrientationPatient, float), (2, 3))
+    normal = np.cross(rows, columns)
+    positions = np.array([header.ImagePositionPatient for header in headers], float)
+    positions = positions[np.argsort(positions @ normal)]
+    spacing = (positions[-1] - positions[0]) @ normal / (len(positions) - 1)
+    expected = positions[0] + np.arange(len(positions))[:, None] * spacing * normal
+    if np.abs(positions - expected).max() > _TOLERANCE:
+        raise ValueError(
+            "The slices of this series are tilted or unevenly spaced, so dcmqi would misplace a segmentation of them. "
+            "Run python -m monai.bundle run inferring on the files: it writes DICOM that fits."
+        )
 
 
 def segment_info(

@@ -23,7 +23,7 @@ from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.others.generic import remove_file
 
 from bundle.label.errors import EXPECTED, EmptyMaskError, OptionError, status_of, text_of
-from bundle.label.segments import labels_of, segment_info
+from bundle.label.segments import labels_of, require_even_slices, segment_info
 from bundle.label.studies import DicomStudies
 
 __all__ = ["app"]
@@ -92,18 +92,20 @@ def dicom_segmentation(background_tasks: BackgroundTasks, request: dict[str, Any
     Raises:
         OptionError: if there is none, or the model gives no mask.
         EmptyMaskError: if nothing was found.
+        ValueError: if the series is not an even grid.
     """
     app_of_now = app_instance()
     datastore = app_of_now.datastore()
     if not isinstance(datastore, DicomStudies) or request["model"] != "anomaly_segmentation":
         raise OptionError("output dicom_seg is of anomaly_segmentation, on studies of a DICOMweb server.")
+    series = datastore.get_image_uri(request["image"]).removesuffix(".nii.gz")  # the files that it was made of
+    require_even_slices(series)
     result = app_of_now.infer({**request, "result_extension": ".nii.gz", "result_dtype": "uint8"})
     background_tasks.add_task(remove_file, result["file"])
     labels = labels_of(result["file"])
     if not labels:
         score, threshold = (result["params"][name] for name in ("anomaly_score", "threshold"))
         raise EmptyMaskError(f"Nothing lies above the threshold {threshold:.4g}: no segmentation (score {score:.4g}).")
-    series = datastore.get_image_uri(request["image"]).removesuffix(".nii.gz")
     written = nifti_to_dicom_seg(series, result["file"], segment_info(labels, True, request.get("label_info")))
     if not Path(written).is_file():
         raise RuntimeError("itkimage2segimage of dcmqi wrote no segmentation; the server's log says why.")

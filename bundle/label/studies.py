@@ -20,7 +20,7 @@ from pydicom import Dataset
 
 from bundle.label.errors import EmptyMaskError
 from bundle.label.learning import NORMAL
-from bundle.label.segments import ALGORITHM, MANUFACTURER, labels_of, segment_info
+from bundle.label.segments import ALGORITHM, MANUFACTURER, labels_of, require_even_slices, segment_info
 
 _LOCALISER = re.compile(r"scout|topogram|surview|scanogram|locali[sz]er", re.IGNORECASE)  # as bundle.dicom.rules
 _UID = re.compile(r"[0-9.]{1,64}")
@@ -90,12 +90,14 @@ class DicomStudies(DICOMWebDatastore):
 
         Raises:
             EmptyMaskError: for a final one without any segment.
+            ValueError: for a final one of a series that is not an even grid.
         """
         if label_tag != DefaultLabelTag.FINAL:
             return super().save_label(image_id, label_filename, label_tag, label_info, label_id)
-        converted = ""
+        scan, converted = self.get_image_uri(image_id), ""
+        require_even_slices(scan.removesuffix(".nii.gz"))
         if label_filename.endswith(".bin"):  # the bare voxels that OHIF sends
-            label_filename = converted = binary_to_image(self.get_image_uri(image_id), label_filename)
+            label_filename = converted = binary_to_image(scan, label_filename)
         try:
             if not (labels := labels_of(label_filename)):
                 raise EmptyMaskError(

@@ -22,7 +22,7 @@ import pytest
 import requests
 from pydicom import Dataset, dcmread
 
-from bundle.label.segments import MANUFACTURER, segment_info
+from bundle.label.segments import MANUFACTURER, require_even_slices, segment_info
 from bundle.label.studies import labelled_series
 from bundle.phantom_dicom import write_series
 from scripts.predictor import Predictor
@@ -246,6 +246,26 @@ def test_a_series_is_listed_inferred_and_labelled(
         assert segment.SegmentedPropertyTypeCodeSequence[0].CodeValue == ABNORMAL[0]
         assert np.array_equal(read_by_dcmqi(program, saved).get_fdata(), ours.get_fdata())
         assert ask("POST", f"{_LABEL}/activelearning/most_anomalous", json={}).json() == {}
+
+
+@pytest.mark.parametrize(
+    ("shear", "moved", "even"), [(0.0, 0.0, True), (0.0, 0.05, True), (0.3, 0.0, False), (0.0, 1.0, False)]
+)
+def test_a_series_that_is_no_even_grid_is_told(
+    shear: float, moved: float, even: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Dataset, "save_as", save_as)
+    affine = np.diag([-1.0, -1.0, 4.0, 1.0])
+    affine[1, 2] = shear
+    files = write_series(tmp_path, np.zeros((8, 8, 4), np.int16), affine)
+    first = dcmread(files[1])
+    first.ImagePositionPatient = [*first.ImagePositionPatient[:2], first.ImagePositionPatient[2] + moved]
+    save_as(first, files[1])
+    if even:
+        require_even_slices(tmp_path)
+    else:
+        with pytest.raises(ValueError, match="tilted or unevenly spaced"):
+            require_even_slices(tmp_path)
 
 
 def segmentation(manufacturer: str, kind: str, algorithm: str) -> Dataset:
