@@ -152,22 +152,28 @@ _OPTIONS = {
     "ae_title": _Option(ae_title, "of this node; associations that call another are rejected", "AET"),
     "host": _Option(str, "the address to listen on; another than loopback needs --allow"),
     "port": _Option(_port, "the port to listen on"),
-    "allow": _Option(Caller.parse, "who may send, repeatable; ADDRESS may be a network (default: anyone who reaches it)"),
-    "send_to": _Option(Peer.parse, "who takes the results (default: they stay in the folder results of the queue)"),
+    "allow": _Option(
+        Caller.parse, "who may send, repeatable; ADDRESS may be a network (default: anyone)", "AET[@ADDRESS]"
+    ),
+    "send_to": _Option(
+        Peer.parse, "who takes the results (default: they stay in the folder results of the queue)", "AET@HOST:PORT"
+    ),
     "tls_cert": _Option(Path, "certificate of this node, PEM: associations are by TLS alone", "FILE"),
     "tls_key": _Option(Path, "its private key, PEM", "FILE"),
     "tls_ca": _Option(Path, "certificates of authorities, PEM: who sends must have a certificate of theirs", "FILE"),
-    "send_tls": _Option(bool, "send by TLS; the peer's certificate must name its HOST and be of --tls-ca, or else of an "
-                        "authority that this machine trusts"),
-    "quiet_seconds": _Option(_positive, "see above"),
-    "patience_minutes": _Option(_positive, "see above"),
-    "time_limit_minutes": _Option(_positive, "for the application to process one study"),
-    "max_studies": _Option(_count, "that are not done; a further one is refused"),
-    "min_free_gib": _Option(_not_negative, "that stay free on the disk of the queue; what would take them is refused"),
-    "keep_days": _Option(_not_negative, "how long the images of done studies are kept"),
+    "send_tls": _Option(
+        bool, "send by TLS; the peer's certificate must name its HOST, and be of --tls-ca or the system's authorities"
+    ),
+    "quiet_seconds": _Option(_positive, "without anything new after which a study is complete", "SECONDS"),
+    "patience_minutes": _Option(_positive, "the same, of a study that is known to lack objects", "MINUTES"),
+    "time_limit_minutes": _Option(_positive, "for the application to process one study", "MINUTES"),
+    "max_studies": _Option(_count, "that are not done; a further one is refused", "NUMBER"),
+    "min_free_gib": _Option(
+        _not_negative, "that stay free on the disk of the queue; what would take them is refused", "GIB"
+    ),
+    "keep_days": _Option(_not_negative, "how long the images of done studies are kept", "DAYS"),
     "retry_failed": _Option(bool, "take the failed studies up again, once, at the start"),
-}  # fmt: skip
-_METAVARS = {"allow": "AET[@ADDRESS]", "send_to": "AET@HOST:PORT"}
+}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -183,9 +189,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
             continue
         default = defaults[name]
         text = f"{option.text} (default: {default})" if isinstance(default, (str, int, float)) else option.text
-        metavar = option.metavar or _METAVARS.get(name)
         action = "append" if name == "allow" else "store"
-        parser.add_argument(flag, type=_told(option.kind), action=action, metavar=metavar, help=text)
+        parser.add_argument(flag, type=_told(option.kind), action=action, metavar=option.metavar, help=text)
     parser.add_argument(
         "deploy_options",
         nargs="*",
