@@ -94,6 +94,7 @@ class Receiver:
         if allowed and not any(caller.is_of(title, address) for caller in allowed):
             _log.warning("association of %r at %s rejected: --allow does not name it", title, address)
             event.assoc.acse.send_reject(_REJECTED, _BY_USER, _CALLING_AE_TITLE)
+            event.assoc.kill()  # waits until that is sent, before the connection is closed
 
     def _on_data(self, event: evt.Event) -> None:
         if key := self._studies.get(event.assoc):
