@@ -72,4 +72,5 @@ def _keep_log_nameless() -> None:
     logging.getLogger("bundle.listen").setLevel(logging.INFO)
     for name in ("pydicom", "pynetdicom"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    logging.getLogger("pynetdicom.transport").setLevel(logging.ERROR)  # why a peer cannot be reached
     warnings.simplefilter("ignore")

@@ -46,8 +46,9 @@ class Application:
             TimeoutError: If it takes too long.
             OSError: If it cannot be started.
         """
-        with open(self._lock, "w") as lock, open(log, "wb") as printed:
+        with open(self._lock, "a") as lock, open(log, "wb") as printed:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock.truncate(0)
             process = subprocess.Popen(
                 [*self._command, "-i", str(images), "-o", str(output), *self._options],
                 stdin=subprocess.DEVNULL,
@@ -76,10 +77,12 @@ class Application:
     def end_orphan(self) -> None:
         """Ends the application that a killed node has left running."""
         with open(self._lock, "a+") as lock:
+            if _acquired(lock):
+                return
+            _log.warning("an application is running that a killed node has left behind: it is ended")
             while not _acquired(lock):
                 lock.seek(0)
                 if number := lock.read().strip():
-                    _log.warning("an application runs that a killed node has left behind: it is ended")
                     _kill(int(number))
                 time.sleep(_POLL)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import ssl
 import threading
 from collections.abc import Sequence
@@ -10,7 +9,7 @@ from pathlib import Path
 
 from pydicom import dcmread
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom import AE, build_context
+from pynetdicom import AE, build_context, evt
 from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.status import code_to_category
@@ -21,8 +20,6 @@ _CONNECTION, _ANSWER = 10.0, 300.0  # s
 _DUPLICATE = 0x0111  # an object that the peer has already, of an answer that got lost
 _OUT_OF_RESOURCES = range(0xA700, 0xA800)
 _UNCOMPRESSED = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
-
-_log = logging.getLogger(__name__)
 
 
 class PeerAwayError(Exception):
@@ -83,13 +80,20 @@ class Sender:
         entity = AE(self._title)
         entity.connection_timeout, entity.dimse_timeout, entity.network_timeout = _CONNECTION, _ANSWER, _ANSWER
         tls = None if self._context is None else (self._context, self._peer.host)
+        opened: list[evt.Event] = []
         self._association = entity.associate(
-            self._peer.host, self._peer.port, contexts=_contexts(files), ae_title=self._peer.ae_title, tls_args=tls
+            self._peer.host,
+            self._peer.port,
+            contexts=_contexts(files),
+            ae_title=self._peer.ae_title,
+            tls_args=tls,
+            evt_handlers=[(evt.EVT_CONN_OPEN, opened.append)],
         )
         if not self._association.is_established:
-            how = "rejects the association" if self._association.is_rejected else "cannot be reached"
-            if self._association.is_aborted:
-                how = "takes none of the kinds of objects, or ends the association"
+            if self._association.is_rejected:
+                how = "rejects the association"
+            else:
+                how = "accepts none of the kinds of objects, or no association" if opened else "cannot be reached"
             raise PeerAwayError(f"{self._peer.ae_title} at {self._peer.host}:{self._peer.port} {how}")
         return self._association
 

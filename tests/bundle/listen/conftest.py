@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ parser = argparse.ArgumentParser()
 listen.configure(parser)
 sys.exit(listen.run(parser.parse_args(sys.argv[2:]), [sys.executable, sys.argv[1]]))
 """
+STORAGE = tuple(str(context.abstract_syntax) for context in AllStoragePresentationContexts)
 LIMIT = 60.0  # s, far more than anything here takes
 
 
@@ -101,7 +102,8 @@ class Pacs:
     """One who takes results and remembers them; ``answer`` gives the status of the next objects."""
 
     title: str = "PACS"
-    contexts: Any = None
+    kinds: Sequence[str] = STORAGE
+    syntaxes: Sequence[str] = tuple(ALL_TRANSFER_SYNTAXES)
     ssl_context: Any = None
     port: int = 0
     answer: Callable[[int], int] = lambda count: 0
@@ -115,15 +117,17 @@ class Pacs:
         status = self.answer(len(self.received))
         if status == 0:
             self.received.append(str(event.request.AffectedSOPInstanceUID))
-            self.datasets.append(event.dataset)
+            dataset = event.dataset
+            dataset.file_meta = event.file_meta
+            self.datasets.append(dataset)
         return status
 
     def start(self) -> "Pacs":
         """Listens, on the same port as before."""
         entity = AE(self.title)
         entity.require_called_aet = True
-        for context in self.contexts or AllStoragePresentationContexts:
-            entity.add_supported_context(context.abstract_syntax, ALL_TRANSFER_SYNTAXES)
+        for kind in self.kinds:
+            entity.add_supported_context(kind, list(self.syntaxes))
         self.server = entity.start_server(
             ("127.0.0.1", self.port),
             block=False,
