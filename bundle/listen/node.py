@@ -15,6 +15,7 @@ from bundle.listen.queue import (
     OUTPUT,
     RESULTS,
     SENDING,
+    WAITING,
     StudyQueue,
     sync_tree,
 )
@@ -67,9 +68,11 @@ class Node:
         """Receives, processes and sends.
 
         Raises:
-            OSError: If the address or the folder is not to be had.
+            OSError: If the address or a folder is not to be had.
             RuntimeError: If another node uses the queue.
         """
+        if not self._settings.bundle.is_dir():
+            raise NotADirectoryError(f"--bundle {self._settings.bundle} is no folder: name the model bundle.")
         with self._queue.owned():
             self._application.end_orphan()
             self._queue.recover()
@@ -110,6 +113,13 @@ class Node:
         study = self._queue.claim()
         if study is None:
             return False
+        try:
+            return self._process(study)
+        except OSError:  # of the disk or the machine, not of the study
+            self._queue.move(study, WAITING)
+            raise
+
+    def _process(self, study: Path) -> bool:
         if (study / OUTPUT).exists():  # failed, or was killed, after it was processed
             self._deliver(study)
             return True
@@ -166,6 +176,10 @@ class Node:
                     delay = min(2 * delay, longest)
                 except RefusedError as error:
                     self._queue.fail(study, str(error))
+                except OSError:
+                    raise
+                except Exception as error:  # whatever pydicom meets in a file
+                    self._queue.fail(study, f"its results cannot be read to be sent: {type(error).__name__}")
                 else:
                     _log.info("study %s: %d results sent", study.name, len(files))
                     self._queue.move(study, DONE)

@@ -71,12 +71,15 @@ class StudyQueue:
             raise RuntimeError(
                 f"{self.folder} is in use by another node: end that, or name another --queue."
             ) from error
-        with lock:
+        try:
             self._salt, _ = salt_of(None, self.folder)
             if (self.folder / SALT).exists():
                 _sync(self.folder / SALT)
             _sync(self.folder)
+            _sync(self.folder.parent)
             yield
+        finally:
+            lock.release()
 
     def recover(self) -> None:
         """Goes on from what an ended node has left: what was received stays open, what was processed waits again."""

@@ -51,6 +51,8 @@ class Sender:
             RefusedError: If it does not take one of the files; the others were sent.
         """
         left = [file for file in files if file not in self._taken]
+        if not left:
+            return True
         association = self._associate(left)
         refused = []
         try:

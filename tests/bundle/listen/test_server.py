@@ -1,7 +1,6 @@
 """What a node takes in, from whom, and when a study is complete."""
 
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import pydicom
 import pytest
 from pydicom.uid import ExplicitVRBigEndian, JPEGLSLossless, RLELossless
 
+from bundle.listen.queue import StudyQueue
 from bundle.listen.settings import Caller
 
 CALLING_AE_TITLE, CALLED_AE_TITLE = 3, 7  # diagnostics of a rejection, PS3.8 table 9-21
@@ -181,45 +181,45 @@ def test_a_study_is_complete_after_a_quiet_time_though_its_association_stays_ope
     association.release()
 
 
-def test_data_on_the_way_hold_a_study_open(
-    listen: Callable[..., Any],
+def test_data_on_the_way_hold_the_study_of_the_latest_object_open(
+    open_node: Callable[..., Any],
     scanner: Callable[..., Any],
     study: Callable[..., list[Path]],
+    monkeypatch: pytest.MonkeyPatch,
     eventually: Callable[..., Any],
 ) -> None:
-    node = listen(quiet_seconds=2.0)
-    files = study()
+    held: list[str] = []
+    monkeypatch.setattr(StudyQueue, "hold", lambda queue, key: held.append(key))
+    node = open_node()
+    files = [study(0)[0], study(1)[0]]
     association = scanner(node.port).associate(files)
-    association.send_c_store(files[0])
-    (name,) = node.names("receiving")
-    end = time.monotonic() + 3.0
-    while time.monotonic() < end:
+    association.send_c_echo()
+    assert not held
+    for file in files:
+        association.send_c_store(file)
+        (key,) = {name.rpartition("-")[2] for name in node.names("receiving")} - set(held)
         association.send_c_echo()
-    association.send_c_store(files[1])
-    assert node.names("receiving") == [name]
+        eventually(lambda key=key: held[-1:] == [key])
     association.release()
-    eventually(lambda: node.names("results") == [name])
 
 
 def test_a_study_whose_sending_broke_off_is_waited_for(
-    listen: Callable[..., Any],
+    open_node: Callable[..., Any],
     scanner: Callable[..., Any],
     study: Callable[..., list[Path]],
     caplog: pytest.LogCaptureFixture,
     eventually: Callable[..., Any],
 ) -> None:
-    node = listen(quiet_seconds=1.0)
+    node = open_node()
     files = study()
     association = scanner(node.port).associate(files)
     association.send_c_store(files[0])
+    association.release()
+    association = scanner(node.port).associate(files)
+    association.send_c_store(files[1])
+    assert "broke off" not in caplog.text
     association.dul.socket.socket.close()  # as when the sender is switched off
     eventually(lambda: "broke off" in caplog.text)
-    whole = study(1)
-    scanner(node.port).send(whole)
-    eventually(lambda: len(node.names("results")) == 1)  # the other has had its quiet time
-    assert list(map(len, kept(node))) == [1]
-    scanner(node.port).send(files)
-    eventually(lambda: len(node.names("results")) == 2)
 
 
 def test_an_object_for_a_study_that_waits_is_added_to_it(
