@@ -56,7 +56,7 @@ class Node:
         )
         self._application = Application(
             application,
-            ["--bundle", str(settings.bundle), *settings.deploy_options],
+            [*([] if settings.bundle is None else ["--bundle", str(settings.bundle)]), *settings.deploy_options],
             settings.time_limit_minutes * 60,
             self._queue.folder / "application.lock",
         )
@@ -71,8 +71,8 @@ class Node:
             OSError: If the address or a folder is not to be had.
             RuntimeError: If another node uses the queue.
         """
-        if not self._settings.bundle.is_dir():
-            raise NotADirectoryError(f"--bundle {self._settings.bundle} is no folder: name the model bundle.")
+        if (bundle := self._settings.bundle) is not None and not bundle.is_dir():
+            raise NotADirectoryError(f"--bundle {bundle} is no folder: name the model bundle.")
         with self._queue.owned():
             self._application.end_orphan()
             self._queue.recover()
@@ -188,7 +188,7 @@ class Node:
 
 
 def _results(output: Path) -> list[Path]:
-    return sorted(output.glob("dicom/*/*.dcm"))
+    return sorted(output.rglob("*.dcm"))
 
 
 def _nameless(error: Exception) -> str:

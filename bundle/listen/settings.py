@@ -98,7 +98,7 @@ class Settings:
     """
 
     queue: Path
-    bundle: Path
+    bundle: Path | None = None
     ae_title: str = "ANOMALY"
     host: str = "127.0.0.1"
     port: int = 11112
@@ -148,7 +148,7 @@ class _Option:
 
 _OPTIONS = {
     "queue": _Option(Path, "where studies wait; made where it is missing, of one node alone", "FOLDER"),
-    "bundle": _Option(Path, "the model bundle, for the application", "FOLDER"),
+    "bundle": _Option(Path, "the model bundle (default: the one that python -m bundle deploy finds)", "FOLDER"),
     "ae_title": _Option(ae_title, "of this node; associations that call another are rejected", "AET"),
     "host": _Option(str, "the address to listen on; another than loopback needs --allow"),
     "port": _Option(_port, "the port to listen on"),
@@ -223,9 +223,8 @@ def read_settings(args: argparse.Namespace) -> Settings:
         value = getattr(args, name)
         if value not in (None, []):
             given[name] = tuple(value) if isinstance(value, list) else value
-    for name in ("queue", "bundle"):
-        if name not in given:
-            raise ValueError(f'Give --{name} FOLDER, or "{name}" in the file of --config.')
+    if "queue" not in given:
+        raise ValueError('Give --queue FOLDER, or "queue" in the file of --config.')
     return Settings(**given)
 
 

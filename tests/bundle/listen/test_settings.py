@@ -100,7 +100,7 @@ def test_a_wrong_file_is_named_with_what_is_wrong(content: Any, text: str, confi
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (["--queue", "q"], "Give --bundle FOLDER"),
+        (["--bundle", "b"], "Give --queue FOLDER"),
         ([*FOLDERS, "--host", "0.0.0.0"], "say with --allow AET@ADDRESS who may send"),
         ([*FOLDERS, "--host", "node.example"], "say with --allow AET@ADDRESS who may send"),
         ([*FOLDERS, "--tls-cert", "c.pem"], "--tls-cert and --tls-key go together"),
