@@ -5,6 +5,7 @@ same study) go to --send-to, again and again while that is away. All storage cla
 stored as received; what is no wanted series is passed over. C-ECHO is answered.
 
     python -m bundle listen --queue queue --bundle models/medical_anomaly_pdd --send-to PACS@127.0.0.1:104
+    python -m bundle listen --config node.json -- --rules rules.json
 
 When is a study complete? When nothing of it has come for --quiet-seconds: no object, and no data on a connection whose
 latest object was of it. That a connection is closed does not end a study, as one may come over several. If its sending
@@ -15,11 +16,14 @@ what comes later, and is new, is a study of its own.
 
 The queue is a folder of states, receiving, waiting, processing, sending, then done (or results, without --send-to) or
 failed; a study is a folder in one of them, named by time and a hash. An object is acknowledged when it is on the disk.
-After an end of any kind, a kill or a power cut, the next start goes on, and sends the same objects once more where it
-has to. When there is no room (--max-studies, --min-free-gib), objects are refused with status 0xA700: the sender has to
-keep them and try again. A failed study says why in its reason.txt, and is only tried again by --retry-failed, or when
-its folder is moved to waiting, at any time. The folders hold images of patients: failed ones stay until you remove
-them; done ones go after --keep-days, and so do the images, not the results, in the folder results.
+After an end of any kind, a kill or a power cut, the next start goes on; where it has to send results once more, they
+are the same objects. When there is no room (--max-studies, --min-free-gib), objects are refused with status 0xA700: the
+sender has to keep them and try again.
+
+A failed study says why in its reason.txt. It is tried again when you ask for it, by --retry-failed, or by moving its
+folder to waiting, at any time; results that it has already, in its folder output, are then sent, not made anew. The
+folders hold images of patients: failed studies stay until you remove them, done ones for --keep-days, and so do the
+images, not the results, of those in results.
 
 Only this machine can send, unless you name another --host, and with it those who may, by --allow. AE titles are no
 passwords: on a network that others use, use TLS with certificates on both sides (--tls-cert, --tls-key, --tls-ca).

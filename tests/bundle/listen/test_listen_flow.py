@@ -8,7 +8,9 @@ from typing import Any
 import pydicom
 import pytest
 
-from bundle.listen.node import LOG
+from bundle.listen.application import Application
+from bundle.listen.node import LOG, Node
+from bundle.listen.settings import Settings
 
 
 def test_results_reach_the_peer_and_nothing_stays(
@@ -131,6 +133,40 @@ def test_a_failing_application_stops_neither_the_node_nor_the_next_study(
         scanner(node.port).send(study(1))
         eventually(lambda: len(peer.received) == 3)
         assert node.names("failed") == [name]
+
+
+def test_an_error_of_the_disk_is_tried_again(
+    listen: Callable[..., Any],
+    scanner: Callable[..., Any],
+    pacs: Callable[..., Any],
+    study: Callable[..., list[Path]],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    eventually: Callable[..., Any],
+) -> None:
+    def fail(*_: Any) -> int:
+        raise OSError(28, "No space left on device", "/of/a/patient")
+
+    peer = pacs()
+    node = listen(send_to=peer.port)
+    with monkeypatch.context() as patch:
+        patch.setattr(Application, "run", fail)
+        scanner(node.port).send(study())
+        eventually(lambda: caplog.text.count("will try again: OSError (No space left on device) in process_one") > 1)
+    eventually(lambda: len(peer.received) == 3)
+    assert "/of/a/patient" not in caplog.text
+    assert not node.names("failed")
+
+
+def test_a_bundle_that_is_missing_is_told_at_the_start(start_verb: Callable[..., Any]) -> None:
+    verb = start_verb("--bundle", "nowhere")
+    assert verb.process.wait(60) == 1
+    assert "--bundle nowhere is no folder" in verb.text
+
+
+def test_a_port_that_is_taken_is_told_at_the_start(listen: Callable[..., Any], tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"Cannot listen on 127\.0\.0\.1:\d+: .*Choose another --port"):
+        Node(Settings(queue=tmp_path / "other", port=listen().port), []).run()
 
 
 @pytest.mark.parametrize("by", ["option", "hand"])

@@ -81,6 +81,32 @@ def test_a_peer_that_rejects_is_tried_again(
     eventually(lambda: len(peer.received) == 3)
 
 
+def test_an_association_that_breaks_off_is_made_again(
+    listen: Callable[..., Any],
+    scanner: Callable[..., Any],
+    pacs: Callable[..., Any],
+    study: Callable[..., list[Path]],
+    caplog: pytest.LogCaptureFixture,
+    eventually: Callable[..., Any],
+) -> None:
+    broken = False
+
+    def answer(count: int) -> int:
+        nonlocal broken
+        if count == 1 and not broken:
+            broken = True
+            for association in peer.server.active_associations:
+                association.abort()
+        return 0
+
+    peer = pacs(answer=answer)
+    node = listen(send_to=peer.port)
+    scanner(node.port).send(study())
+    eventually(lambda: "3 results sent" in caplog.text)
+    assert "PACS does not answer, or has ended the association" in caplog.text
+    assert len(set(peer.received)) == 3
+
+
 @pytest.mark.parametrize("status", [0xB000, 0x0111])
 def test_a_warning_or_a_duplicate_is_as_good_as_taken(
     status: int,
@@ -164,6 +190,27 @@ def test_a_peer_that_knows_implicit_vr_alone_gets_that(results: list[Path], pacs
 
 def pixels(dataset: pydicom.Dataset) -> bytes | None:
     return dataset.get("PixelData", dataset.get("FloatPixelData"))
+
+
+def test_results_that_cannot_be_read_fail_their_study_alone(
+    listen: Callable[..., Any],
+    scanner: Callable[..., Any],
+    pacs: Callable[..., Any],
+    study: Callable[..., list[Path]],
+    eventually: Callable[..., Any],
+) -> None:
+    peer = pacs().stop()
+    node = listen(send_to=peer.port)
+    scanner(node.port).send(study(0))
+    (name,) = eventually(lambda: node.names("sending"))
+    for path in (node.queue / "sending" / name / "output").rglob("*.dcm"):
+        path.write_bytes(b"torn")
+    scanner(node.port).send(study(1))
+    peer.start()
+    eventually(lambda: len(peer.received) == 3)
+    assert eventually(lambda: node.names("failed")) == [name]
+    reason = (node.queue / "failed" / name / "reason.txt").read_text()
+    assert reason == "its results cannot be read to be sent: InvalidDicomError\n"
 
 
 def test_a_kind_that_the_peer_does_not_accept_is_named_after_the_others_were_sent(
