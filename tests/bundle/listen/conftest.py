@@ -183,6 +183,18 @@ class Running:
         """Folders of studies in a state."""
         return sorted(path.name for path in (self.queue / state).iterdir())
 
+    def send(self, files: list[Path]) -> list[int]:
+        """Sends a study, whole and in time however slow the machine is; gives the statuses."""
+        statuses = Scanner(self.port).send(files)
+        self.complete()
+        return statuses
+
+    def complete(self) -> None:
+        """Makes as if the quiet time of every study were over."""
+        queue = self.node._queue
+        with queue._lock:
+            queue._due = dict.fromkeys(queue._due, 0.0)
+
     def end(self) -> None:
         self.node.stop.set()
         self.thread.join(LIMIT)
@@ -191,11 +203,11 @@ class Running:
 
 @pytest.fixture
 def listen(tmp_path: Path, bundle_folder: Path, caplog: pytest.LogCaptureFixture) -> Iterator[Callable[..., Running]]:
-    """``listen(send_to=pacs.port, **settings)``: a node that is quick to act, until the end of the test."""
+    """``listen(send_to=pacs.port, **settings)``: a node, until the end of the test; see ``Running.complete``."""
     made: list[Running] = []
 
     def start(send_to: int | None = None, **settings: Any) -> Running:
-        given: dict[str, Any] = {"quiet_seconds": 0.3, "min_free_gib": 0.0, "port": 0, "queue": tmp_path / "queue"}
+        given: dict[str, Any] = {"quiet_seconds": 600.0, "min_free_gib": 0.0, "port": 0, "queue": tmp_path / "queue"}
         peer = None if send_to is None else Peer("PACS", "127.0.0.1", send_to)
         node = Node(
             Settings(bundle=bundle_folder, send_to=peer, **(given | settings)),
@@ -215,6 +227,19 @@ def listen(tmp_path: Path, bundle_folder: Path, caplog: pytest.LogCaptureFixture
     yield start
     for running in made:
         running.end()
+
+
+@pytest.fixture(scope="session")
+def is_alive() -> Callable[[int], bool]:
+    """Tells of a process whether it runs; one that has ended and waits for its parent to look does not."""
+
+    def look(pid: int) -> bool:
+        try:
+            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        except FileNotFoundError:
+            return False
+
+    return look
 
 
 @dataclass

@@ -35,14 +35,6 @@ def run(tmp_path: Path) -> Callable[..., int | None]:
     return call
 
 
-def is_alive(pid: int) -> bool:
-    """Not so for one that has ended and waits for its parent to look."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
 def test_the_exit_code_comes_back_and_what_was_printed_is_kept(run: Callable[..., int | None], tmp_path: Path) -> None:
     assert run("import sys; print(sys.argv[1:]); sys.exit(3)") == 3
     assert (tmp_path / "log").read_text() == f"{['-i', str(tmp_path / 'images'), '-o', str(tmp_path), '--more', '1']}\n"
@@ -53,7 +45,10 @@ def test_a_crash_is_a_negative_exit_code(run: Callable[..., int | None]) -> None
 
 
 def test_what_hangs_is_ended_with_all_that_it_has_started(
-    run: Callable[..., int | None], tmp_path: Path, eventually: Callable[..., Any]
+    run: Callable[..., int | None],
+    tmp_path: Path,
+    is_alive: Callable[[int], bool],
+    eventually: Callable[..., Any],
 ) -> None:
     code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {CHILD!r}, *sys.argv[1:]])"
     with pytest.raises(TimeoutError, match=r"it took longer than 0\.05 minutes"):
@@ -62,7 +57,10 @@ def test_what_hangs_is_ended_with_all_that_it_has_started(
 
 
 def test_it_is_ended_when_the_node_is_asked_to_end(
-    run: Callable[..., int | None], tmp_path: Path, eventually: Callable[..., Any]
+    run: Callable[..., int | None],
+    tmp_path: Path,
+    is_alive: Callable[[int], bool],
+    eventually: Callable[..., Any],
 ) -> None:
     stop = threading.Event()
     stopper = threading.Thread(target=lambda: (eventually((tmp_path / "pid").exists), stop.set()))
@@ -73,7 +71,10 @@ def test_it_is_ended_when_the_node_is_asked_to_end(
 
 
 def test_what_a_killed_node_has_left_running_is_ended(
-    run: Callable[..., int | None], tmp_path: Path, eventually: Callable[..., Any]
+    run: Callable[..., int | None],
+    tmp_path: Path,
+    is_alive: Callable[[int], bool],
+    eventually: Callable[..., Any],
 ) -> None:
     node = subprocess.Popen([sys.executable, "-c", NODE, str(tmp_path), CHILD], cwd=Path(__file__).parents[3])
     pid = int(eventually(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text()))

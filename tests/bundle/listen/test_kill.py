@@ -8,7 +8,8 @@ from typing import Any
 import pydicom
 import pytest
 
-PATIENT = ("--quiet-seconds", "0.3", "--patience-minutes", "0.02")
+OPEN = ("--quiet-seconds", "600")
+QUICK = ("--quiet-seconds", "1.5", "--patience-minutes", "0.02")
 
 
 def images(node: Any, state: str) -> list[int]:
@@ -25,7 +26,7 @@ def test_killed_while_receiving(
 ) -> None:
     peer = pacs()
     files = study(slices=40)
-    node = start_verb("--quiet-seconds", "600")
+    node = start_verb(*OPEN)
     acknowledged: list[Path] = []
 
     def send() -> None:
@@ -41,11 +42,14 @@ def test_killed_while_receiving(
     node.kill()  # at any point of keeping an object
     sender.join()
 
-    node = start_verb(*PATIENT, "--send-to", f"PACS@127.0.0.1:{peer.port}")
+    node = start_verb(*OPEN)
     assert node.port
     kept = {pydicom.dcmread(path).SOPInstanceUID for path in node.queue.glob("receiving/*/images/*")}
     assert {pydicom.dcmread(path).SOPInstanceUID for path in set(acknowledged)} <= kept
     assert scanner(node.port).send(files) == [0] * 40
+    node.kill()
+
+    node = start_verb(*QUICK, "--send-to", f"PACS@127.0.0.1:{peer.port}")
     eventually(lambda: len(peer.received) == 3)
     eventually(lambda: not node.names("sending") and not node.names("done"))
     assert [line.split()[1] for line in (bundle_folder / "runs").read_text().splitlines()] == ["40"]
@@ -57,11 +61,12 @@ def test_killed_while_a_study_waits_and_another_is_processed(
     pacs: Callable[..., Any],
     study: Callable[..., list[Path]],
     bundle_folder: Path,
+    is_alive: Callable[[int], bool],
     eventually: Callable[..., Any],
 ) -> None:
     peer = pacs()
     (bundle_folder / "behaviour").write_text("hang")
-    node = start_verb(*PATIENT)
+    node = start_verb(*QUICK)
     scanner(node.port).send(study(0))
     eventually(lambda: (bundle_folder / "runs").read_text())
     scanner(node.port).send(study(1, slices=4))
@@ -69,14 +74,14 @@ def test_killed_while_a_study_waits_and_another_is_processed(
     node.kill()
 
     (bundle_folder / "behaviour").write_text("write")
-    node = start_verb(*PATIENT, "--send-to", f"PACS@127.0.0.1:{peer.port}")
+    node = start_verb(*QUICK, "--send-to", f"PACS@127.0.0.1:{peer.port}")
     eventually(lambda: len(peer.received) == 6)
     eventually(lambda: not node.names("sending") and not node.names("done"))
     assert len(set(peer.received)) == 6
     assert "a killed node has left behind" in node.text
     runs = [line.split() for line in (bundle_folder / "runs").read_text().splitlines()]
     assert [count for _, count in runs] == ["3", "3", "4"]
-    assert not Path(f"/proc/{runs[0][0]}").exists()  # the one that hung
+    assert not is_alive(int(runs[0][0]))  # the one that hung
     assert not node.names("failed")
 
 
@@ -97,14 +102,14 @@ def test_killed_while_sending(
         return 0
 
     peer = pacs(answer=answer)
-    node = start_verb(*PATIENT, "--send-to", f"PACS@127.0.0.1:{peer.port}")
+    node = start_verb(*QUICK, "--send-to", f"PACS@127.0.0.1:{peer.port}")
     scanner(node.port).send(study())
     assert reached.wait(60)
     node.kill()  # the peer has taken one object, and takes another that it cannot acknowledge
     go_on.set()
     eventually(lambda: len(peer.received) == 2)
 
-    node = start_verb(*PATIENT, "--send-to", f"PACS@127.0.0.1:{peer.port}")
+    node = start_verb(*QUICK, "--send-to", f"PACS@127.0.0.1:{peer.port}")
     eventually(lambda: "3 results sent" in node.text)
     assert len(peer.received) == 5
     assert len(set(peer.received)) == 3  # the same objects
@@ -121,12 +126,12 @@ def test_killed_while_the_peer_is_away(
     eventually: Callable[..., Any],
 ) -> None:
     peer = pacs().stop()
-    node = start_verb(*PATIENT, "--send-to", f"PACS@127.0.0.1:{peer.port}")
+    node = start_verb(*QUICK, "--send-to", f"PACS@127.0.0.1:{peer.port}")
     scanner(node.port).send(study())
     eventually(lambda: "cannot be reached" in node.text)
     node.kill()
     peer.start()
-    node = start_verb(*PATIENT, "--send-to", f"PACS@127.0.0.1:{peer.port}")
+    node = start_verb(*QUICK, "--send-to", f"PACS@127.0.0.1:{peer.port}")
     eventually(lambda: len(peer.received) == 3)
     assert len((bundle_folder / "runs").read_text().splitlines()) == 1
 
@@ -139,6 +144,7 @@ def test_a_signal_ends_it_cleanly_whatever_it_does(
     pacs: Callable[..., Any],
     study: Callable[..., list[Path]],
     bundle_folder: Path,
+    is_alive: Callable[[int], bool],
     eventually: Callable[..., Any],
 ) -> None:
     peer = pacs()
@@ -147,7 +153,7 @@ def test_a_signal_ends_it_cleanly_whatever_it_does(
         (bundle_folder / "behaviour").write_text("hang")
     if doing == "sending":
         peer.stop()
-    node = start_verb(*(PATIENT if doing != "receiving" else ("--quiet-seconds", "600")), *to_peer)
+    node = start_verb(*(QUICK if doing != "receiving" else OPEN), *to_peer)
     association = scanner(node.port).associate(study())
     for file in study():
         assert association.send_c_store(file).Status == 0
@@ -160,11 +166,11 @@ def test_a_signal_ends_it_cleanly_whatever_it_does(
     assert node.terminate() == 0
     assert "Traceback" not in node.text
     for line in (bundle_folder / "runs").read_text().splitlines():
-        assert not Path(f"/proc/{line.split()[0]}").exists()
+        assert not is_alive(int(line.split()[0]))
 
     (bundle_folder / "behaviour").write_text("write")
     if doing == "sending":
         peer.start()
-    node = start_verb(*PATIENT, *to_peer)
+    node = start_verb(*QUICK, *to_peer)
     eventually(lambda: len(peer.received) == 3)
     assert not node.names("failed")

@@ -15,7 +15,6 @@ from bundle.listen.settings import Settings
 
 def test_results_reach_the_peer_and_nothing_stays(
     listen: Callable[..., Any],
-    scanner: Callable[..., Any],
     pacs: Callable[..., Any],
     study: Callable[..., list[Path]],
     bundle_folder: Path,
@@ -23,7 +22,7 @@ def test_results_reach_the_peer_and_nothing_stays(
 ) -> None:
     peer = pacs()
     node = listen(send_to=peer.port, deploy_options=("--modality", "CT"))
-    assert scanner(node.port).send(study()) == [0, 0, 0]
+    assert node.send(study()) == [0, 0, 0]
     eventually(lambda: len(peer.received) == 3)
     eventually(
         lambda: not any(node.names(state) for state in ("receiving", "waiting", "processing", "sending", "done"))
@@ -39,12 +38,11 @@ def test_results_reach_the_peer_and_nothing_stays(
 
 def test_without_a_peer_the_results_stay_and_the_images_go(
     listen: Callable[..., Any],
-    scanner: Callable[..., Any],
     study: Callable[..., list[Path]],
     eventually: Callable[..., Any],
 ) -> None:
     node = listen()
-    scanner(node.port).send(study())
+    node.send(study())
     (name,) = eventually(lambda: node.names("results"))
     folder = node.queue / "results" / name
     eventually(lambda: not (folder / "images").exists())
@@ -53,21 +51,19 @@ def test_without_a_peer_the_results_stay_and_the_images_go(
 
 def test_done_studies_are_kept_for_as_long_as_asked(
     listen: Callable[..., Any],
-    scanner: Callable[..., Any],
     pacs: Callable[..., Any],
     study: Callable[..., list[Path]],
     eventually: Callable[..., Any],
 ) -> None:
     peer = pacs()
     node = listen(send_to=peer.port, keep_days=1.0)
-    scanner(node.port).send(study())
+    node.send(study())
     (name,) = eventually(lambda: node.names("done"))
     assert len(list((node.queue / "done" / name / "images").iterdir())) == 3
 
 
 def test_a_study_without_a_wanted_series_ends_normally(
     listen: Callable[..., Any],
-    scanner: Callable[..., Any],
     pacs: Callable[..., Any],
     study: Callable[..., list[Path]],
     bundle_folder: Path,
@@ -77,7 +73,7 @@ def test_a_study_without_a_wanted_series_ends_normally(
     (bundle_folder / "behaviour").write_text("4")
     peer = pacs()
     node = listen(send_to=peer.port)
-    scanner(node.port).send(study())
+    node.send(study())
     eventually(lambda: "no series of it matches the rules" in caplog.text)
     eventually(lambda: not node.names("processing"))
     assert not node.names("failed")
@@ -86,7 +82,6 @@ def test_a_study_without_a_wanted_series_ends_normally(
 
 def test_what_could_be_written_is_sent_where_some_series_are_unreadable(
     listen: Callable[..., Any],
-    scanner: Callable[..., Any],
     pacs: Callable[..., Any],
     study: Callable[..., list[Path]],
     bundle_folder: Path,
@@ -96,7 +91,7 @@ def test_what_could_be_written_is_sent_where_some_series_are_unreadable(
     (bundle_folder / "behaviour").write_text("write 3")
     peer = pacs()
     node = listen(send_to=peer.port)
-    scanner(node.port).send(study())
+    node.send(study())
     eventually(lambda: len(peer.received) == 3)
     assert "some series cannot be read" in caplog.text
 
@@ -113,7 +108,6 @@ def test_a_failing_application_stops_neither_the_node_nor_the_next_study(
     behaviour: str,
     reason: str,
     listen: Callable[..., Any],
-    scanner: Callable[..., Any],
     pacs: Callable[..., Any],
     study: Callable[..., list[Path]],
     bundle_folder: Path,
@@ -122,7 +116,7 @@ def test_a_failing_application_stops_neither_the_node_nor_the_next_study(
     (bundle_folder / "behaviour").write_text(behaviour)
     peer = pacs()
     node = listen(send_to=peer.port, **({"time_limit_minutes": 0.01} if behaviour == "hang" else {}))
-    scanner(node.port).send(study(0))
+    node.send(study(0))
     (name,) = eventually(lambda: node.names("failed"))
     folder = node.queue / "failed" / name
     assert (folder / "reason.txt").read_text() == f"{reason}\n"
@@ -130,14 +124,13 @@ def test_a_failing_application_stops_neither_the_node_nor_the_next_study(
     if behaviour != "hang":
         assert (folder / LOG).read_text() == "said by the application\n"
         (bundle_folder / "behaviour").write_text("write")
-        scanner(node.port).send(study(1))
+        node.send(study(1))
         eventually(lambda: len(peer.received) == 3)
         assert node.names("failed") == [name]
 
 
 def test_an_error_of_the_disk_is_tried_again(
     listen: Callable[..., Any],
-    scanner: Callable[..., Any],
     pacs: Callable[..., Any],
     study: Callable[..., list[Path]],
     monkeypatch: pytest.MonkeyPatch,
@@ -151,7 +144,7 @@ def test_an_error_of_the_disk_is_tried_again(
     node = listen(send_to=peer.port)
     with monkeypatch.context() as patch:
         patch.setattr(Application, "run", fail)
-        scanner(node.port).send(study())
+        node.send(study())
         eventually(lambda: caplog.text.count("will try again: OSError (No space left on device) in process_one") > 1)
     eventually(lambda: len(peer.received) == 3)
     assert "/of/a/patient" not in caplog.text
@@ -173,7 +166,6 @@ def test_a_port_that_is_taken_is_told_at_the_start(listen: Callable[..., Any], t
 def test_a_failed_study_is_tried_again_when_asked_alone(
     by: str,
     listen: Callable[..., Any],
-    scanner: Callable[..., Any],
     pacs: Callable[..., Any],
     study: Callable[..., list[Path]],
     bundle_folder: Path,
@@ -182,7 +174,7 @@ def test_a_failed_study_is_tried_again_when_asked_alone(
     (bundle_folder / "behaviour").write_text("1")
     peer = pacs()
     node = listen(send_to=peer.port)
-    scanner(node.port).send(study())
+    node.send(study())
     (name,) = eventually(lambda: node.names("failed"))
     (bundle_folder / "behaviour").write_text("write")
     if by == "option":
@@ -205,7 +197,6 @@ def test_a_queue_is_of_one_node_alone(listen: Callable[..., Any], start_verb: Ca
 
 def test_the_log_names_no_patient(
     listen: Callable[..., Any],
-    scanner: Callable[..., Any],
     pacs: Callable[..., Any],
     study: Callable[..., list[Path]],
     caplog: pytest.LogCaptureFixture,
@@ -213,7 +204,7 @@ def test_the_log_names_no_patient(
 ) -> None:
     peer = pacs()
     node = listen(send_to=peer.port, keep_days=1.0)
-    scanner(node.port).send(study())
+    node.send(study())
     (name,) = eventually(lambda: node.names("done"))
     logged = "\n".join(record.getMessage() for record in caplog.records if record.name.startswith("bundle"))
     for text in ("receiving", "complete, of 3 objects", "processing", "3 results sent"):
@@ -236,6 +227,7 @@ def test_dcmtk_sends_to_the_node_and_takes_its_results(
     peer = ["-aet", "CT1", "-aec", "ANOMALY", "127.0.0.1", str(node.port)]
     subprocess.run([dcmtk("echoscu"), *peer], check=True, timeout=60)
     subprocess.run([dcmtk("storescu"), *peer, *map(str, study())], check=True, timeout=60)
+    node.complete()
     eventually(lambda: len(list(folder.iterdir())) == 3)
     eventually(lambda: not node.names("sending"))
     assert not node.names("failed")

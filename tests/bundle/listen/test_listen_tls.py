@@ -83,6 +83,7 @@ def test_a_study_comes_and_goes_by_tls(
     certificate, key = authority.pair("node")
     node = listen(send_to=peer.port, send_tls=True, tls_cert=certificate, tls_key=key, tls_ca=authority.ca)
     assert scanner(node.port, tls=client(authority, authority)).send(study()) == [0, 0, 0]
+    node.complete()
     eventually(lambda: len(peer.received) == 3)
 
 
@@ -129,7 +130,6 @@ def test_a_silent_client_keeps_nobody_waiting(
 def test_results_go_to_no_peer_of_another_authority(
     authority: Authority,
     listen: Callable[..., Any],
-    scanner: Callable[..., Any],
     pacs: Callable[..., Any],
     study: Callable[..., list[Path]],
     tmp_path: Path,
@@ -140,7 +140,7 @@ def test_results_go_to_no_peer_of_another_authority(
     context.load_cert_chain(*Authority(tmp_path / "stranger").pair("pacs"))
     peer = pacs(ssl_context=context)
     node = listen(send_to=peer.port, send_tls=True, tls_ca=authority.ca)
-    scanner(node.port).send(study())
+    node.send(study())
     eventually(lambda: "cannot be reached" in caplog.text)
     assert "certificate verify failed" in caplog.text
     assert not peer.received

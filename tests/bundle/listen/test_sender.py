@@ -26,7 +26,6 @@ from bundle.listen.settings import Peer
 
 def test_a_peer_that_is_away_is_tried_until_it_is_back(
     listen: Callable[..., Any],
-    scanner: Callable[..., Any],
     pacs: Callable[..., Any],
     study: Callable[..., list[Path]],
     bundle_folder: Path,
@@ -35,7 +34,7 @@ def test_a_peer_that_is_away_is_tried_until_it_is_back(
 ) -> None:
     peer = pacs().stop()
     node = listen(send_to=peer.port)
-    scanner(node.port).send(study())
+    node.send(study())
     eventually(lambda: caplog.text.count("cannot be reached; the next try is in 0.2 s") >= 2)
     assert "the next try is in 0.05 s" in caplog.text
     assert node.names("sending")
@@ -46,7 +45,6 @@ def test_a_peer_that_is_away_is_tried_until_it_is_back(
 
 def test_what_was_acknowledged_is_not_sent_again(
     listen: Callable[..., Any],
-    scanner: Callable[..., Any],
     pacs: Callable[..., Any],
     study: Callable[..., list[Path]],
     caplog: pytest.LogCaptureFixture,
@@ -55,7 +53,7 @@ def test_what_was_acknowledged_is_not_sent_again(
     full = True
     peer = pacs(answer=lambda count: 0xA700 if full and count == 2 else 0)
     node = listen(send_to=peer.port)
-    scanner(node.port).send(study())
+    node.send(study())
     eventually(lambda: "PACS is out of resources (status 0xA700)" in caplog.text)
     full = False
     eventually(lambda: not node.names("sending"))
@@ -64,7 +62,6 @@ def test_what_was_acknowledged_is_not_sent_again(
 
 def test_a_peer_that_rejects_is_tried_again(
     listen: Callable[..., Any],
-    scanner: Callable[..., Any],
     pacs: Callable[..., Any],
     study: Callable[..., list[Path]],
     caplog: pytest.LogCaptureFixture,
@@ -72,7 +69,7 @@ def test_a_peer_that_rejects_is_tried_again(
 ) -> None:
     peer = pacs(title="OTHER")
     node = listen(send_to=peer.port)
-    scanner(node.port).send(study())
+    node.send(study())
     eventually(lambda: "rejects the association" in caplog.text)
     assert node.names("sending")
     peer.stop()
@@ -83,7 +80,6 @@ def test_a_peer_that_rejects_is_tried_again(
 
 def test_an_association_that_breaks_off_is_made_again(
     listen: Callable[..., Any],
-    scanner: Callable[..., Any],
     pacs: Callable[..., Any],
     study: Callable[..., list[Path]],
     caplog: pytest.LogCaptureFixture,
@@ -101,7 +97,7 @@ def test_an_association_that_breaks_off_is_made_again(
 
     peer = pacs(answer=answer)
     node = listen(send_to=peer.port)
-    scanner(node.port).send(study())
+    node.send(study())
     eventually(lambda: "3 results sent" in caplog.text)
     assert "PACS does not answer, or has ended the association" in caplog.text
     assert len(set(peer.received)) == 3
@@ -111,7 +107,6 @@ def test_an_association_that_breaks_off_is_made_again(
 def test_a_warning_or_a_duplicate_is_as_good_as_taken(
     status: int,
     listen: Callable[..., Any],
-    scanner: Callable[..., Any],
     pacs: Callable[..., Any],
     study: Callable[..., list[Path]],
     caplog: pytest.LogCaptureFixture,
@@ -119,13 +114,12 @@ def test_a_warning_or_a_duplicate_is_as_good_as_taken(
 ) -> None:
     peer = pacs(answer=lambda count: status)
     node = listen(send_to=peer.port)
-    scanner(node.port).send(study())
+    node.send(study())
     eventually(lambda: "3 results sent" in caplog.text)
 
 
 def test_an_object_that_is_refused_fails_the_study_after_the_others_were_sent(
     listen: Callable[..., Any],
-    scanner: Callable[..., Any],
     pacs: Callable[..., Any],
     study: Callable[..., list[Path]],
     bundle_folder: Path,
@@ -134,9 +128,9 @@ def test_an_object_that_is_refused_fails_the_study_after_the_others_were_sent(
     answers = iter([0, 0xC000, 0])
     peer = pacs(answer=lambda count: next(answers, 0))
     node = listen(send_to=peer.port)
-    scanner(node.port).send(study())
+    node.send(study())
     (name,) = eventually(lambda: node.names("failed"))
-    reason = "PACS refuses 1 of 3: Secondary Capture Image Storage with status 0xC000\n"
+    reason = "PACS refuses 1 of 3: CT Image Storage with status 0xC000\n"
     assert (node.queue / "failed" / name / "reason.txt").read_text() == reason
     assert len(peer.received) == 2
     node.end()
@@ -194,18 +188,17 @@ def pixels(dataset: pydicom.Dataset) -> bytes | None:
 
 def test_results_that_cannot_be_read_fail_their_study_alone(
     listen: Callable[..., Any],
-    scanner: Callable[..., Any],
     pacs: Callable[..., Any],
     study: Callable[..., list[Path]],
     eventually: Callable[..., Any],
 ) -> None:
     peer = pacs().stop()
     node = listen(send_to=peer.port)
-    scanner(node.port).send(study(0))
+    node.send(study(0))
     (name,) = eventually(lambda: node.names("sending"))
     for path in (node.queue / "sending" / name / "output").rglob("*.dcm"):
         path.write_bytes(b"torn")
-    scanner(node.port).send(study(1))
+    node.send(study(1))
     peer.start()
     eventually(lambda: len(peer.received) == 3)
     assert eventually(lambda: node.names("failed")) == [name]

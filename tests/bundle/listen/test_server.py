@@ -15,27 +15,21 @@ from bundle.listen.settings import Caller
 CALLING_AE_TITLE, CALLED_AE_TITLE = 3, 7  # diagnostics of a rejection, PS3.8 table 9-21
 
 
-@pytest.fixture
-def open_node(listen: Callable[..., Any]) -> Callable[..., Any]:
-    """A node that holds every study open."""
-    return lambda **settings: listen(**({"quiet_seconds": 600.0} | settings))
-
-
 def kept(node: Any, state: str = "receiving") -> list[list[Path]]:
     """Files of every study in a state."""
     return [sorted((node.queue / state / name / "images").iterdir()) for name in node.names(state)]
 
 
-def test_verification_is_answered(open_node: Callable[..., Any], scanner: Callable[..., Any]) -> None:
-    association = scanner(open_node().port).associate()
+def test_verification_is_answered(listen: Callable[..., Any], scanner: Callable[..., Any]) -> None:
+    association = scanner(listen().port).associate()
     assert association.send_c_echo().Status == 0
     association.release()
 
 
 def test_the_studies_of_one_association_are_kept_apart(
-    open_node: Callable[..., Any], scanner: Callable[..., Any], study: Callable[..., list[Path]]
+    listen: Callable[..., Any], scanner: Callable[..., Any], study: Callable[..., list[Path]]
 ) -> None:
-    node = open_node()
+    node = listen()
     first, second = study(0, slices=2), study(1, slices=3)
     scanner(node.port).send([second[0], first[0], second[1], first[1], second[2]])
     found = [{pydicom.dcmread(path).StudyInstanceUID for path in paths} for paths in kept(node)]
@@ -44,9 +38,9 @@ def test_the_studies_of_one_association_are_kept_apart(
 
 
 def test_a_study_may_come_over_several_associations(
-    open_node: Callable[..., Any], scanner: Callable[..., Any], study: Callable[..., list[Path]]
+    listen: Callable[..., Any], scanner: Callable[..., Any], study: Callable[..., list[Path]]
 ) -> None:
-    node = open_node()
+    node = listen()
     for file in study():
         scanner(node.port).send([file])
     (files,) = kept(node)
@@ -54,9 +48,9 @@ def test_a_study_may_come_over_several_associations(
 
 
 def test_an_object_that_comes_twice_is_one_file(
-    open_node: Callable[..., Any], scanner: Callable[..., Any], study: Callable[..., list[Path]]
+    listen: Callable[..., Any], scanner: Callable[..., Any], study: Callable[..., list[Path]]
 ) -> None:
-    node = open_node()
+    node = listen()
     files = study()
     assert scanner(node.port).send([*files, *files]) == [0] * 6
     (found,) = kept(node)
@@ -67,9 +61,9 @@ def test_an_object_that_comes_twice_is_one_file(
 
 @pytest.mark.parametrize("syntax", [JPEGLSLossless, RLELossless, ExplicitVRBigEndian])
 def test_an_object_is_stored_as_it_was_sent(
-    syntax: str, open_node: Callable[..., Any], scanner: Callable[..., Any], study: Callable[..., list[Path]]
+    syntax: str, listen: Callable[..., Any], scanner: Callable[..., Any], study: Callable[..., list[Path]]
 ) -> None:
-    node = open_node()
+    node = listen()
     (file,) = study(slices=1, syntax=syntax)
     scanner(node.port).send([file])
     ((found,),) = kept(node)
@@ -80,9 +74,9 @@ def test_an_object_is_stored_as_it_was_sent(
 
 
 def test_an_object_without_a_study_is_not_understood(
-    open_node: Callable[..., Any], scanner: Callable[..., Any], study: Callable[..., list[Path]], tmp_path: Path
+    listen: Callable[..., Any], scanner: Callable[..., Any], study: Callable[..., list[Path]], tmp_path: Path
 ) -> None:
-    node = open_node()
+    node = listen()
     dataset = pydicom.dcmread(study()[0])
     del dataset.StudyInstanceUID
     dataset.save_as(tmp_path / "no_study.dcm")
@@ -101,6 +95,7 @@ def test_a_full_queue_refuses_a_further_study_until_there_is_room(
     node = listen(max_studies=1)
     assert scanner(node.port).send(study(0)) == [0, 0, 0]
     assert scanner(node.port).send(study(1)) == [0xA700] * 3
+    node.complete()
     eventually(lambda: node.names("processing"))
     assert scanner(node.port).send(study(1)) == [0xA700] * 3
     node.end()
@@ -109,12 +104,12 @@ def test_a_full_queue_refuses_a_further_study_until_there_is_room(
 
 
 def test_dcmtk_is_told_that_a_full_queue_is_out_of_resources(
-    open_node: Callable[..., Any],
+    listen: Callable[..., Any],
     scanner: Callable[..., Any],
     study: Callable[..., list[Path]],
     dcmtk: Callable[[str], str],
 ) -> None:
-    node = open_node(max_studies=1)
+    node = listen(max_studies=1)
     scanner(node.port).send(study(0))
     command = [dcmtk("storescu"), "-v", "-aec", "ANOMALY", "127.0.0.1", str(node.port), str(study(1)[0])]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
@@ -122,15 +117,15 @@ def test_dcmtk_is_told_that_a_full_queue_is_out_of_resources(
 
 
 def test_a_disk_without_room_refuses(
-    open_node: Callable[..., Any], scanner: Callable[..., Any], study: Callable[..., list[Path]]
+    listen: Callable[..., Any], scanner: Callable[..., Any], study: Callable[..., list[Path]]
 ) -> None:
-    node = open_node(min_free_gib=2.0**40)
+    node = listen(min_free_gib=2.0**40)
     assert scanner(node.port).send(study()) == [0xA700] * 3
     assert not node.names("receiving")
 
 
-def test_another_called_ae_title_is_rejected(open_node: Callable[..., Any], scanner: Callable[..., Any]) -> None:
-    association = scanner(open_node().port, called="OTHER").associate()
+def test_another_called_ae_title_is_rejected(listen: Callable[..., Any], scanner: Callable[..., Any]) -> None:
+    association = scanner(listen().port, called="OTHER").associate()
     assert association.is_rejected
     assert association.acceptor.primitive.diagnostic == CALLED_AE_TITLE
 
@@ -150,11 +145,11 @@ def test_only_those_on_the_list_may_send(
     allowed: str,
     title: str,
     enters: bool,
-    open_node: Callable[..., Any],
+    listen: Callable[..., Any],
     scanner: Callable[..., Any],
     study: Callable[..., list[Path]],
 ) -> None:
-    node = open_node(allow=(Caller.parse("MR1@10.0.0.8"), Caller.parse(allowed)))
+    node = listen(allow=(Caller.parse("MR1@10.0.0.8"), Caller.parse(allowed)))
     association = scanner(node.port, title=title).associate(study())
     assert association.is_established == enters
     assert association.is_rejected != enters
@@ -172,7 +167,7 @@ def test_a_study_is_complete_after_a_quiet_time_though_its_association_stays_ope
     study: Callable[..., list[Path]],
     eventually: Callable[..., Any],
 ) -> None:
-    node = listen()
+    node = listen(quiet_seconds=0.3)
     files = study()
     association = scanner(node.port).associate(files)
     for file in files:
@@ -182,7 +177,7 @@ def test_a_study_is_complete_after_a_quiet_time_though_its_association_stays_ope
 
 
 def test_data_on_the_way_hold_the_study_of_the_latest_object_open(
-    open_node: Callable[..., Any],
+    listen: Callable[..., Any],
     scanner: Callable[..., Any],
     study: Callable[..., list[Path]],
     monkeypatch: pytest.MonkeyPatch,
@@ -190,7 +185,7 @@ def test_data_on_the_way_hold_the_study_of_the_latest_object_open(
 ) -> None:
     held: list[str] = []
     monkeypatch.setattr(StudyQueue, "hold", lambda queue, key: held.append(key))
-    node = open_node()
+    node = listen()
     files = [study(0)[0], study(1)[0]]
     association = scanner(node.port).associate(files)
     association.send_c_echo()
@@ -204,13 +199,13 @@ def test_data_on_the_way_hold_the_study_of_the_latest_object_open(
 
 
 def test_a_study_whose_sending_broke_off_is_waited_for(
-    open_node: Callable[..., Any],
+    listen: Callable[..., Any],
     scanner: Callable[..., Any],
     study: Callable[..., list[Path]],
     caplog: pytest.LogCaptureFixture,
     eventually: Callable[..., Any],
 ) -> None:
-    node = open_node()
+    node = listen()
     files = study()
     association = scanner(node.port).associate(files)
     association.send_c_store(files[0])
@@ -224,25 +219,23 @@ def test_a_study_whose_sending_broke_off_is_waited_for(
 
 def test_an_object_for_a_study_that_waits_is_added_to_it(
     listen: Callable[..., Any],
-    scanner: Callable[..., Any],
     study: Callable[..., list[Path]],
     bundle_folder: Path,
     eventually: Callable[..., Any],
 ) -> None:
     (bundle_folder / "behaviour").write_text("hang")
     node = listen()
-    scanner(node.port).send(study(0))
+    node.send(study(0))
     eventually(lambda: node.names("processing"))
     files = study(1)
-    scanner(node.port).send(files[:2])
+    node.send(files[:2])
     (name,) = eventually(lambda: node.names("waiting"))
-    scanner(node.port).send(files[1:])
+    node.send(files[1:])
     eventually(lambda: node.names("waiting") == [name] and len(kept(node, "waiting")[0]) == 3)
 
 
 def test_an_object_that_is_in_work_already_begins_no_second_study(
     listen: Callable[..., Any],
-    scanner: Callable[..., Any],
     study: Callable[..., list[Path]],
     bundle_folder: Path,
     eventually: Callable[..., Any],
@@ -250,9 +243,9 @@ def test_an_object_that_is_in_work_already_begins_no_second_study(
     (bundle_folder / "behaviour").write_text("hang")
     node = listen()
     files = study(slices=4)
-    scanner(node.port).send(files[:3])
+    node.send(files[:3])
     eventually(lambda: node.names("processing"))
-    assert scanner(node.port).send(files) == [0] * 4
+    assert node.send(files) == [0] * 4
     (late,) = eventually(lambda: [*node.names("receiving"), *node.names("waiting")])
     eventually(lambda: node.names("waiting") == [late])
     (found,) = kept(node, "waiting")
