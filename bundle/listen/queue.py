@@ -172,6 +172,7 @@ class StudyQueue:
         """Lets the studies that are complete wait for processing, and fails those that lack refused objects."""
         with self._lock:
             for key in [key for key, due in self._due.items() if due <= time.monotonic()]:
+                self._due[key] += self._quiet  # an error in one must not hold up the others
                 lacking = self._refused.get(key)
                 for study in self._of(key, RECEIVING):
                     if lacking:

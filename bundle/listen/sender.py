@@ -77,6 +77,7 @@ class Sender:
         """Ends what is going on; may be called from another thread."""
         if self._association is not None and self._association.is_established:
             self._association.abort()
+            self._association.dimse.msg_queue.put((None, None))  # in place of the answer that is waited for
 
     def _associate(self, files: Sequence[Path]) -> Association:
         entity = AE(self._title)

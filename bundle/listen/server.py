@@ -90,11 +90,15 @@ class Receiver:
     def _on_request(self, event: evt.Event) -> None:
         requestor: Any = event.assoc.requestor
         title, address = requestor.primitive.calling_ae_title.strip(), requestor.address_info.address
-        allowed = self._settings.allow
-        if allowed and not any(caller.is_of(title, address) for caller in allowed):
-            _log.warning("association of %r at %s rejected: --allow does not name it", title, address)
-            event.assoc.acse.send_reject(_REJECTED, _BY_USER, _CALLING_AE_TITLE)
-            event.assoc.kill()  # waits until that is sent, before the connection is closed
+        enters = False
+        try:
+            allowed = self._settings.allow
+            enters = not allowed or any(caller.is_of(title, address) for caller in allowed)
+        finally:  # after an error too, which pynetdicom would pass over
+            if not enters:
+                _log.warning("association of %r at %s rejected: --allow does not name it", title, address)
+                event.assoc.acse.send_reject(_REJECTED, _BY_USER, _CALLING_AE_TITLE)
+                event.assoc.kill()  # waits until that is sent, before the connection is closed
 
     def _on_data(self, event: evt.Event) -> None:
         if key := self._studies.get(event.assoc):

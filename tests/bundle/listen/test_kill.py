@@ -136,7 +136,7 @@ def test_killed_while_the_peer_is_away(
     assert len((bundle_folder / "runs").read_text().splitlines()) == 1
 
 
-@pytest.mark.parametrize("doing", ["receiving", "processing", "sending"])
+@pytest.mark.parametrize("doing", ["receiving", "processing", "sending", "being kept waiting"])
 def test_a_signal_ends_it_cleanly_whatever_it_does(
     doing: str,
     start_verb: Callable[..., Any],
@@ -147,7 +147,16 @@ def test_a_signal_ends_it_cleanly_whatever_it_does(
     is_alive: Callable[[int], bool],
     eventually: Callable[..., Any],
 ) -> None:
-    peer = pacs()
+    reached, go_on = threading.Event(), threading.Event()
+
+    def answer(count: int) -> int:
+        reached.set()
+        assert go_on.wait(60)
+        return 0
+
+    peer = pacs(answer=answer)
+    if doing != "being kept waiting":
+        go_on.set()
     to_peer = ("--send-to", f"PACS@127.0.0.1:{peer.port}")
     if doing == "processing":
         (bundle_folder / "behaviour").write_text("hang")
@@ -161,6 +170,7 @@ def test_a_signal_ends_it_cleanly_whatever_it_does(
         "receiving": lambda: node.names("receiving"),
         "processing": lambda: (bundle_folder / "runs").read_text(),
         "sending": lambda: "cannot be reached" in node.text,
+        "being kept waiting": reached.is_set,
     }
     eventually(done[doing])
     assert node.terminate() == 0
@@ -168,9 +178,11 @@ def test_a_signal_ends_it_cleanly_whatever_it_does(
     for line in (bundle_folder / "runs").read_text().splitlines():
         assert not is_alive(int(line.split()[0]))
 
+    go_on.set()
     (bundle_folder / "behaviour").write_text("write")
     if doing == "sending":
         peer.start()
     node = start_verb(*QUICK, *to_peer)
-    eventually(lambda: len(peer.received) == 3)
+    eventually(lambda: "3 results sent" in node.text)
+    assert len(set(peer.received)) == 3
     assert not node.names("failed")

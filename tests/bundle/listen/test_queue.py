@@ -97,6 +97,29 @@ def test_a_study_stays_open_until_its_quiet_time_is_over(queue_of: Callable[...,
     assert states(queue) == {"receiving": 1}
 
 
+def test_a_study_that_cannot_be_moved_holds_up_no_other(
+    queue_of: Callable[..., StudyQueue], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = queue_of()
+    keys = [queue.receive(study, f"{study}.1", b"") for study in ("1.2", "1.3", "1.4")]
+    move = queue.move
+
+    def fail(study: Path, state: str) -> Path:
+        if study.name.endswith(keys[0]):
+            raise OSError(5, "Input/output error")
+        return move(study, state)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(queue, "move", fail)
+        with pytest.raises(OSError, match="Input/output error"):
+            queue.close()
+        patch.setattr(queue, "_quiet", 600.0)
+        with pytest.raises(OSError, match="Input/output error"):
+            queue.close()
+        queue.close()
+    assert states(queue) == {"receiving": 1, "waiting": 2}
+
+
 def test_a_study_that_broke_off_stays_open(queue_of: Callable[..., StudyQueue]) -> None:
     queue = queue_of()
     queue.break_off(queue.receive("1.2", "1.2.3", b""))

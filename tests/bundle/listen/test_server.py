@@ -161,6 +161,17 @@ def test_only_those_on_the_list_may_send(
         assert not node.names("receiving")
 
 
+def test_an_error_in_the_list_lets_nobody_in(
+    listen: Callable[..., Any], scanner: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: str) -> bool:
+        raise ValueError
+
+    monkeypatch.setattr(Caller, "is_of", fail)
+    node = listen(allow=(Caller("CT1"),))
+    assert scanner(node.port).associate().is_rejected
+
+
 def test_a_study_is_complete_after_a_quiet_time_though_its_association_stays_open(
     listen: Callable[..., Any],
     scanner: Callable[..., Any],
