@@ -115,9 +115,9 @@ class StudyQueue:
         """
         key, name = group_of(study_uid, self._salt), f"{group_of(instance_uid, self._salt)}.dcm"
         with self._lock:
-            if self._is_in_work(key, name, content):
-                return key
             try:
+                if self._is_in_work(key, name, content):
+                    return key
                 study = self._opened(key, len(content))
                 _write(study / IMAGES / name, study / f"{uuid.uuid4().hex}.part", content)
             except (OSError, QueueFullError) as error:
