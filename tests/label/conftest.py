@@ -13,7 +13,6 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -32,18 +31,11 @@ from bundle.export.package import write_bundle
 from bundle.label.app import AnomalyApp
 from bundle.phantom_volumes import write_phantom_volumes
 from scripts.predictor import NAME
+from tests.model_bundle import TINY
 
 torch.set_num_threads(1)
 
 ROOT = Path(__file__).parents[2]
-_TEACHER = {"_target_": "scripts.networks.Teacher", "name": "test_resnet", "weights": "untrained"}
-TINY: dict[str, Any] = {
-    "image_size": 64,
-    "epochs": 1,
-    "batch_size": 4,
-    "network_def#local_teacher": _TEACHER,
-    "network_def#global_teacher": {**_TEACHER, "name": "vmamba_pico"},
-}
 RATES = {"volume": "0.25", "image": "0.25", "pixel": "0.4"}  # that three patients allow
 CT = str(ROOT / "configs" / "data" / "ct.json")
 

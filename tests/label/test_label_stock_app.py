@@ -1,16 +1,17 @@
 """The exported model bundle in MONAI Label's own app for bundles, without any code of ours around it."""
 
+import importlib
 import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import monailabel.app
 import nibabel as nib
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
-from monailabel.app import app as web
 from monailabel.config import settings
 from monailabel.interfaces.utils.app import app_instance, clear_cache
 from monailabel.main import Main
@@ -35,7 +36,7 @@ def stock(model_bundle: Path, studies: Path, tmp_path: Path, monkeypatch: pytest
     modules = {name: module for name, module in sys.modules.items() if name.split(".")[0] == "scripts"}
     clear_cache()
     app_instance().server_mode(True)
-    yield TestClient(web)
+    yield TestClient(importlib.reload(monailabel.app).app)  # without what our server adds to it
     clear_cache()
     for name in [name for name in sys.modules if name.split(".")[0] == "scripts"]:
         del sys.modules[name]  # the app has put the bundle's own in their place
