@@ -89,6 +89,8 @@ def checked_studies(folder: str) -> str:
     """
     if not Path(folder).is_dir():
         raise NotADirectoryError(f"{folder}: no such folder. --studies is a folder of NIfTI, or http(s)://...")
+    if not any(path.name.endswith((".nii", ".nii.gz")) for path in Path(folder).iterdir()):
+        print(f"warning: {folder} has no NIfTI; MONAI Label does not look into folders within it.", file=sys.stderr)
     return str(Path(folder).resolve())
 
 

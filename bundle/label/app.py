@@ -73,6 +73,7 @@ class AnomalyApp(MONAILabelApp):
             wado_url_prefix=settings.MONAI_LABEL_WADO_PREFIX,
             stow_url_prefix=settings.MONAI_LABEL_STOW_PREFIX,
         )
+        client.set_http_retry_params(max_attempts=2)  # with five, a viewer waits half a minute for one that is down
         cache = settings.MONAI_LABEL_DICOMWEB_CACHE_PATH or str(Path(self.app_dir, "dicom"))
         return DicomStudies(client, settings.MONAI_LABEL_DICOMWEB_SEARCH_FILTER, cache)
 

@@ -34,7 +34,7 @@ class AnomalyTraining(TrainTask):
 
     Args:
         predictor: of the model bundle, which notices new files by itself.
-        folder: for datalist, checkpoints and records of the training, and of scans copies to read from.
+        folder: for datalist, checkpoints and records of the training.
     """
 
     def __init__(self, predictor: Predictor, folder: Path) -> None:
@@ -67,7 +67,8 @@ class AnomalyTraining(TrainTask):
             self.folder / name for name in ("datalist.json", "model.pt", "calibration.json")
         )
         write_datalist(datalist, training, validation, datastore)
-        common = {"scan_cache_dir": str(self.folder / "cache"), "tracking_uri": f"sqlite:///{self.folder}/mlruns.db"}
+        cache = self.predictor.cache_dir or self.folder / "cache"
+        common = {"scan_cache_dir": str(cache), "tracking_uri": f"sqlite:///{self.folder}/mlruns.db"}
         overrides = {"ckpt_path": str(model), "resume_path": str(self.folder / "last.pt")}
         overrides |= {"datalist": str(datalist), "epochs": str(options["max_epochs"]), **common}
         words = [word for name, value in overrides.items() for word in (f"--{name}", value)]

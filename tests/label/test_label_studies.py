@@ -20,6 +20,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import requests
+from fastapi.testclient import TestClient
 from pydicom import Dataset, dcmread
 
 from bundle.label.segments import MANUFACTURER, require_even_slices, segment_info
@@ -246,6 +247,12 @@ def test_a_series_is_listed_inferred_and_labelled(
         assert segment.SegmentedPropertyTypeCodeSequence[0].CodeValue == ABNORMAL[0]
         assert np.array_equal(read_by_dcmqi(program, saved).get_fdata(), ours.get_fdata())
         assert ask("POST", f"{_LABEL}/activelearning/most_anomalous", json={}).json() == {}
+
+
+def test_a_server_that_does_not_answer_is_named(serve: Callable[..., TestClient]) -> None:
+    answer = serve("http://127.0.0.1:9/dicom-web").get("/info/")
+    assert answer.status_code == 502
+    assert "127.0.0.1" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -119,8 +120,15 @@ def test_a_wrong_folder_is_named_before_anything_starts(
 ) -> None:
     words = [str(model_bundle) if word == "BUNDLE" else word for word in words]
     assert main(["label", *words, "--app", str(tmp_path / "app")]) == 1
-    assert pytest.importorskip("re").search(remedy, capsys.readouterr().err)
+    assert re.search(remedy, capsys.readouterr().err)
     assert not (tmp_path / "app").exists()
+
+
+def test_a_folder_without_scans_is_warned_of(studies: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert label.checked_studies(str(studies)) == str(studies.resolve())
+    assert capsys.readouterr().err == ""
+    label.checked_studies(str(tmp_path))
+    assert "does not look into folders within it" in capsys.readouterr().err
 
 
 def test_without_monai_label_its_environment_is_used_or_its_making_named(
