@@ -15,7 +15,7 @@ from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 from monailabel.transform.writer import Writer
 
 from bundle.label.errors import NotCalibratedError
-from bundle.label.options import BANDS, Options, checked, offered, result_dtype
+from bundle.label.options import BANDS, DISPLAYS, Options, checked, identity, offered, result_dtype, result_extension
 from scripts.predictor import Prediction, Predictor
 from scripts.transforms.summary import NOTICE
 
@@ -57,6 +57,7 @@ class AnomalyTask(InferTask):
             NotCalibratedError: where there is no threshold, and the result needs one.
         """
         result_dtype(request, self.dtype)
+        result_extension(request)
         return checked(request, self.predictor)
 
     def __call__(self, request: Mapping[str, Any]) -> tuple[str | np.ndarray | None, dict[str, Any]]:
@@ -71,14 +72,16 @@ class AnomalyTask(InferTask):
             FileNotFoundError, ValueError: if the scan cannot be read.
             RuntimeError: if the model's output is not finite.
         """
-        options = self.check(request)
         path = str(request["image"])
         if not path.endswith(_NIFTI):
             raise ValueError(f"{Path(path).name} is no NIfTI (.nii, .nii.gz).")
-        prediction = self.predictor(path)
+        while True:
+            used, options = identity(self.predictor), self.check(request)
+            prediction, facts = self.predictor(path), self.predictor.facts
+            if identity(self.predictor) == used:  # else a training has put another model in place meanwhile
+                break
         if not (math.isfinite(prediction.score) and bool(torch.isfinite(prediction.anomaly_map).all())):
             raise RuntimeError("The model's output is NaN or infinite: its weights are damaged. Train again.")
-        facts = self.predictor.facts
         about = {
             "anomaly_score": prediction.score,
             "p_value": prediction.p_value,
@@ -94,9 +97,9 @@ class AnomalyTask(InferTask):
         dtype = result_dtype(request, self.dtype)
         array, said = self.result(prediction, options, dtype)
         volume = MetaTensor(torch.from_numpy(array), affine=prediction.anomaly_map.affine)
-        wanted = {name: request[name] for name in _OF_THE_FILE if name in request}
-        content = {**wanted, "result_dtype": dtype, "image_path": path, "pred": volume, "result": {**about, **said}}
-        return Writer(label="pred", json="result")(content)
+        content = {name: request[name] for name in ("result_compress", "result_write_to_file") if name in request}
+        content |= {"result_extension": result_extension(request), "result_dtype": dtype}
+        return Writer(label="pred", json="result")({**content, "pred": volume, "result": {**about, **said}})
 
     @property
     @abstractmethod
@@ -110,9 +113,6 @@ class AnomalyTask(InferTask):
         """Gives the result (i, j, k), fit for ``dtype``, and what else is said of it."""
 
 
-_OF_THE_FILE = ("result_extension", "result_compress", "result_write_to_file", "logging")
-
-
 class AnomalySegmentation(AnomalyTask):
     """What lies above the threshold: as a mask, or in bands that any viewer of labels shows as colours."""
 
@@ -124,14 +124,14 @@ class AnomalySegmentation(AnomalyTask):
         super().__init__(predictor, InferType.SEGMENTATION, labels, text + NOTICE)
 
     def config(self) -> dict[str, Any]:
-        return super().config() | {"display": ["mask", "bands"]}
+        return super().config() | {"display": list(DISPLAYS)}
 
     def check(self, request: Mapping[str, Any]) -> Options:
         options = super().check(request)
         if options.threshold is None:
             raise NotCalibratedError(
                 "The model is not calibrated, so there is no threshold for a mask: train it on normal images here, run "
-                "python -m bundle calibrate, or give a threshold above 0."
+                "python -m bundle calibrate, or give a threshold above 0 or a false_positive_rate that is offered."
             )
         return options
 

@@ -11,6 +11,7 @@ from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
 
 from bundle.label.errors import NotCalibratedError, NotScoredError
+from bundle.label.options import identity
 from scripts.predictor import Predictor
 
 logger = logging.getLogger(__name__)
@@ -36,7 +37,8 @@ class AnomalyScoring(ScoringMethod):
         """
         counts = {"scored": 0, "failed": 0, "up_to_date": 0}
         for image in sorted(datastore.get_unlabeled_images()):
-            if datastore.get_image_info(image).get(_SCORED_BY) == scored_by(self.predictor):
+            model = identity(self.predictor)
+            if datastore.get_image_info(image).get(_SCORED_BY) == model:
                 counts["up_to_date"] += 1
                 continue
             try:
@@ -47,7 +49,7 @@ class AnomalyScoring(ScoringMethod):
                 counts["failed"] += 1
                 continue
             scores = {SCORE: found.score, P_VALUE: found.p_value, TOP_SLICE: found.top_slices[0]}
-            datastore.update_image_info(image, scores | {_SCORED_BY: scored_by(self.predictor)})
+            datastore.update_image_info(image, scores | {_SCORED_BY: model})
             counts["scored"] += 1
         return counts
 
@@ -90,12 +92,6 @@ class MostUncertain(Strategy):
         return {"id": min(sorted(values), key=lambda image: abs(values[image] - rate))} if values else None
 
 
-def scored_by(predictor: Predictor) -> str:
-    """Identifies the checkpoint and calibration that a score comes from."""
-    calibration = predictor.calibration.facts or {}
-    return f"{predictor.facts['checkpoint_sha256']} {calibration.get('created', 'not calibrated')}"
-
-
 def _known(datastore: Datastore, name: str, predictor: Predictor) -> dict[str, float]:
     """A value that the model in use has put into the information on images, of those that have it.
 
@@ -103,7 +99,7 @@ def _known(datastore: Datastore, name: str, predictor: Predictor) -> dict[str, f
     """
     infos = {image: datastore.get_image_info(image) for image in datastore.get_unlabeled_images()}
     infos = {image: info for image, info in infos.items() if info.get(NORMAL) is not True}
-    current = scored_by(predictor)
+    current = identity(predictor)
     known = {
         image: float(info[name])
         for image, info in infos.items()

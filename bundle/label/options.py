@@ -17,6 +17,7 @@ DISPLAYS = ("mask", "bands")
 BANDS = {"anomaly": 1.0, "anomaly x1.5": 1.5, "anomaly x2": 2.0}  # labels 1 to 3: above so many times the threshold
 NO_WINDOW = "none"
 _DTYPES = ("uint8", "int16", "uint16", "int32", "uint32", "float32", "float64")  # of which ITK writes images
+_EXTENSIONS = (".nii.gz", ".nii", ".nrrd", ".seg.nrrd", ".mha")
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,24 @@ def result_dtype(request: Mapping[str, Any], default: str) -> np.dtype[Any]:
     return np.dtype(asked)
 
 
+def result_extension(request: Mapping[str, Any]) -> str:
+    """Reads the kind of file that a client wants.
+
+    Raises:
+        OptionError: for one that there is not.
+    """
+    asked = request.get("result_extension") or _EXTENSIONS[0]
+    if asked not in _EXTENSIONS:
+        raise OptionError(f"result_extension {asked!r} is none of {', '.join(_EXTENSIONS)}.")
+    return str(asked)
+
+
+def identity(predictor: Predictor) -> str:
+    """Identifies the checkpoint and calibration that are in use."""
+    calibration = predictor.calibration.facts or {}
+    return f"{predictor.facts['checkpoint_sha256']} {calibration.get('created', 'not calibrated')}"
+
+
 def _trained_with(predictor: Predictor) -> dict[str, str]:
     """What the network was trained with, and no request can change."""
     config = json.loads((predictor.bundle / "configs" / "inference.json").read_text(encoding="utf-8"))
@@ -87,20 +106,15 @@ def _trained_with(predictor: Predictor) -> dict[str, str]:
 
 def _rates(predictor: Predictor) -> list[float]:
     """The rates that there are thresholds of, that of the default threshold first."""
-    default = predictor.calibration.rates.get("pixel")
-    known = list(predictor.rates)
-    return known if predictor.calibration.pixel_threshold is None or default is None else _to_front(default, known)
-
-
-def _to_front(first: float, values: list[float]) -> list[float]:
-    return [first, *(value for value in values if not math.isclose(value, first))]
+    known, default = predictor.rates, predictor.calibration.rates.get("pixel")
+    return sorted(known, key=lambda rate: rate != default)
 
 
 def _calibrated(predictor: Predictor, rate: float | None) -> float | None:
-    known = _rates(predictor)
-    if rate is None or (known and math.isclose(rate, known[0], rel_tol=1e-5)):
+    if rate is None:
         return predictor.threshold()
-    for one in known[1:]:
+    known = _rates(predictor)
+    for one in known:
         if math.isclose(rate, one, rel_tol=1e-5):  # a viewer's text has six digits
             return predictor.threshold(one)
     rates = ", ".join(f"{one:g}" for one in known) or "none, as the model has no calibration"

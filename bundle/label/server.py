@@ -71,8 +71,9 @@ def infer(
     label: Annotated[UploadFile | None, File()] = None,
     output: ResultType | None = None,
 ) -> Any:
-    """As MONAI Label's, but a segmentation in DICOM has codes of its own, also without ``label_info``; and a long
-    inference does not keep others waiting."""
+    """As MONAI Label's, but a segmentation in DICOM has the right codes, also without ``label_info``, and a long
+    inference does not keep other requests waiting.
+    """
     if not (image or file or session_id):
         raise HTTPException(422, "Name an image, or send a file.")
     try:

@@ -14,6 +14,7 @@ import torch
 from fastapi.testclient import TestClient
 from requests_toolbelt.multipart import decoder
 
+from bundle.label.app import AnomalyApp
 from bundle.label.errors import OptionError
 from bundle.label.inference import AnomalyMap
 from bundle.label.options import result_dtype
@@ -189,6 +190,7 @@ def test_what_the_panel_offers_is_accepted_as_it_is(client: TestClient) -> None:
         ({"plane": "coronal"}, "plane 'coronal': the model was trained with 'axial'"),
         ({"window": "bone"}, "window 'bone': the model was trained with 'brain'"),
         ({"display": "colours"}, "display 'colours' is none of mask, bands"),
+        ({"result_extension": ".png"}, "result_extension '.png' is none of"),
         ({"result_dtype": "float16"}, "result_dtype 'float16' is none of"),
         ({"result_dtype": "int8"}, "result_dtype 'int8' is none of"),
     ],
@@ -204,6 +206,28 @@ def test_a_type_of_pixels_may_be_left_out_or_named() -> None:
     assert result_dtype({"result_dtype": None}, "float32") == np.float32
     with pytest.raises(OptionError, match="complex"):
         result_dtype({"result_dtype": "complex64"}, "uint8")
+
+
+def test_a_result_comes_from_one_model_where_another_takes_its_place_meanwhile(
+    app: AnomalyApp, studies: Path, model_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, calls = model_bundle / "models" / "calibration.json", []
+    content = json.loads(file.read_text())
+    content["levels"]["pixel"]["threshold"] *= 2
+
+    def call(predictor: Predictor, image: str) -> Any:
+        calls.append(image)
+        if len(calls) == 1:
+            file.write_text(json.dumps({**content, "created": "meanwhile"}))
+        return predict(predictor, image)
+
+    predict = Predictor.__call__
+    monkeypatch.setattr(Predictor, "__call__", call)
+    request = {"image": str(studies / "normal1.nii.gz"), "result_write_to_file": False}
+    mask, about = app._infers["anomaly_segmentation"](request)
+    assert len(calls) == 2
+    assert about["threshold"] == content["levels"]["pixel"]["threshold"]
+    assert not np.asarray(mask).any()
 
 
 def test_without_calibration_there_is_a_map_but_no_mask(

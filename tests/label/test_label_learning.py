@@ -11,7 +11,8 @@ import pytest
 from fastapi.testclient import TestClient
 from monailabel.datastore.local import LocalDatastore
 
-from bundle.label.learning import MostAnomalous, MostUncertain, scored_by
+from bundle.label.learning import MostAnomalous, MostUncertain
+from bundle.label.options import identity
 
 
 def score(client: TestClient) -> dict[str, int]:
@@ -50,7 +51,7 @@ def scored(tmp_path: Path) -> Callable[..., LocalDatastore]:
             (tmp_path / f"{name}.nii.gz").touch()
         datastore = LocalDatastore(str(tmp_path))
         for name, (value, p_value) in images.items():
-            known = {"anomaly_score": value, "p_value": p_value, "anomaly_model": scored_by(Calibrated(0.1))}
+            known = {"anomaly_score": value, "p_value": p_value, "anomaly_model": identity(Calibrated(0.1))}
             datastore.update_image_info(name, known)
         return datastore
 
