@@ -3,7 +3,8 @@
 Starts MONAI Label on this machine alone over a folder of NIfTI or a DICOMweb server, with models anomaly_segmentation
 and anomaly_map, training on normal images, and active learning by the anomaly score. MONAI Label has an environment of
 its own, which make label builds. What the server keeps, patients' scans fetched by DICOMweb among it, goes to --app;
-MONAI Label itself writes its list of images, and labels, into a folder of NIfTI.
+MONAI Label itself writes its list of images, and labels, into a folder of NIfTI. The images of a folder are scored at
+once; those of a DICOMweb server on request, POST /scoring/anomaly.
 """
 
 import argparse
@@ -47,6 +48,8 @@ def run(args: argparse.Namespace) -> int:
     if args.host not in (_LOOPBACK, "localhost", "::1"):
         print(f"warning: {args.host} can be reached by others, and the server asks nobody who he is.", file=sys.stderr)
     environment = {**os.environ, **settings(app, python, args.modality or modality_of(bundle))}
+    if remote:  # else every series would be fetched at once, and again after each training
+        environment.setdefault("MONAI_LABEL_AUTO_UPDATE_SCORING", "false")
     command = [str(python), "-m", "monailabel.main", "start_server", "--app", str(app), "--studies", studies]
     command += ["--host", args.host, "--port", str(args.port), "--uvicorn_app", "bundle.label.server:app"]
     os.chdir(app)  # a file .env of where the command was given would be read

@@ -31,10 +31,18 @@ def test_the_python_of_its_environment_becomes_the_server(monkeypatch: pytest.Mo
     studies.mkdir()
     monkeypatch.setattr(label, "ENVIRONMENT", environment)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MONAI_LABEL_AUTO_UPDATE_SCORING", raising=False)
     became: list[tuple[str, list[str], dict[str, str]]] = []
     monkeypatch.setattr("os.execve", lambda *call: became.append(call))
     monkeypatch.setattr("subprocess.call", lambda *words, **options: 0)  # what would follow, had it returned
     assert main(["label", "--bundle", "a model", "--studies", "the studies", "--app", "the app", "--port", "8123"]) == 0
+    assert "MONAI_LABEL_AUTO_UPDATE_SCORING" not in became[0][2]
+    assert (
+        main(["label", "--bundle", str(bundle), "--studies", "http://127.0.0.1:9/dicom-web", "--app", "another"]) == 0
+    )
+    assert (
+        became[1][2]["MONAI_LABEL_AUTO_UPDATE_SCORING"] == "false"
+    )  # not all series of an archive are fetched at once
     (program, words, settings), app = became[0], str(tmp_path / "the app")
     assert program == words[0] == str(environment / "bin" / "python")
     assert words[1:6] == ["-m", "monailabel.main", "start_server", "--app", app]
