@@ -1,43 +1,53 @@
 """Tools around the bundle; training, evaluation and inference run by ``python -m monai.bundle run``."""
 
 import argparse
+import ast
 import logging
 import sys
+import warnings
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
 
-from bundle import baseline, benchmark, calibrate, demo, export, phantom, prepare, report, weights
-
-VERBS = {
-    "prepare": prepare,
-    "weights": weights,
-    "calibrate": calibrate,
-    "report": report,
-    "export": export,
-    "baseline": baseline,
-    "benchmark": benchmark,
-    "phantom": phantom,
-    "demo": demo,
-}
+_ALL = (
+    *("prepare", "weights", "calibrate", "report", "export", "baseline", "benchmark"),
+    *("label", "deploy", "listen", "phantom", "demo"),
+)
+VERBS = tuple(name for name in _ALL if find_spec(f"bundle.{name}"))
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one verb; a wrong input ends with its message and exit code 1, not with a traceback."""
+    warnings.filterwarnings("ignore", "Current stack size")  # MONAI Deploy's, on every import of MONAI
+    words = sys.argv[1:] if arguments is None else arguments
     parser = argparse.ArgumentParser(prog="python -m bundle", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for name, module in VERBS.items():
-        text = (module.__doc__ or "").strip()
+    for name in VERBS:
+        text = description(name)
         formatter = argparse.RawDescriptionHelpFormatter
-        module.configure(
-            verbs.add_parser(name, help=text.split("\n")[0].rstrip("."), description=text, formatter_class=formatter)
+        added = verbs.add_parser(
+            name, help=text.split("\n")[0].rstrip("."), description=text, formatter_class=formatter
         )
-    args = parser.parse_args(arguments)
+        if name in words[:1]:  # the others may need what is not installed, as in MONAI Label's environment
+            module = import_module(f"bundle.{name}")
+            module.configure(added)
+    args = parser.parse_args(words)
     logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(
         logging.ERROR
     )  # tells everyone of a missing extra
     try:
-        return VERBS[args.verb].run(args)
+        return module.run(args)
     except (OSError, ValueError, RuntimeError) as error:
         print(f"{parser.prog} {args.verb}: {error}", file=sys.stderr)
         return 1
+
+
+def description(name: str) -> str:
+    """What a verb does: the docstring of its module, which is not imported for it."""
+    spec = find_spec(f"bundle.{name}")
+    assert spec is not None
+    assert spec.origin is not None
+    return (ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8"))) or "").strip()
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser
 
 from bundle.baseline import parsed
-from scripts.calibration import LEVELS, METHOD, PixelTail, patients_needed, risk_controlling_threshold
+from scripts.calibration import LEVELS, METHOD, PIXEL_RATES, PixelTail, patients_needed, risk_controlling_threshold
 from scripts.data.datalist import datalist_hash, datalist_name
 from scripts.data.scans import is_scan
 from scripts.files import file_sha256, replacing
@@ -139,8 +139,17 @@ class PatientScores:
         except ValueError as error:
             threshold, reason = None, str(error)
         counts = {"scans": self.scans, "images": sum(map(len, self.images.values())), "pixels": self.pixels.pixels}
-        found: dict[str, Any] = {"rate": rate, "threshold": threshold}
-        return found | ({"reason": reason} if reason else {}) | {"patients": len(self.highest)} | counts
+        found: dict[str, Any] = {"rate": rate, "threshold": threshold} | ({"reason": reason} if reason else {})
+        if level == "pixel":
+            found["thresholds"] = self._pixel_thresholds({*PIXEL_RATES, rate})
+        return found | {"patients": len(self.highest)} | counts
+
+    def _pixel_thresholds(self, rates: set[float]) -> list[dict[str, float]]:
+        """Gives those of the rates that so many patients allow, the highest first, and their thresholds."""
+        allowed = [rate for rate in sorted(rates, reverse=True) if patients_needed(rate) <= self.pixels.patients]
+        if not self.pixels.pixels:
+            return []
+        return [{"rate": rate, "threshold": self.pixels.threshold(rate)} for rate in allowed]
 
     def nameless(self) -> list[dict[str, Any]]:
         """Gives of each patient his highest scan score and the scores of his images, in an order that tells no name."""

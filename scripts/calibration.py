@@ -37,6 +37,7 @@ logger = logging.getLogger(__name__)
 
 METHOD = "conformal risk control over patients, arXiv 2208.02814"
 LEVELS = ("volume", "image", "pixel")
+PIXEL_RATES = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001)  # that a viewer may choose from
 REMEDY = "Calibrate this checkpoint with these configs: `python -m bundle calibrate`."
 
 _TOLERANCE = 1e-9  # of sums of parts of patients
@@ -163,6 +164,7 @@ class Calibration:
     Attributes:
         patients: normal ones that were calibrated on; 0 without a file.
         pixel_threshold, image_threshold, volume_threshold: None where there is none.
+        pixel_thresholds: of other rates that the patients allow, by rate.
         rates: promised, by level.
 
     Raises:
@@ -175,6 +177,7 @@ class Calibration:
         self.pixel_threshold: float | None = None
         self.image_threshold: float | None = None
         self.volume_threshold: float | None = None
+        self.pixel_thresholds: dict[float, float] = {}
         self._facts: dict[str, Any] | None = None
         if not self.path.is_file():
             logger.warning(
@@ -229,6 +232,7 @@ class Calibration:
         self.volume_threshold, self.image_threshold, self.pixel_threshold = (
             levels[level]["threshold"] for level in LEVELS
         )
+        self.pixel_thresholds = {one["rate"]: one["threshold"] for one in levels["pixel"]["thresholds"]}
         self.rates = {level: levels[level]["rate"] for level in LEVELS}
         self._highest = [np.array([patient["score"]]) for patient in content["scores"]]
         self._images = [np.array(patient["images"], float) for patient in content["scores"]]

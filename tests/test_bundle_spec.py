@@ -124,7 +124,9 @@ def test_metadata_has_what_its_schema_requires() -> None:
     assert list(formats["outputs"]) == ["pred"]
     for tensor in [*formats["inputs"].values(), *formats["outputs"].values()]:
         assert not [key for key in TENSOR_REQUIRED if key not in tensor]
-        assert len(tensor["channel_def"]) == tensor["num_channels"]
+    assert len(formats["inputs"]["image"]["channel_def"]) == formats["inputs"]["image"]["num_channels"]
+    # Of the mask that post-processing makes of the one channel: MONAI Label takes its labels from here.
+    assert formats["outputs"]["pred"]["channel_def"] == {"0": "background", "1": "anomaly"}
 
 
 def test_versions_are_semantic_and_logged() -> None:

@@ -217,7 +217,12 @@ def written(tmp_path: Path) -> Callable[..., tuple[Path, Path]]:
             "levels": {
                 "volume": {**level, "threshold": 5.0},
                 "image": {**level, "threshold": 4.0},
-                "pixel": {**level, "threshold": None, "reason": "too few"},
+                "pixel": {
+                    **level,
+                    "threshold": None,
+                    "reason": "too few",
+                    "thresholds": [{"rate": 0.5, "threshold": 1.5}],
+                },
             },
             "scores": [{"score": 2.0, "images": [1.0, 2.0]}, {"score": 5.0, "images": [2.0, 3.0, 4.0, 5.0]}],
         }
@@ -232,6 +237,7 @@ def test_a_calibration_gives_thresholds_rates_and_p_values(written: Callable[...
     calibration = Calibration(*written(), **SCORING)
     assert (calibration.volume_threshold, calibration.image_threshold, calibration.pixel_threshold) == (5, 4, None)
     assert calibration.rates == {"volume": 0.4, "image": 0.4, "pixel": 0.4}
+    assert calibration.pixel_thresholds == {0.5: 1.5}
     assert calibration.patients == 2
     assert calibration.volume_p_value(3.0) == pytest.approx(2 / 3)
     np.testing.assert_allclose(calibration.image_p_values(np.array([2.0, 3.0])), [2.5 / 3, 1.75 / 3])

@@ -1,4 +1,13 @@
-"""Export a trained detector as one file that runs without this bundle's code: TorchScript, ONNX, OpenVINO or TensorRT.
+"""Export a trained model: as a bundle of its own, or as one file (TorchScript, ONNX, OpenVINO, TensorRT).
+
+--format bundle writes a folder or a .zip in the form of MONAI's model zoo: configs with the overlays of the training
+merged in, checkpoint, calibration where there is one, the teachers' weights and all code. In it plain commands run, as
+`python -m monai.bundle run inferring --config_file configs/inference.json`; the verbs label, deploy and listen and
+MONAI's own tools take it:
+
+    python -m bundle export --format bundle --config_file configs/train.json configs/data/ct.json
+
+The other formats write a file that runs without this bundle's code.
 
 The file takes images (B, 3, H, W) in [0, 1], float32, prepared as the configs say, B at will, and gives the anomaly
 maps (B, 1, H, W), float32. Name the configs of the training. Before anything is left on the disk, the written file maps
@@ -30,10 +39,12 @@ from monai.bundle import ConfigParser
 from bundle.baseline import parsed
 from bundle.export.formats import FORMATS, Job
 from bundle.export.int8 import training_images
+from bundle.export.package import write_bundle
 from scripts.checkpoints import CheckpointReader, load_checkpoint
 from scripts.files import file_sha256
 from scripts.networks.exported import ExportedDetector, facts_path
 from scripts.networks.weights import weights_hash
+from scripts.predictor import NAME
 from scripts.provenance import Provenance, git_commit, versions
 
 TOLERANCE = 1e-3  # of what computes in float32, in standard deviations of the maps
@@ -43,14 +54,20 @@ _RUNTIMES = ("onnx", "onnxscript", "onnxruntime", "openvino", "nncf", "torch_ten
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the verb."""
-    parser.add_argument("--format", choices=list(FORMATS), required=True, help="tensorrt needs a GPU")
+    parser.add_argument("--format", choices=["bundle", *FORMATS], required=True, help="tensorrt needs a GPU")
     parser.add_argument("--int8", action="store_true", help="quantise, by images of the training split; openvino alone")
     parser.add_argument(
         "--config_file", nargs="+", default=["configs/train.json"], help="as of the training (default: %(default)s)"
     )
     parser.add_argument("--ckpt_path", type=Path, help="the checkpoint (default: as the configs say)")
     suffixes = ", ".join(f"{kind.suffix} ({name})" for name, kind in FORMATS.items())
-    parser.add_argument("--output", type=Path, help=f"{suffixes} (default: the checkpoint's name with that suffix)")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help=f"{suffixes} (default: the checkpoint's name with that suffix); of bundle a new folder or .zip (default: "
+        f"{NAME} beside the checkpoint)",
+    )
+    parser.add_argument("--calibration_path", type=Path, help="of bundle (default: as evaluations take it)")
     parser.add_argument("--image_size", type=int, help="H and W, as in training (default: as the configs say)")
     parser.add_argument("--datalist", type=Path, help="of --int8 (default: as the configs say)")
     parser.add_argument("--dataset_dir", type=Path, help="of --int8: where the images are")
@@ -60,27 +77,48 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write file and facts, and print how far the file deviates.
+    """Write what is asked for, and print how far a file deviates.
 
     Raises:
         ValueError: If options do not go together, or the file deviates too far.
         RuntimeError: If a package or device is missing.
     """
+    if args.calibration_path and args.format != "bundle":
+        raise ValueError("--calibration_path is of --format bundle: the other formats hold the network alone.")
+    return _export_bundle(args) if args.format == "bundle" else _export_file(args)
+
+
+def _export_bundle(args: argparse.Namespace) -> int:
+    config, checkpoint = _trained(args)
+    restored(config, checkpoint)  # refuses configs that are not those of the training
+    beside = checkpoint.with_name("calibration.json")
+    calibration = args.calibration_path or (beside if beside.is_file() else None)
+    overrides = {name: config[name] for name, _ in args.set} | _given(args, "image_size")
+    root = str(config.get_parsed_content("bundle_root"))
+    out = write_bundle(
+        args.config_file[1:], overrides, checkpoint, calibration, args.output or checkpoint.with_name(NAME), root
+    )
+    if calibration is None:
+        print(
+            f"There is no calibration {beside}, so there will be no masks and no p-values: python -m bundle calibrate."
+        )
+    files = [out] if out.is_file() else [file for file in out.rglob("*") if file.is_file()]
+    print(f"Written: {out} ({sum(file.stat().st_size for file in files) / 1e6:.1f} MB)")
+    return 0
+
+
+def _export_file(args: argparse.Namespace) -> int:
     kind = FORMATS[args.format]
     if args.int8 and args.format != "openvino":
         raise ValueError(f"--int8 is offered for --format openvino, not {args.format}.")
     kind.check()
-    named = ("ckpt_path", "image_size", "datalist", "dataset_dir")
-    given = {name: value if isinstance(value, int) else str(value) for name in named if (value := getattr(args, name))}
-    config = parsed(args.config_file, given | {"device": "$torch.device('cpu')"}, args.set)
-    checkpoint = Path(config.get_parsed_content("ckpt_path"))
+    config, checkpoint = _trained(args)
     out: Path = args.output or checkpoint.with_name(f"{checkpoint.stem}{'_int8' * args.int8}{kind.suffix}")
     if out.suffix != kind.suffix:
         raise ValueError(f"--output {out}: a file of --format {args.format} ends in {kind.suffix}.")
     network, provenance = restored(config, checkpoint)
     side = config.get_parsed_content("image_size")
-    overrides = {name: value for name, value in given.items() if name == "image_size"}
-    overrides |= {name: config[name] for name, _ in args.set}
+    overrides = {name: config[name] for name, _ in args.set} | _given(args, "image_size")
     images = training_images(config) if args.int8 else None
     job = Job(network, checkpoint, args.config_file, overrides, [3, side, side], images)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -122,6 +160,19 @@ def run(args: argparse.Namespace) -> int:
         f"{facts_path(out).name}"
     )
     return 0
+
+
+def _given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """Those of the options that were given, as config ids and values."""
+    values = {name: getattr(args, name) for name in names}
+    return {name: value if isinstance(value, int) else str(value) for name, value in values.items() if value}
+
+
+def _trained(args: argparse.Namespace) -> tuple[ConfigParser, Path]:
+    """The configs with all options merged in, and the checkpoint that they name."""
+    given = _given(args, "ckpt_path", "image_size", "datalist", "dataset_dir")
+    config = parsed(args.config_file, given | {"device": "$torch.device('cpu')"}, args.set)
+    return config, Path(config.get_parsed_content("ckpt_path"))
 
 
 def restored(config: ConfigParser, checkpoint: Path) -> tuple[Any, Provenance]:

@@ -15,6 +15,7 @@ from monai.bundle import ckpt_export, trt_export
 from torch import Tensor, nn
 
 from bundle.export.int8 import quantised
+from bundle.export.package import merged_configs
 from scripts.extras import EXPORT, TENSORRT, import_extra
 
 METADATA = Path(__file__).parents[2] / "configs" / "metadata.json"
@@ -30,7 +31,7 @@ class Job:
     Attributes:
         network: restored, in evaluation mode.
         checkpoint: that it was restored from.
-        configs: files that it was built from.
+        configs: files that it was built from, train.json first.
         overrides: of these configs.
         image_shape: (3, H, W).
         images: (3, H, W) in [0, 1], to take the ranges of INT8 from; None for float32.
@@ -70,18 +71,18 @@ def _write_tensorrt(job: Job, path: Path) -> None:
 
 @contextmanager
 def _monais_arguments(job: Job, path: Path) -> Iterator[dict[str, Any]]:
-    """What both of MONAI's exports take. They keep the config files inside theirs, and so an override is made one."""
+    """What both of MONAI's exports take. They keep config files inside theirs: here the one of inference, whole, which
+    is what MONAI Deploy looks for."""
     with tempfile.TemporaryDirectory() as folder:
-        configs = list(job.configs)
-        if job.overrides:
-            configs.append(f"{folder}/overrides.json")
-            Path(configs[-1]).write_text(json.dumps(job.overrides), encoding="utf-8")
+        config = Path(folder) / "inference.json"
+        merged = merged_configs(job.configs[1:], job.overrides)["inference.json"]
+        config.write_text(json.dumps(merged), encoding="utf-8")
         yield {
             "net_id": "network_def",
             "filepath": str(path),
             "ckpt_file": str(job.checkpoint),
             "meta_file": str(METADATA),
-            "config_file": configs,
+            "config_file": str(config),
             "key_in_ckpt": "model",
             "input_shape": [1, *job.image_shape],
         }

@@ -16,6 +16,7 @@ import scripts.networks.vmamba  # noqa: F401  registers VMamba with timm
 from scripts.networks.folding import folded
 from scripts.networks.weights import WeightsError, load_state_dict, teacher_weights, weights_hash
 
+PRETRAINED = "pretrained"  # the word that asks for released weights
 UNTRAINED = "untrained"  # the word that asks for random weights
 
 logger = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ class Teacher(nn.Module):
     def __init__(
         self,
         name: str,
-        weights: str = "pretrained",
+        weights: str = PRETRAINED,
         levels: Sequence[int] | None = None,
         options: dict[str, Any] | None = None,
         seed: int = 0,
@@ -73,7 +74,7 @@ class Teacher(nn.Module):
             self.backbone = _create_untrained(name, seed, arguments)
             self.weights = f"{UNTRAINED}, seed {seed}"
         else:
-            path = teacher_weights(name, models_dir) if weights == "pretrained" else Path(weights)
+            path = teacher_weights(name, models_dir) if weights == PRETRAINED else Path(weights)
             self.backbone = _create_trained(name, path, arguments)
         backbone: Any = self.backbone
         info = backbone.feature_info

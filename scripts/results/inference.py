@@ -25,12 +25,12 @@ from scripts.montage import montage
 from scripts.networks.detector import Detector
 from scripts.provenance import Provenance, current_config, device_name, git_commit, versions
 from scripts.transforms.reading import ToPlaned
+from scripts.transforms.summary import NOTICE
 
 logger = logging.getLogger(__name__)
 
 # Where no range is given, colours begin at this percentile of all anomaly values of the run and end at the other.
 _DISPLAY_PERCENTILES = (75.0, 99.9)
-NOTICE = "For research. Not for clinical use."
 
 
 class Exporter(Protocol):
@@ -51,8 +51,8 @@ class InferenceResults:
     - what ``exporter`` adds for the items it takes;
     - ``manifest.json`` with all that the results depend on.
 
-    Takes decollated outputs with ``name``, ``score``, ``slice_scores``, ``empty_slices``, ``top_slices``,
-    ``anomaly_map`` (1, i, j, k) and ``pred`` (1, i, j, k) or None, the mask, on the grid of the file.
+    Takes decollated outputs with ``name``, ``anomaly_map`` (1, i, j, k) and ``pred`` (1, i, j, k) or None, the mask, on
+    the grid of the file, and ``result``, see ``scripts.transforms.ResultSummaryd``.
 
     Args:
         output_dir: made if missing.
@@ -61,7 +61,7 @@ class InferenceResults:
             columns, slices) in [0, 1].
         plane: of the slices.
         threshold: of the masks, if there are any.
-        calibration: gives the p-values; described in the manifest.
+        calibration: described in the manifest.
         unreadable: name to reason, for inputs that could not be used.
         left_out: the same for those that were not meant to be.
         display_range: anomaly values at which the colours of the overlays begin and end; None takes percentiles of
@@ -125,22 +125,19 @@ class InferenceResults:
         exported = self.exporter is not None and self.exporter.takes(image)
         anomaly_map = _array(item["anomaly_map"])
         mask = _array(item["pred"]) if item["pred"] is not None else None
-        top = [int(number) for number in item["top_slices"]]
-        row = {"image": name if exported else image, "score": float(item["score"])}
-        if self.calibration.patients:
-            row["p_value"] = self.calibration.volume_p_value(row["score"])
+        result = item["result"]
+        row = {"image": name if exported else image, "score": result["anomaly_score"]}
+        if result["p_value"] is not None:
+            row["p_value"] = result["p_value"]
         if is_scan(image):
-            row |= {"top_slice": top[0], "slices": len(item["slice_scores"])}
-            self._slices.append(self._slice_table(item, row["image"]))
+            row |= {"top_slice": result["top_slice"], "slices": len(result["slice_scores"])}
+            self._slices.append(_slice_table(result, row["image"]))
         if exported:
             outcome = {
                 "anomaly_map": anomaly_map,
                 "mask": mask,
-                "score": row["score"],
-                "slice_scores": item["slice_scores"].tolist(),
-                "top_slices": top,
-                "threshold": self.threshold,
-                "plane": self.plane,
+                **{key: result[key] for key in ("slice_scores", "top_slices", "threshold", "plane")},
+                "score": result["anomaly_score"],
             }
             row |= self.exporter.write(image, name, self.output_dir, outcome)  # type: ignore[union-attr]
         else:
@@ -149,16 +146,7 @@ class InferenceResults:
         inside = anomaly_map[anomaly_map != 0]  # it is 0 outside the foreground
         self._percentiles.append(np.percentile(inside if inside.size else anomaly_map, _DISPLAY_PERCENTILES))
         self._rows.append(row)
-        self._picture(item, image, row, top)
-
-    def _slice_table(self, item: dict[str, Any], image: str) -> pd.DataFrame:
-        """A line a slice; empty ones, which were not calibrated on, have no p-value."""
-        scores = item["slice_scores"].cpu().double().numpy()
-        table = pd.DataFrame({"image": image, "slice": range(len(scores)), "score": scores})
-        if self.calibration.patients:
-            table["p_value"] = self.calibration.image_p_values(scores)
-            table.loc[item["empty_slices"].cpu().numpy(), "p_value"] = np.nan
-        return table
+        self._picture(item, image, row)
 
     def _write_arrays(self, image: str, name: str, anomaly_map: np.ndarray, mask: np.ndarray | None) -> dict[str, str]:
         scan = is_scan(image)
@@ -176,13 +164,13 @@ class InferenceResults:
                 Image.fromarray(array[..., 0]).save(target, compression="tiff_deflate")
         return paths
 
-    def _picture(self, item: dict[str, Any], image: str, row: dict[str, Any], top: list[int]) -> None:
+    def _picture(self, item: dict[str, Any], image: str, row: dict[str, Any]) -> None:
         """Draws the overlay as soon as its colours are known: at once, or at the end of the run."""
         scan, name = is_scan(image), item["name"]
-        shown = top if scan else [0]
+        shown = item["result"]["top_slices"] if scan else [0]
         maps = _array(self._turn(item["anomaly_map"])[..., shown])
         masks = _array(self._turn(item["pred"])[..., shown]) if item["pred"] is not None else None
-        scores = [float(item["slice_scores"][number]) for number in shown]
+        scores = [item["result"]["slice_scores"][number] for number in shown]
 
         def draw(low: float, high: float) -> None:
             picture = self.reading({"image": image})["image"]
@@ -238,6 +226,15 @@ class InferenceResults:
         percentiles = np.stack(self._percentiles)
         low, high = float(np.median(percentiles[:, 0])), float(percentiles[:, 1].max())
         return low, max(high, low + 1e-6)
+
+
+def _slice_table(result: Mapping[str, Any], image: str) -> pd.DataFrame:
+    """A line a slice, with a p-value where there is one."""
+    scores = result["slice_scores"]
+    table = pd.DataFrame({"image": image, "slice": range(len(scores)), "score": scores})
+    if result["p_value"] is not None:
+        table["p_value"] = np.array(result["slice_p_values"], dtype=float)
+    return table
 
 
 def _array(tensor: Tensor | MetaTensor) -> np.ndarray:

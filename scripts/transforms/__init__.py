@@ -12,6 +12,7 @@ from scripts.transforms.scoring import (
     MapInverted,
     SliceLabelsd,
 )
+from scripts.transforms.summary import ResultSummaryd
 from scripts.transforms.synthesis import (
     CutPasted,
     FractalNoised,
@@ -37,6 +38,7 @@ __all__ = [
     "RandFractalNoised",
     "RandLesiond",
     "ResizeInPlaned",
+    "ResultSummaryd",
     "ScaleByForegroundd",
     "ScaleToUnitd",
     "SliceLabelsd",

@@ -96,6 +96,13 @@ def test_scores_are_kept_by_patient_without_empty_slices_and_background(scores: 
     assert scores.level("pixel", 0.375)["threshold"] == pytest.approx(2, rel=1e-3)
 
 
+def test_pixel_thresholds_are_kept_for_every_usual_rate_that_the_patients_allow(scores: PatientScores) -> None:
+    kept = scores.level("pixel", 0.375)["thresholds"]
+    assert [one["rate"] for one in kept] == [0.5, 0.375]  # three patients support no rate below a quarter
+    # Above 2 lie half of one patient's pixels, no more than 0.5 * 4 - 1 and 0.375 * 4 - 1; above 1 too many.
+    assert [one["threshold"] for one in kept] == pytest.approx([2, 2], rel=1e-3)
+
+
 def test_a_level_without_threshold_says_why(scores: PatientScores) -> None:
     level = scores.level("pixel", 0.1)
     assert level["threshold"] is None

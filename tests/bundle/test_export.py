@@ -103,12 +103,19 @@ def test_the_file_maps_images_as_the_network_does_in_float64(
         assert str(Path(torch.__file__).parent).encode() not in content
 
 
-def test_torchscript_holds_the_configs_with_what_was_overridden(export: Export, checkpoint: Path) -> None:
+def test_torchscript_holds_the_config_of_inference_as_it_was_trained(
+    export: Export, checkpoint: Path, network: Any, tiny_config: dict[str, Any]
+) -> None:
     assert export("torchscript", "--set", "network_def#sigma", "3.0") == 0
-    kept = {"metadata.json": "", "train.json": "", "overrides.json": ""}
+    kept = {"metadata.json": "", "inference.json": ""}
     torch.jit.load(checkpoint.with_suffix(".ts"), _extra_files=kept)
-    assert json.loads(kept["overrides.json"]) == {"network_def#sigma": 3.0}
-    assert json.loads(kept["train.json"]) == json.loads((ROOT / "configs" / "train.json").read_text())
+    config = json.loads(kept["inference.json"])
+    assert config["network_def"]["sigma"] == 3.0
+    assert config["image_size"] == 64
+    assert config["network_def"]["local_teacher"] == tiny_config["network_def#local_teacher"]
+    inference = json.loads((ROOT / "configs" / "inference.json").read_text())
+    assert config["postprocessing"] == inference["postprocessing"]
+    assert config["bundle_root"] == "."  # what was said of this machine is not in it
     assert json.loads(kept["metadata.json"])["version"]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bundle.__main__ import VERBS, main
+from bundle.__main__ import VERBS, description, main
 
 ROOT = Path(__file__).parents[2]
 
@@ -20,16 +20,22 @@ def help_of(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 def test_help_lists_every_verb_with_what_it_does(capsys: pytest.CaptureFixture[str]) -> None:
     text = help_of(capsys)
     assert "python -m monai.bundle run" in text  # where training, evaluation and inference are
-    for name, module in VERBS.items():
-        first_line = (module.__doc__ or "").strip().split("\n")[0].rstrip(".")
-        assert f"{name} {first_line}" in text
+    for name in VERBS:
+        assert f"{name} {description(name).splitlines()[0].rstrip('.')}" in text
 
 
 @pytest.mark.parametrize("name", VERBS)
 def test_the_help_of_a_verb_says_what_it_does(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     text = help_of(capsys, name)
     assert text.startswith(f"usage: python -m bundle {name}")
-    assert " ".join((VERBS[name].__doc__ or "").split()) in text
+    assert " ".join(description(name).split()) in text
+
+
+def test_a_verb_leaves_alone_what_only_others_need() -> None:
+    program = "import sys; from bundle.__main__ import main; main(['weights', 'no_such_net']); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "bundle.weights" in done.stdout.split()
+    assert "bundle.prepare" not in done.stdout.split()
 
 
 def test_an_unknown_verb_is_told_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
