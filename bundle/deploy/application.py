@@ -63,8 +63,8 @@ def analyse(study: Path, out: Path, bundle: Path, rules: Path, secondary_capture
     """Runs the application, and writes ``results.json``; arguments and errors as of ``bundle.deploy.deploy``."""
     if not study.exists():
         raise FileNotFoundError(f"There is no folder {study}.")
-    if "HOLOSCAN_LOG_LEVEL" not in os.environ:
-        set_log_level(LogLevel.WARN)
+    if "HOLOSCAN_LOG_LEVEL" not in os.environ:  # what goes wrong reaches us as an exception as well
+        set_log_level(LogLevel.CRITICAL)
     try:
         out.mkdir(parents=True, exist_ok=True)
         # Beside the results, for it holds images of patients and may need as much room.

@@ -85,7 +85,7 @@ class WriteResults(Operator):
             earlier.unlink()
         size = None if mask is None or not is_placed(volume) else mask_volume(mask, volume)
         self.results.add(scored, size, [str(path.relative_to(self.folder)) for path in paths])
-        logger.info("%s: anomaly score %.4g, written to %s", scored.name, found.score, target)
+        logger.info("Written: %s", target)
 
 
 def _array(tensor: torch.Tensor) -> np.ndarray:
