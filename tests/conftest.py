@@ -23,6 +23,7 @@ from monai.utils import set_determinism
 
 from bundle import prepare
 from bundle.phantom import write_phantoms
+from tests.model_bundle import make_model_bundle
 
 torch.set_num_threads(2)
 
@@ -177,6 +178,12 @@ def run_command(command: Callable[..., list[str]]) -> Callable[..., subprocess.C
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def model_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An exported model, see ``make_model_bundle``; not to be changed."""
+    return make_model_bundle(tmp_path_factory.mktemp("exported"))
 
 
 @pytest.fixture(scope="session")

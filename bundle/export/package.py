@@ -104,7 +104,7 @@ def write_bundle(
 
 
 def _check(config: dict[str, Any], calibration: Path, checkpoint: Path) -> None:
-    parser = ConfigParser(config)
+    parser = ConfigParser(copy.deepcopy(config))
     parser["calibration_path"], parser["ckpt_path"] = str(calibration), str(checkpoint)
     used: Any = parser.get_parsed_content("calibration")
     assert isinstance(used, Calibration)
