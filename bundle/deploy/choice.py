@@ -122,21 +122,24 @@ def _rule(what: str, given: Any, trained: Mapping[str, Any]) -> Rule:
         raise ValueError(f"{what} is {given!r}, not conditions by name.")
     _check_keys(what, given, (*_CONDITIONS, "take"))
     conditions = {name: value for name, value in given.items() if name != "take"}
-    if conditions.get("modality") == TRAINED:
-        conditions["modality"] = _MODALITIES.get(str(trained.get("intensity")))
-    elif isinstance(conditions.get("modality"), str):
-        conditions["modality"] = (conditions["modality"],)
     if conditions.get("orientation") == TRAINED:
-        conditions["orientation"] = str(trained.get("plane", "axial"))
+        conditions["orientation"] = str(trained["plane"])
+    if type(conditions.get("min_slices", 0)) is not int:
+        raise ValueError(f"{what}: min_slices {given['min_slices']!r} is no whole number.")
     try:
-        made = Rules(**conditions)
+        made = Rules(**conditions | {"modality": _modality(given.get("modality"), trained)})
     except (TypeError, ValueError) as error:
         raise ValueError(f"{what}: {error}") from error
-    if type(made.min_slices) is not int:
-        raise ValueError(f"{what}: min_slices {made.min_slices!r} is no whole number.")
-    if made.modality is not None and not all(isinstance(name, str) for name in made.modality):
-        raise ValueError(f"{what}: modality {made.modality!r} is neither a name nor a list of names.")
     return Rule(made, _one_of(f"{what}: take", given.get("take", TAKES[0]), TAKES))
+
+
+def _modality(given: Any, trained: Mapping[str, Any]) -> tuple[str, ...] | None:
+    if given == TRAINED:
+        return _MODALITIES.get(str(trained["intensity"]))
+    names = [given] if isinstance(given, str) else given
+    if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise ValueError(f"modality {given!r} is neither a name nor a list of names.")
+    return None if names is None else tuple(names)
 
 
 def _check_keys(what: str, given: Mapping[str, Any], known: Sequence[str]) -> None:
