@@ -70,6 +70,8 @@ def deploy(study: Path, out: Path, bundle: Path | None, rules: Path, secondary_c
         ValueError: If rules or bundle are wrong, or there is no DICOM.
         RuntimeError: If the SDK is not installed.
     """
+    if not study.exists():
+        raise FileNotFoundError(f"There is no folder {study}.")
     load_sdk()
     application = import_module("bundle.deploy.application")
     results = application.analyse(study, out, bundle or default_bundle(), rules, secondary_capture)

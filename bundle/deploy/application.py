@@ -61,8 +61,6 @@ class AnomalyApplication(Application):
 
 def analyse(study: Path, out: Path, bundle: Path, rules: Path, secondary_capture: bool = False) -> Results:
     """Runs the application, and writes ``results.json``; arguments and errors as of ``bundle.deploy.deploy``."""
-    if not study.exists():
-        raise FileNotFoundError(f"There is no folder {study}.")
     if "HOLOSCAN_LOG_LEVEL" not in os.environ:  # what goes wrong reaches us as an exception as well
         set_log_level(LogLevel.CRITICAL)
     try:

@@ -222,11 +222,8 @@ def test_nothing_of_the_patient_is_told_outside_of_dicom(study, deploy) -> None:
     run = deploy(folder, "--secondary-capture")
     assert run.code == 0
     told = run.said + (run.out / "results.json").read_text() + " ".join(str(path) for path in run.out.rglob("*"))
-    uids = {
-        dcmread(path)[keyword].value
-        for path in folder.iterdir()
-        for keyword in ("StudyInstanceUID", "SeriesInstanceUID")
-    }
+    headers = [dcmread(path) for path in folder.iterdir()]
+    uids = {header[f"{level}InstanceUID"].value for header in headers for level in ("Study", "Series", "SOP")}
     assert not [word for word in ("secret", *uids) if word in told.lower()]
     written = dcmread(next(run.out.rglob("segmentation.dcm")))
     assert str(written.PatientName) == "Secretname"

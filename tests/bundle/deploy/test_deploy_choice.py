@@ -17,7 +17,7 @@ MR = {"intensity": "ScaleByForegroundd", "plane": "axial"}
 
 @pytest.fixture
 def series(study: Callable[..., Path]) -> dict[str, str]:
-    """Names by description: two axial CT, a short one, a localiser, an MR, an enhanced MR, and a CT of another study."""
+    """Names by description: three CT, one of them short, a localiser, two MR, and the CT of another study."""
     study(series=0, description="Brain 5 mm")
     study(series=1, description="Bone 5 mm", slices=8)
     study(series=2, description="Short", slices=3)
