@@ -9,6 +9,8 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
+from scripts.errors import cause_of
+
 _ALL = (
     *("prepare", "weights", "calibrate", "report", "export", "baseline", "benchmark"),
     *("label", "deploy", "listen", "phantom", "demo"),
@@ -38,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return module.run(args)
     except (OSError, ValueError, RuntimeError) as error:
-        print(f"{parser.prog} {args.verb}: {error}", file=sys.stderr)
+        print(f"{parser.prog} {args.verb}: {cause_of(error)}", file=sys.stderr)
         return 1
 
 

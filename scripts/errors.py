@@ -14,10 +14,15 @@ def end_with_the_cause() -> None:
     sys.excepthook = _excepthook
 
 
+def cause_of(error: BaseException) -> BaseException:
+    """The error that MONAI wrapped; the error itself where it did not."""
+    while error.__cause__ is not None and str(error).startswith(_WRAPPINGS):
+        error = error.__cause__
+    return error
+
+
 def _excepthook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
     sys.__excepthook__(kind, error, traceback)
-    cause = error
-    while cause.__cause__ is not None and str(cause).startswith(_WRAPPINGS):
-        cause = cause.__cause__
+    cause = cause_of(error)
     if cause is not error:
         print(f"\nThe cause: {type(cause).__name__}: {cause}", file=sys.stderr)

@@ -39,7 +39,11 @@ def make_model_bundle(folder: Path) -> Path:
     normals = sorted(path.relative_to(folder).as_posix() for path in phantoms.glob("normal/*/ct.nii.gz"))
     items = [{"image": path, "label": 0, "group": Path(path).parent.name} for path in normals]
     content = {"name": "phantoms", "modality": "CT", "classes": [], "seed": 0, "dataset_dir": ".", "made_by": "tests"}
-    splits = {"training": items[:6], "validation": items[6:10], "test": items[10:]}
+    anomalous = [
+        {"image": f"{place}/ct.nii.gz", "label": 1, "mask": f"{place}/lesion.nii.gz", "group": Path(place).name}
+        for place in ("phantoms/anomalous/sub-12", "phantoms/anomalous/sub-13")
+    ]
+    splits = {"training": items[:6], "validation": items[6:10], "test": [*items[10:], *anomalous]}
     datalist = folder / "datalist.json"
     datalist.write_text(json.dumps({**content, **splits}))
     tiny = folder / "tiny.json"
