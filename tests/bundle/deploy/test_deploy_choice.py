@@ -96,6 +96,16 @@ def test_the_reason_names_the_rules_where_they_differ(choose, rules) -> None:
     assert left_out["T1"] == "rule 1: description does not match 'flair'; rule 2: modality MR"
 
 
+def test_a_series_that_shares_its_uid_with_another_is_left_out(study, tmp_path: Path) -> None:
+    study(patient="a", SeriesInstanceUID="1.2.3")
+    study(patient="b", SeriesInstanceUID="1.2.3")
+    found = find_series(tmp_path / "study", progress=False).series
+    chosen, left_out = read_choice(DEFAULT_RULES, CT).choose(found)
+    assert len(found) == 2
+    assert list(chosen) == [series_name(found[0])]
+    assert list(left_out.values()) == ["another series has its UID"]
+
+
 @pytest.mark.parametrize(
     ("content", "text"),
     [

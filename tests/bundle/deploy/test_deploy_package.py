@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from bundle.deploy.__main__ import model_bundle as model_bundle_in
 from bundle.phantom_dicom import write_series
 
 ROOT = Path(__file__).parents[3]
@@ -33,18 +34,14 @@ SOURCE = {
 }
 
 
-@pytest.fixture(scope="module")
-def package(model_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that `monai-deploy package` would hand to Docker: app, models, pip, map, Dockerfile."""
+def _packaged(models: Path, folder: Path) -> Path:
+    """Leaves in a folder what `monai-deploy package -m MODELS` hands to Docker: app, models, pip, map, Dockerfile."""
     from holoscan_cli.packager.arguments import PackagingArguments
     from holoscan_cli.packager.container_builder import PythonAppBuilder
     from holoscan_cli.packager.package_command import create_package_parser
     from holoscan_cli.packager.packager import _create_app_manifest, _create_package_manifest
 
-    folder = tmp_path_factory.mktemp("package")
-    models = tmp_path_factory.mktemp("models")
-    shutil.copytree(model_bundle, models / model_bundle.name)
-    source = models.parent / "source.json"
+    source = folder / "source.json"
     source.write_text(json.dumps(SOURCE))
     parser = ArgumentParser()
     create_package_parser(parser.add_subparsers(), "package", [])
@@ -60,6 +57,14 @@ def package(model_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return folder
 
 
+@pytest.fixture(scope="module")
+def package(model_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package of a folder that holds the model bundle."""
+    models = tmp_path_factory.mktemp("models")
+    shutil.copytree(model_bundle, models / model_bundle.name)
+    return _packaged(models, tmp_path_factory.mktemp("package"))
+
+
 def test_the_manifests_name_entry_point_model_and_resources(package: Path) -> None:
     app = json.loads((package / "map" / "app.json").read_text())
     assert json.loads(app["command"]) == ["python3", "/opt/holoscan/app"]
@@ -71,6 +76,16 @@ def test_the_manifests_name_entry_point_model_and_resources(package: Path) -> No
     assert described["resources"] == {"cpu": 2, "gpu": 1, "memory": "8Gi", "gpuMemory": "6Gi"}
     assert described["applicationRoot"] == "/opt/holoscan/app"
     assert f"FROM {IMAGE}" in (package / "Dockerfile").read_text()
+
+
+def test_the_bundle_is_found_too_where_its_own_folder_is_packaged(model_bundle: Path, tmp_path: Path) -> None:
+    found = model_bundle_in(_packaged(model_bundle, tmp_path) / "models")
+    for path in ("models/model.pt", "configs/inference.json", "scripts/predictor.py", "bundle/deploy/application.py"):
+        assert (found / path).read_bytes() == (model_bundle / path).read_bytes()
+
+
+def test_requirements_reach_the_package(package: Path) -> None:
+    assert (package / "pip" / "requirements.txt").read_text() == (APP / "requirements.txt").read_text()
 
 
 def test_the_version_of_the_package_is_that_of_the_bundle(package: Path) -> None:
