@@ -10,7 +10,7 @@ from holoscan.logger import LogLevel, set_log_level
 from monai.deploy.core import Application
 
 from bundle.deploy.choice import Choice, read_choice
-from bundle.deploy.results import Results
+from bundle.deploy.results import FILE, Results
 from bundle.deploy.scoring import ScoreSeries
 from bundle.deploy.selecting import SelectSeries
 from bundle.deploy.writing import WriteResults
@@ -65,6 +65,7 @@ def analyse(study: Path, out: Path, bundle: Path, rules: Path, secondary_capture
         set_log_level(LogLevel.CRITICAL)
     try:
         out.mkdir(parents=True, exist_ok=True)
+        (out / FILE).unlink(missing_ok=True)  # of an earlier run, which this one might not replace
         # Beside the results, for it holds images of patients and may need as much room.
         scratch = tempfile.TemporaryDirectory(prefix=".volumes-", dir=out)
     except OSError as error:

@@ -40,6 +40,10 @@ class ScoreSeries(Operator):
         spec.output("scored")
 
     def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
+        """
+        Raises:
+            OSError: if there is no room for the volume.
+        """
         selected: Selected = op_input.receive("series")
         try:
             volume = read_series(selected.series)
@@ -47,7 +51,7 @@ class ScoreSeries(Operator):
             scan = converted_volume(volume, selected.series, self.folder, plane)
             prediction = self.predictor(scan)
             Path(scan).unlink()
-        except (ValueError, OSError) as error:
+        except ValueError as error:
             self.results.fail(selected.name, error)
             return
         op_output.emit(Scored(selected.name, volume, prediction, self.predictor.threshold()), "scored")

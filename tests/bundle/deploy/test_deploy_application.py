@@ -1,6 +1,7 @@
 """The Deploy application: what it writes, and what it says where it cannot."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -265,16 +266,21 @@ def test_a_missing_or_empty_folder_is_named(deploy, tmp_path: Path, make, text: 
     assert "[error]" not in run.said
 
 
-def test_a_full_disk_is_named_with_the_file(study, deploy, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(self: Dataset, path: Path, **_: Any) -> None:
+@pytest.mark.parametrize(("target", "file"), [(Dataset, "segmentation.dcm"), (nib, r"ct-\w{12}.nii")])
+def test_a_full_disk_is_named_with_the_file_and_leaves_no_old_results(
+    study, deploy, monkeypatch: pytest.MonkeyPatch, target: Any, file: str
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
     folder = study()
-    monkeypatch.setattr(Dataset, "save_as", fail)
+    assert deploy(folder).code == 0
+    monkeypatch.setattr(target, "save_as" if target is Dataset else "save", fail)
     run = deploy(folder)
     assert run.code == 1
-    assert "segmentation.dcm: [Errno 28] No space left on device" in run.said
-    assert "Free space" in run.said
+    assert re.search(rf"Cannot write \S+{file}: \[Errno 28\] No space left on device. Free space", run.said)
+    assert "Traceback" not in run.said
+    assert not run.results
 
 
 def test_an_output_that_cannot_be_written_is_named_before_anything_is_read(study, deploy, tmp_path: Path) -> None:
