@@ -4,11 +4,17 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PEERS := .venv-peers
 PEERS_STAMP := $(PEERS)/.installed
+LABEL := .venv-label
+LABEL_STAMP := $(LABEL)/.installed
+# What make label serves.
+BUNDLE ?= demo/medical_anomaly_pdd
+STUDIES ?= demo/studies
+PORT ?= 8000
 # Waiting threads that spin cost more than they gain as soon as anything else runs on the machine.
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format programs bench-peers clean
+.PHONY: help demo test label test-label check format programs bench-peers clean
 
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
@@ -25,9 +31,26 @@ demo: $(STAMP)  ## train, evaluate and infer on made-up head CT scans (demo/); u
 test: $(STAMP)  ## run the tests
 	$(BIN)/python -m pytest
 
+label: $(LABEL_STAMP) $(BUNDLE)  ## serve a model to 3D Slicer and OHIF: make label BUNDLE=... STUDIES=... PORT=8000 (default: the demo's)
+	$(LABEL)/bin/python -m bundle label --bundle "$(BUNDLE)" --studies "$(STUDIES)" --port $(PORT)
+
+demo/medical_anomaly_pdd: | $(STAMP)
+	$(BIN)/python -m bundle demo demo
+
+test-label: $(LABEL_STAMP)  ## run the tests of MONAI Label's app, in its environment
+	$(LABEL)/bin/python -m pytest -c tests/label/pytest.ini tests/label
+
+$(LABEL_STAMP): requirements-label.txt constraints-label.txt
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed: make PYTHON=python3.11"'
+	$(PYTHON) -m venv $(LABEL)
+	# By the environment, as sam2 is built in an environment of its own, for which older pips know no option.
+	PIP_CONSTRAINT=constraints-label.txt PIP_BUILD_CONSTRAINT=constraints-label.txt \
+		$(LABEL)/bin/pip install --disable-pip-version-check --requirement requirements-label.txt
+	touch $@
+
 programs:  ## install the Debian programs that some tests check our DICOM with (as root)
 	apt-get update
-	apt-get install --yes --no-install-recommends dcm2niix dcmtk dicom3tools
+	apt-get install --yes --no-install-recommends dcm2niix dcmtk dicom3tools iproute2 orthanc orthanc-dicomweb
 
 bench-peers: $(STAMP) $(PEERS_STAMP)  ## measure our speed beside that of anomalib, which gets an environment of its own
 	$(BIN)/python -m bundle benchmark --speed --peers $(PEERS)/bin/python
@@ -47,4 +70,4 @@ format: $(STAMP)  ## repair lint and formatting
 	$(BIN)/ruff format .
 
 clean:  ## remove the environments and the demo
-	rm -rf $(VENV) $(PEERS) demo
+	rm -rf $(VENV) $(PEERS) $(LABEL) demo

@@ -1,17 +1,21 @@
 """Shows the way from scans to anomaly maps on made-up head CT, in minutes and without any download.
 
 Writes phantom volumes (NIfTI, and one of them as a DICOM series too), prepares them, trains PDD on the normal ones,
-calibrates its scores, evaluates and infers, each by the command that you would use on your own data. The teachers are
-small and UNTRAINED: it shows the way, not the quality.
+calibrates its scores, evaluates, infers and exports it, each by the command that you would use on your own data. The
+teachers are small and UNTRAINED: it shows the way, not the quality.
 """
 
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
+
+from scripts.predictor import NAME
 
 ROOT = Path(__file__).parent.parent
 # 32 normal scans: 18 to train on, 9 to calibrate on, the fewest that allow a rate of 0.1, and 5 to test.
@@ -56,18 +60,37 @@ def run(args: argparse.Namespace) -> int:
     evaluate = ["--datalist", datalist, "--results_dir", f"{folder}/test", *calibrated]
     infer = ["--input", datalist, "--output_dir", f"{folder}/inference", *calibrated]
     dicom = ["--input", f"{phantoms}/dicom", "--output_dir", f"{folder}/inference_dicom", *calibrated]
-    _step("1/7 A data set of its own", "phantom", phantoms, *_PHANTOMS)
-    _step("2/7 Prepare it", "prepare", phantoms, "--out", datalist, "--modality", "CT", "--layout", "nifti", *_SPLIT)
-    _bundle("3/7 Train on the slices of its normal scans", "training", TRAIN, train)
-    _step("4/7 Calibrate on normal scans that it was not trained on", "calibrate", *calibrate)
-    _bundle("5/7 Evaluate", "evaluating", EVALUATE, evaluate)
-    _bundle("6/7 Infer the scans of the test split", "inferring", INFER, infer)
-    _bundle("7/7 Infer a DICOM series", "inferring", INFER, dicom)
+    _step("1/8 A data set of its own", "phantom", phantoms, *_PHANTOMS)
+    _step("2/8 Prepare it", "prepare", phantoms, "--out", datalist, "--modality", "CT", "--layout", "nifti", *_SPLIT)
+    _bundle("3/8 Train on the slices of its normal scans", "training", TRAIN, train)
+    _step("4/8 Calibrate on normal scans that it was not trained on", "calibrate", *calibrate)
+    _bundle("5/8 Evaluate", "evaluating", EVALUATE, evaluate)
+    _bundle("6/8 Infer the scans of the test split", "inferring", INFER, infer)
+    _bundle("7/8 Infer a DICOM series", "inferring", INFER, dicom)
+    exported = ["--output", f"{folder}/{NAME}", "--calibration_path", calibration, "--config_file", *TRAIN]
+    checkpoint = ["--ckpt_path", f"{folder}/models/model.pt"]
+    _step(
+        "8/8 Export it for MONAI Label, MONAI Deploy and hospitals",
+        "export",
+        "--format",
+        "bundle",
+        *exported,
+        *checkpoint,
+    )
+    _studies(json.loads(Path(datalist).read_text(encoding="utf-8")), Path(phantoms), folder / "studies")
     baseline = ["bundle", "baseline", "mean_image", "--datalist", datalist, "--config_file", *EVALUATE]
     trivial = json.loads(_output(*baseline, "--set", "scan_cache_dir", f"{folder}/cache"))
     pdd = json.loads((folder / "test" / "metrics.json").read_text())["metrics"]
     _report(folder, pdd, trivial, time.time() - started)
     return 0
+
+
+def _studies(datalist: dict[str, Any], phantoms: Path, studies: Path) -> None:
+    """Copies the scans of the test split as MONAI Label takes them: each under a name of its own, without masks."""
+    studies.mkdir()
+    for item in datalist["test"]:
+        scan = phantoms / item["image"]
+        shutil.copy(scan, studies / f"{scan.parent.name}.nii.gz")
 
 
 def _bundle(title: str, run_id: str, configs: tuple[str, ...], options: list[str]) -> None:
@@ -107,6 +130,7 @@ def _report(folder: Path, pdd: dict[str, float], trivial: dict[str, float], seco
         f"Scores         {folder}/inference/scores.csv, slices.csv\n"
         f"Evaluation     {folder}/test/heat_maps.png, roc_pr.png, scores.png, metrics.json\n"
         f"The data       {folder}/datalist.png\n"
+        f"The model      {folder}/{NAME} (what the verbs deploy, listen and label take; scans to label: studies/)\n"
         f"MLflow         {Path(sys.executable).parent}/mlflow ui --backend-store-uri sqlite:///{folder}/mlruns.db\n"
         "               then open http://127.0.0.1:5000\n"
     )

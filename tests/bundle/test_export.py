@@ -119,6 +119,20 @@ def test_torchscript_holds_the_config_of_inference_as_it_was_trained(
     assert json.loads(kept["metadata.json"])["version"]
 
 
+def test_monai_deploy_finds_the_configs_in_torchscript_and_all_code_that_they_name(
+    export: Export, checkpoint: Path
+) -> None:
+    operators = pytest.importorskip(
+        "monai.deploy.operators.monai_bundle_inference_operator", reason="MONAI Deploy is for Linux alone"
+    )
+    assert export("torchscript") == 0
+    parser = operators.get_bundle_config(str(checkpoint.with_suffix(".ts")), ["inference"])
+    preprocessing, inferer = parser.get_parsed_content("preprocessing"), parser.get_parsed_content("inferer")
+    assert [type(part).__name__ for part in preprocessing.flatten().transforms][:2] == ["LoadScand", "ToPlaned"]
+    assert type(inferer).__name__ == "MixedPrecisionInferer"
+    assert parser.get("_meta_")["network_data_format"]["outputs"]["pred"]["channel_def"]["1"] == "anomaly"
+
+
 def test_the_deviation_is_the_largest_difference_in_standard_deviations() -> None:
     class Doubled(torch.nn.Module):
         def forward(self, image: torch.Tensor) -> torch.Tensor:
