@@ -11,7 +11,8 @@ import os
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+
+import yaml
 
 _APP = Path(__file__).resolve().parent
 
@@ -27,14 +28,21 @@ def main() -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     logging.getLogger("bundle").setLevel(logging.INFO)
     try:
-        options = _options(Path(os.environ.get("HOLOSCAN_CONFIG_PATH", _APP / "app.yaml")))
+        capture = _secondary_capture(Path(os.environ.get("HOLOSCAN_CONFIG_PATH", _APP / "app.yaml")))
         model = model_bundle(args.model)
-        sys.path.insert(0, str(model))
-        capture = bool(options.get("secondary_capture"))
-        return import_module("bundle.deploy").deploy(args.input, args.output, model, _APP / "rules.json", capture)
+    except (OSError, ValueError) as error:
+        return _refuse(error)
+    sys.path.insert(0, str(model))
+    deploy, cause_of = import_module("bundle.deploy").deploy, import_module("scripts.errors").cause_of
+    try:
+        return deploy(args.input, args.output, model, _APP / "rules.json", capture)
     except (OSError, ValueError, RuntimeError) as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        return 1
+        return _refuse(cause_of(error))
+
+
+def _refuse(error: BaseException) -> int:
+    print(f"python {_APP.name}: {error}", file=sys.stderr)
+    return 1
 
 
 def model_bundle(models: Path) -> Path:
@@ -52,11 +60,22 @@ def model_bundle(models: Path) -> Path:
     )
 
 
-def _options(path: Path) -> dict[str, Any]:
-    """Gives the section ``options`` of app.yaml."""
-    import yaml
+def _secondary_capture(path: Path) -> bool:
+    """Reads the option of app.yaml.
 
-    return (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("options") or {}
+    Raises:
+        OSError: If there is no such file.
+        ValueError: If it has no such option.
+    """
+    try:
+        wanted = yaml.safe_load(path.read_text(encoding="utf-8"))["options"]["secondary_capture"]
+    except (yaml.YAMLError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} has no options with secondary_capture: begin with the app.yaml of bundle/deploy."
+        ) from error
+    if not isinstance(wanted, bool):
+        raise ValueError(f"{path}: secondary_capture is {wanted!r}, neither true nor false.")
+    return wanted
 
 
 if __name__ == "__main__":

@@ -146,11 +146,33 @@ def test_the_package_takes_its_own_rules_and_options(package: Path, study, tmp_p
 
 @pytest.mark.parametrize(
     ("variable", "text"),
-    [("HOLOSCAN_MODEL_PATH", "There is no model bundle in"), ("HOLOSCAN_INPUT_PATH", "There is no folder")],
+    [
+        ("HOLOSCAN_MODEL_PATH", "There is no model bundle in"),
+        ("HOLOSCAN_INPUT_PATH", "There is no folder"),
+        ("HOLOSCAN_CONFIG_PATH", "No such file"),
+    ],
 )
 def test_a_wrong_mount_is_named(package: Path, study, tmp_path: Path, variable: str, text: str) -> None:
     done, _ = _run_packaged(package, study(), tmp_path, **{variable: str(tmp_path / "none")})
     assert done.returncode == 1
+    assert text in done.stdout
+    assert "Traceback" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("config", "text"),
+    [
+        ("options: [", "no options"),
+        ("[]", "no options"),
+        ("options: {captures: true}", "no options"),
+        ("options: {secondary_capture: 2}", "2, neither"),
+    ],
+)
+def test_a_wrong_configuration_is_named(package: Path, study, tmp_path: Path, config: str, text: str) -> None:
+    (tmp_path / "mine.yaml").write_text(config)
+    done, _ = _run_packaged(package, study(), tmp_path, HOLOSCAN_CONFIG_PATH=str(tmp_path / "mine.yaml"))
+    assert done.returncode == 1
+    assert "mine.yaml" in done.stdout
     assert text in done.stdout
     assert "Traceback" not in done.stdout
 
