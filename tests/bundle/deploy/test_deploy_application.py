@@ -155,6 +155,36 @@ def test_results_tell_scores_files_and_versions(scans, deployed: Path, inferred:
     assert {path.name for path in deployed.iterdir()} == {*_names(scans).values(), "results.json"}
 
 
+@pytest.mark.parametrize("name", ["straight", "tilted"])
+def test_the_report_tells_score_threshold_and_the_slices_that_carry_it(
+    scans, deployed: Path, inferred: Path, read_results, name: str
+) -> None:
+    one = next(one for one in read_results(deployed)["series"] if one["series"] == _names(scans)[name])
+    told = _measurements(dcmread(deployed / one["series"] / "report.dcm"))
+    assert [value for code, value, _ in told if code == "anomaly-score"] == [pytest.approx(one["score"])]
+    assert [value for code, value, _ in told if code == "threshold"] == [pytest.approx(one["threshold"])]
+    headers = [dcmread(path) for path in (scans["dicom"] / name).iterdir()]
+    headers.sort(key=lambda header: header.ImagePositionPatient[2])  # from inferior, as slices.csv counts
+    numbers = {header.SOPInstanceUID: number for number, header in enumerate(headers)}
+    slices = pd.read_csv(inferred / "slices.csv").set_index(["image", "slice"])["score"][one["series"]]
+    carrying = [(numbers[uid], value) for code, value, (uid, *_) in told if code == "slice-score"]
+    assert carrying[0][0] == slices.idxmax()
+    assert [value for _, value in carrying] == pytest.approx([slices[number] for number, _ in carrying], rel=1e-5)
+
+
+def _measurements(item: Dataset) -> list[tuple[str, float, list[str]]]:
+    """Code, value and the SOPInstanceUIDs referred to of every number below an item of a report."""
+    found = []
+    for child in item.get("ContentSequence") or ():
+        if child.ValueType == "NUM":
+            code = child.ConceptNameCodeSequence[0].CodeValue
+            sources = [one for one in child.get("ContentSequence") or () if one.ValueType == "IMAGE"]
+            uids = [one.ReferencedSOPSequence[0].ReferencedSOPInstanceUID for one in sources]
+            found.append((code, float(child.MeasuredValueSequence[0].NumericValue), uids or [""]))
+        found += _measurements(child)
+    return found
+
+
 def test_all_objects_pass_the_validator(deployed: Path, errors) -> None:
     files = sorted(deployed.rglob("*.dcm"))
     assert len(files) >= 8
