@@ -247,6 +247,18 @@ def test_what_cannot_be_read_costs_the_others_nothing(study, deploy) -> None:
     assert "._copy" not in run.said
 
 
+def test_a_series_with_nothing_in_it_costs_the_others_nothing(study, deploy, phantom) -> None:
+    array, affine = phantom
+    folder = study(series=0)
+    write_series(folder, np.full_like(array, -1000), affine, series=1, description="Blank")
+    blank = next(one for one in find_series(folder, progress=False).series if one.description == "Blank")
+    run = deploy(folder)
+    assert run.code == 3
+    assert list(run.results["unreadable"]) == [series_name(blank)]
+    assert len(run.results["series"]) == 1
+    assert "every voxel is -1000" in run.said
+
+
 def test_nothing_of_the_patient_is_told_outside_of_dicom(study, deploy) -> None:
     folder = study(PatientName="Secretname", PatientID="Secretid", AccessionNumber="secret", description="secret")
     study(series=1, modality="MR", PatientName="Secretname", PatientID="Secretid", description="secret")
