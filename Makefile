@@ -28,8 +28,8 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)  ## train, evaluate and infer on made-up head CT scans (demo/); under 5 minutes once installed
 	$(BIN)/python -m bundle demo demo
 
-test: $(STAMP)  ## run the tests
-	$(BIN)/python -m pytest
+test: $(STAMP)  ## run the tests, two at a time
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 label: $(LABEL_STAMP) $(BUNDLE)  ## serve a model to 3D Slicer and OHIF: make label BUNDLE=... STUDIES=... PORT=8000 (default: the demo's)
 	$(LABEL)/bin/python -m bundle label --bundle "$(BUNDLE)" --studies "$(STUDIES)" --port $(PORT)

@@ -25,7 +25,7 @@ from bundle import prepare
 from bundle.phantom import write_phantoms
 from tests.model_bundle import make_model_bundle
 
-torch.set_num_threads(2)
+torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)  # make test has a worker for each of two cores
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"

@@ -1,0 +1,129 @@
+"""The side of a node that gives results away: storage SCU."""
+
+from __future__ import annotations
+
+import ssl
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydicom import dcmread
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pynetdicom import AE, build_context, evt
+from pynetdicom.association import Association
+from pynetdicom.presentation import PresentationContext
+from pynetdicom.status import code_to_category
+
+from bundle.listen.settings import Peer
+
+_CONNECTION, _ANSWER = 10.0, 300.0  # s
+_DUPLICATE = 0x0111  # an object that the peer has already, of an answer that got lost
+_OUT_OF_RESOURCES = range(0xA700, 0xA800)
+_UNCOMPRESSED = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
+
+
+class PeerAwayError(Exception):
+    """The peer takes nothing now; it may later."""
+
+
+class RefusedError(Exception):
+    """The peer does not take an object, and sending it again will not help."""
+
+
+class Sender:
+    """Sends files to a peer, each until it is acknowledged once.
+
+    Args:
+        title: AE title of this side.
+        context: For TLS.
+    """
+
+    def __init__(self, title: str, peer: Peer, context: ssl.SSLContext | None) -> None:
+        self._title, self._peer, self._context = title, peer, context
+        self._taken: set[Path] = set()
+        self._association: Association | None = None
+
+    def send(self, files: Sequence[Path], stop: threading.Event) -> bool:
+        """Sends what the peer has not yet acknowledged; False where ``stop`` came first.
+
+        Raises:
+            PeerAwayError: If the peer cannot be reached, or ends or refuses the association, or is out of resources.
+            RefusedError: If it does not take one of the files; the others were sent.
+        """
+        left = [file for file in files if file not in self._taken]
+        if not left:
+            return True
+        association = self._associate(left)
+        refused = []
+        try:
+            for file in left:
+                if stop.is_set():
+                    return False
+                if reason := self._store(association, file):
+                    refused.append(reason)
+                else:
+                    self._taken.add(file)
+        finally:
+            if association.is_established:
+                association.release()
+        if refused:
+            raise RefusedError(
+                f"{self._peer.ae_title} refuses {len(refused)} of {len(files)}: {', '.join(sorted(set(refused)))}"
+            )
+        self._taken.difference_update(files)
+        return True
+
+    def abort(self) -> None:
+        """Ends what is going on; may be called from another thread."""
+        if self._association is not None and self._association.is_established:
+            self._association.abort()
+            self._association.dimse.msg_queue.put((None, None))  # in place of the answer that is waited for
+
+    def _associate(self, files: Sequence[Path]) -> Association:
+        entity = AE(self._title)
+        entity.connection_timeout, entity.dimse_timeout, entity.network_timeout = _CONNECTION, _ANSWER, _ANSWER
+        tls = None if self._context is None else (self._context, self._peer.host)
+        opened: list[evt.Event] = []
+        self._association = entity.associate(
+            self._peer.host,
+            self._peer.port,
+            contexts=_contexts(files),
+            ae_title=self._peer.ae_title,
+            tls_args=tls,
+            evt_handlers=[(evt.EVT_CONN_OPEN, opened.append)],
+        )
+        if not self._association.is_established:
+            if self._association.is_rejected:
+                how = "rejects the association"
+            else:
+                how = "accepts none of the kinds of objects, or no association" if opened else "cannot be reached"
+            raise PeerAwayError(f"{self._peer.ae_title} at {self._peer.host}:{self._peer.port} {how}")
+        return self._association
+
+    def _store(self, association: Association, file: Path) -> str | None:
+        """Gives why a file is refused, None for one that is taken."""
+        dataset = dcmread(file)
+        kind = dataset.SOPClassUID.name
+        try:
+            status = association.send_c_store(dataset).get("Status")
+        except ValueError:
+            return f"{kind} is not among what it accepts"
+        except RuntimeError as error:
+            raise PeerAwayError(f"{self._peer.ae_title} has ended the association") from error
+        if status is None:
+            raise PeerAwayError(f"{self._peer.ae_title} does not answer, or has ended the association")
+        if status in _OUT_OF_RESOURCES:
+            raise PeerAwayError(f"{self._peer.ae_title} is out of resources (status 0x{status:04X})")
+        if status == _DUPLICATE or code_to_category(status) in ("Success", "Warning"):
+            return None
+        return f"{kind} with status 0x{status:04X}"
+
+
+def _contexts(files: Sequence[Path]) -> list[PresentationContext]:
+    """Gives one for each kind of object and transfer syntax; what is not compressed may be sent in another way."""
+    headers = [dcmread(file, specific_tags=["SOPClassUID"], stop_before_pixels=True) for file in files]
+    kinds = sorted({(header.SOPClassUID, header.file_meta.TransferSyntaxUID) for header in headers})
+    return [
+        build_context(sop_class, list(dict.fromkeys((syntax, *_UNCOMPRESSED))) if syntax in _UNCOMPRESSED else [syntax])
+        for sop_class, syntax in kinds
+    ]

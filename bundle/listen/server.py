@@ -1,0 +1,147 @@
+"""The side of a node that takes objects: verification and storage SCP."""
+
+from __future__ import annotations
+
+import logging
+import socketserver
+import ssl
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from pydicom import dcmread
+from pynetdicom import (
+    AE,
+    ALL_TRANSFER_SYNTAXES,
+    AllStoragePresentationContexts,
+    VerificationPresentationContexts,
+    _config,
+    evt,
+)
+from pynetdicom.association import Association
+from pynetdicom.transport import ThreadedAssociationServer
+
+from bundle.listen.queue import QueueFullError, StudyQueue
+from bundle.listen.settings import Settings
+
+SUCCESS, OUT_OF_RESOURCES, CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xC000  # PS3.4, table B.2-1
+_REJECTED, _BY_USER, _CALLING_AE_TITLE = 1, 1, 3  # PS3.8, table 9-21
+_IDLE = 600.0  # s without data after which an association is ended
+_HANDSHAKE = 30.0  # s for TLS
+_PDU = 131072  # bytes, fewer turns than with the usual 16 KiB
+
+_log = logging.getLogger(__name__)
+
+
+class Receiver:
+    """Takes objects into a queue."""
+
+    def __init__(self, settings: Settings, queue: StudyQueue, context: ssl.SSLContext | None) -> None:
+        self._settings = settings
+        self._queue = queue
+        self._context = context
+        self._studies: WeakKeyDictionary[Association, str] = WeakKeyDictionary()  # of the latest object: its hash
+
+    @contextmanager
+    def running(self) -> Iterator[int]:
+        """Gives the port; at the end associations are aborted, as all that was acknowledged is on the disk.
+
+        Raises:
+            OSError: If the address is not to be had.
+        """
+        _config.LOG_HANDLER_LEVEL = "none"  # its log names patients' UIDs
+        entity = AE(self._settings.ae_title)
+        entity.require_called_aet = True
+        entity.maximum_pdu_size = _PDU
+        entity.network_timeout = _IDLE
+        entity.supported_contexts = VerificationPresentationContexts
+        for storage in AllStoragePresentationContexts:
+            entity.add_supported_context(str(storage.abstract_syntax), ALL_TRANSFER_SYNTAXES)
+        address = (self._settings.host, self._settings.port)
+        try:
+            server = entity.make_server(
+                address,
+                evt_handlers=[
+                    (evt.EVT_REQUESTED, self._on_request),
+                    (evt.EVT_PDU_RECV, self._on_data),
+                    (evt.EVT_C_STORE, self._on_store),
+                    (evt.EVT_ABORTED, self._on_abort),
+                ],
+                server_class=_Server,
+            )
+        except OSError as error:
+            raise OSError(f"Cannot listen on {address[0]}:{address[1]}: {error}. Choose another --port.") from error
+        assert isinstance(server, _Server)
+        server.tls = self._context
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True)
+        thread.start()
+        try:
+            yield server.server_address[1]
+        finally:
+            socketserver.BaseServer.shutdown(server)  # that of pynetdicom is for servers that it has started itself
+            server.server_close()
+            for association in server.active_associations:
+                association.abort()
+            thread.join()
+
+    def _on_request(self, event: evt.Event) -> None:
+        requestor: Any = event.assoc.requestor
+        title, address = requestor.primitive.calling_ae_title.strip(), requestor.address_info.address
+        enters = False
+        try:
+            allowed = self._settings.allow
+            enters = not allowed or any(caller.is_of(title, address) for caller in allowed)
+        finally:  # after an error too, which pynetdicom would pass over
+            if not enters:
+                _log.warning("association of %r at %s rejected: --allow does not name it", title, address)
+                event.assoc.acse.send_reject(_REJECTED, _BY_USER, _CALLING_AE_TITLE)
+                event.assoc.kill()  # waits until that is sent, before the connection is closed
+
+    def _on_data(self, event: evt.Event) -> None:
+        if key := self._studies.get(event.assoc):
+            self._queue.hold(key)
+
+    def _on_store(self, event: evt.Event) -> int:
+        try:
+            content = event.encoded_dataset()
+            header = dcmread(BytesIO(content), stop_before_pixels=True, specific_tags=["StudyInstanceUID"])
+            study_uid, instance_uid = str(header.StudyInstanceUID), str(header.file_meta.MediaStorageSOPInstanceUID)
+            if not study_uid or not instance_uid:
+                raise ValueError("no UID")
+        except Exception as error:  # whatever pydicom meets in bytes that others have made
+            _log.warning("an object refused: it cannot be read, or lacks its UIDs (%s)", type(error).__name__)
+            return CANNOT_UNDERSTAND
+        try:
+            self._studies[event.assoc] = self._queue.receive(study_uid, instance_uid, content)
+        except QueueFullError as error:
+            _log.warning("an object refused, which its sender has to send again: %s", error)
+            return OUT_OF_RESOURCES
+        return SUCCESS
+
+    def _on_abort(self, event: evt.Event) -> None:
+        if key := self._studies.get(event.assoc):
+            self._queue.break_off(key)
+
+
+class _Server(ThreadedAssociationServer):
+    """Shakes hands in the association's thread, so that a silent client keeps nobody else waiting."""
+
+    daemon_threads = True
+    tls: ssl.SSLContext | None = None
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Makes an association of a connection."""
+        if self.tls is not None:
+            try:
+                request.settimeout(_HANDSHAKE)
+                request = self.tls.wrap_socket(request, server_side=True)
+                request.settimeout(None)
+            except OSError as error:
+                reason = getattr(error, "reason", None) or type(error).__name__
+                _log.warning("connection of %s refused: TLS failed: %s", client_address[0], reason)
+                self.shutdown_request(request)
+                return
+        super().process_request_thread(request, client_address)

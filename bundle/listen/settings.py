@@ -1,0 +1,268 @@
+"""What a node is told: by options, or by a JSON file of them."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+_AE_TITLE = re.compile(r"[ -\[\]-~]{1,16}")  # of the VR AE: printable ASCII without the backslash
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Who takes the results: ``AET@HOST:PORT``, an IPv6 address in brackets."""
+
+    ae_title: str
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> Peer:
+        title, _, address = text.partition("@")
+        host, _, port = address.rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+            raise ValueError(f"{text!r} is not AET@HOST:PORT, such as PACS@10.0.0.5:104.")
+        return cls(ae_title(title), host.strip("[]"), int(port))
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who may send: an AE title, from anywhere or from one address or network."""
+
+    ae_title: str
+    network: ipaddress.IPv4Network | ipaddress.IPv6Network | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Caller:
+        title, _, address = text.partition("@")
+        try:
+            network = ipaddress.ip_network(address, strict=False) if "@" in text else None
+        except ValueError as error:
+            raise ValueError(f"{text!r} is not AET or AET@ADDRESS, such as CT1@10.0.0.7: {error}.") from error
+        return cls(ae_title(title), network)
+
+    def is_of(self, title: str, address: str) -> bool:
+        """Tells whether an association of this calling AE title and address is the caller's."""
+        found = ipaddress.ip_address(address)
+        found = getattr(found, "ipv4_mapped", None) or found
+        return title == self.ae_title and (self.network is None or found in self.network)
+
+
+def ae_title(text: str) -> str:
+    """Gives an AE title without the spaces around it.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    if not _AE_TITLE.fullmatch(text) or not text.strip():
+        raise ValueError(f"{text!r} is no AE title: 1 to 16 ASCII characters, no backslash.")
+    return text.strip()
+
+
+def _positive(text: Any) -> float:
+    if not (number := float(text)) > 0:
+        raise ValueError(f"{text} is not above 0.")
+    return number
+
+
+def _not_negative(text: Any) -> float:
+    if not (number := float(text)) >= 0:
+        raise ValueError(f"{text} is below 0.")
+    return number
+
+
+def _port(text: Any) -> int:
+    if not 0 <= (number := int(text)) < 65536:
+        raise ValueError(f"{text} is no port: 0 (any that is free) to 65535.")
+    return number
+
+
+def _count(text: Any) -> int:
+    if (number := int(text)) < 1:
+        raise ValueError(f"{text} is below 1.")
+    return number
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings of a node; names are those of the options.
+
+    Raises:
+        ValueError: If they do not go together.
+    """
+
+    queue: Path
+    bundle: Path | None = None
+    ae_title: str = "ANOMALY"
+    host: str = "127.0.0.1"
+    port: int = 11112
+    allow: tuple[Caller, ...] = ()
+    send_to: Peer | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    tls_ca: Path | None = None
+    send_tls: bool = False
+    quiet_seconds: float = 30.0
+    patience_minutes: float = 10.0
+    time_limit_minutes: float = 60.0
+    max_studies: int = 100
+    min_free_gib: float = 5.0
+    keep_days: float = 0.0
+    retry_failed: bool = False
+    deploy_options: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not _is_loopback(self.host) and not self.allow:
+            raise ValueError(
+                f"--host {self.host} can be reached from other machines: say with --allow AET@ADDRESS who may send."
+            )
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("--tls-cert and --tls-key go together: give both or neither.")
+        if self.tls_ca is not None and self.tls_cert is None and not self.send_tls:
+            raise ValueError(
+                "--tls-ca checks the certificates of others: give --tls-cert and --tls-key, or --send-tls."
+            )
+        if self.send_tls and self.send_to is None:
+            raise ValueError("--send-tls says how to send: give --send-to AET@HOST:PORT.")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+@dataclass(frozen=True)
+class _Option:
+    kind: Callable[[Any], Any]
+    text: str
+    metavar: str | None = None
+
+
+_OPTIONS = {
+    "queue": _Option(Path, "where studies wait; made where it is missing, of one node alone", "FOLDER"),
+    "bundle": _Option(Path, "the model bundle (default: the one that python -m bundle deploy finds)", "FOLDER"),
+    "ae_title": _Option(ae_title, "of this node; associations that call another are rejected", "AET"),
+    "host": _Option(str, "the address to listen on; another than loopback needs --allow"),
+    "port": _Option(_port, "the port to listen on"),
+    "allow": _Option(
+        Caller.parse, "who may send, repeatable; ADDRESS may be a network (default: anyone)", "AET[@ADDRESS]"
+    ),
+    "send_to": _Option(
+        Peer.parse, "who takes the results (default: they stay in the folder results of the queue)", "AET@HOST:PORT"
+    ),
+    "tls_cert": _Option(Path, "certificate of this node, PEM: associations are by TLS alone", "FILE"),
+    "tls_key": _Option(Path, "its private key, PEM", "FILE"),
+    "tls_ca": _Option(Path, "certificates of authorities, PEM: who sends must have a certificate of theirs", "FILE"),
+    "send_tls": _Option(
+        bool, "send by TLS; the peer's certificate must name its HOST, and be of --tls-ca or the system's authorities"
+    ),
+    "quiet_seconds": _Option(_positive, "without anything new after which a study is complete", "SECONDS"),
+    "patience_minutes": _Option(_positive, "the same, of a study that is known to lack objects", "MINUTES"),
+    "time_limit_minutes": _Option(_positive, "for the application to process one study", "MINUTES"),
+    "max_studies": _Option(_count, "that are not done; a further one is refused", "NUMBER"),
+    "min_free_gib": _Option(
+        _not_negative, "that stay free on the disk of the queue; what would take them is refused", "GIB"
+    ),
+    "keep_days": _Option(_not_negative, "how long the images of done studies are kept", "DAYS"),
+    "retry_failed": _Option(bool, "take the failed studies up again, once, at the start"),
+}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the options; one that is not given is None, so that a file may give it."""
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="JSON object of these options; an option given wins"
+    )
+    defaults = {field.name: field.default for field in fields(Settings)}
+    for name, option in _OPTIONS.items():
+        flag = f"--{name.replace('_', '-')}"
+        if option.kind is bool:
+            parser.add_argument(flag, action="store_true", default=None, help=option.text)
+            continue
+        default = defaults[name]
+        text = f"{option.text} (default: {default})" if isinstance(default, (str, int, float)) else option.text
+        action = "append" if name == "allow" else "store"
+        parser.add_argument(flag, type=_told(option.kind), action=action, metavar=option.metavar, help=text)
+    parser.add_argument(
+        "deploy_options",
+        nargs="*",
+        metavar="DEPLOY_OPTION",
+        help="further options of python -m bundle deploy, behind --",
+    )
+
+
+def _told(kind: Callable[[Any], Any]) -> Callable[[str], Any]:
+    """Gives ``kind`` with its message kept, which argparse would replace by a short one."""
+
+    def convert(text: str) -> Any:
+        try:
+            return kind(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return convert
+
+
+def read_settings(args: argparse.Namespace) -> Settings:
+    """Gives the settings: options, else what the file of ``--config`` says, else the defaults.
+
+    Raises:
+        OSError: If the file cannot be read.
+        ValueError: If it, or a setting, is wrong.
+    """
+    given = {} if args.config is None else _from_file(args.config)
+    for name in (*_OPTIONS, "deploy_options"):
+        value = getattr(args, name)
+        if value not in (None, []):
+            given[name] = tuple(value) if isinstance(value, list) else value
+    if "queue" not in given:
+        raise ValueError('Give --queue FOLDER, or "queue" in the file of --config.')
+    return Settings(**given)
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON: {error}.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f'{path}: is no JSON object such as {{"port": 11112}}.')
+    given = {}
+    for key, value in content.items():
+        name = key.replace("-", "_")
+        if name == "deploy_options":
+            given[name] = tuple(_texts(path, key, value))
+        elif name not in _OPTIONS:
+            raise ValueError(f"{path}: {key!r} is no option: {', '.join(_OPTIONS)}, deploy_options.")
+        elif name == "allow":
+            given[name] = tuple(_converted(path, key, _OPTIONS[name].kind, text) for text in _texts(path, key, value))
+        else:
+            given[name] = _converted(path, key, _OPTIONS[name].kind, value)
+    return given
+
+
+def _texts(path: Path, key: str, value: Any) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        raise ValueError(f"{path}: {key} is no list of texts.")
+    return value
+
+
+def _converted(path: Path, key: str, kind: Callable[[Any], Any], value: Any) -> Any:
+    numeric = kind in (_positive, _not_negative, _port, _count)
+    wanted: tuple[type, ...] = (bool,) if kind is bool else (int, float) if numeric else (str,)
+    if not isinstance(value, wanted) or (numeric and isinstance(value, bool)):
+        raise ValueError(f"{path}: {key} is {value!r}, not {'true or false' if kind is bool else wanted[-1].__name__}.")
+    if kind in (_port, _count) and not isinstance(value, int):
+        raise ValueError(f"{path}: {key} is {value!r}, not a whole number.")
+    try:
+        return kind(value)
+    except ValueError as error:
+        raise ValueError(f"{path}: {key}: {error}") from error

@@ -1,0 +1,29 @@
+"""Stands for ``python -m bundle deploy``: does what the file ``behaviour`` in the folder of ``--bundle`` says.
+
+Each result is a copy of an image with a new SOP Instance UID, so that processing twice shows. Without pydicom, which
+takes long to import.
+"""
+
+import os
+import random
+import sys
+import time
+from pathlib import Path
+
+options = dict(zip(sys.argv[1::2], sys.argv[2::2], strict=False))
+images, output, bundle = Path(options["-i"]), Path(options["-o"]), Path(options["--bundle"])
+behaviour = (bundle / "behaviour").read_text().split()
+with open(bundle / "runs", "a") as file:
+    print(os.getpid(), len(list(images.glob("*.dcm"))), *sys.argv[7:], file=file)
+if "hang" in behaviour:
+    time.sleep(600)
+if "write" in behaviour:
+    (output / "dicom" / "series").mkdir(parents=True)
+    content = min(images.glob("*.dcm")).read_bytes()
+    start = content.index(b"\x02\x00\x03\x00UI") + 8  # Media Storage SOP Instance UID, and its length
+    uid = content[start : start + content[start - 2]].rstrip(b"\0")
+    for number in range(3):
+        new = b"2.25.1" + bytes(random.choices(b"0123456789", k=len(uid) - 6))
+        (output / "dicom" / "series" / f"{number}.dcm").write_bytes(content.replace(uid, new))
+print("said by the application")
+sys.exit(int(next((word for word in behaviour if word.isdecimal()), "0")))

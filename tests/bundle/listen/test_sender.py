@@ -1,0 +1,224 @@
+"""Results go to a peer that is away, slow, full or choosy."""
+
+from collections.abc import Callable
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.uid import (
+    Comprehensive3DSRStorage,
+    CTImageStorage,
+    ImplicitVRLittleEndian,
+    ParametricMapStorage,
+    SecondaryCaptureImageStorage,
+    SegmentationStorage,
+)
+
+from bundle.dicom.finding import Finding
+from bundle.dicom.results import write_dicom
+from bundle.dicom.series import find_series, read_series
+from bundle.listen.sender import PeerAwayError, RefusedError, Sender
+from bundle.listen.settings import Peer
+
+
+def test_a_peer_that_is_away_is_tried_until_it_is_back(
+    listen: Callable[..., Any],
+    pacs: Callable[..., Any],
+    study: Callable[..., list[Path]],
+    bundle_folder: Path,
+    caplog: pytest.LogCaptureFixture,
+    eventually: Callable[..., Any],
+) -> None:
+    peer = pacs().stop()
+    node = listen(send_to=peer.port)
+    node.send(study())
+    eventually(lambda: caplog.text.count("cannot be reached; the next try is in 0.2 s") >= 2)
+    assert "the next try is in 0.05 s" in caplog.text
+    assert node.names("sending")
+    peer.start()
+    eventually(lambda: len(peer.received) == 3 and not node.names("sending"))
+    assert len((bundle_folder / "runs").read_text().splitlines()) == 1
+
+
+def test_what_was_acknowledged_is_not_sent_again(
+    listen: Callable[..., Any],
+    pacs: Callable[..., Any],
+    study: Callable[..., list[Path]],
+    caplog: pytest.LogCaptureFixture,
+    eventually: Callable[..., Any],
+) -> None:
+    full = True
+    peer = pacs(answer=lambda count: 0xA700 if full and count == 2 else 0)
+    node = listen(send_to=peer.port)
+    node.send(study())
+    eventually(lambda: "PACS is out of resources (status 0xA700)" in caplog.text)
+    full = False
+    eventually(lambda: not node.names("sending"))
+    assert len(peer.received) == len(set(peer.received)) == 3
+
+
+def test_a_peer_that_rejects_is_tried_again(
+    listen: Callable[..., Any],
+    pacs: Callable[..., Any],
+    study: Callable[..., list[Path]],
+    caplog: pytest.LogCaptureFixture,
+    eventually: Callable[..., Any],
+) -> None:
+    peer = pacs(title="OTHER")
+    node = listen(send_to=peer.port)
+    node.send(study())
+    eventually(lambda: "rejects the association" in caplog.text)
+    assert node.names("sending")
+    peer.stop()
+    peer.title = "PACS"
+    peer.start()
+    eventually(lambda: len(peer.received) == 3)
+
+
+def test_an_association_that_breaks_off_is_made_again(
+    listen: Callable[..., Any],
+    pacs: Callable[..., Any],
+    study: Callable[..., list[Path]],
+    caplog: pytest.LogCaptureFixture,
+    eventually: Callable[..., Any],
+) -> None:
+    broken = False
+
+    def answer(count: int) -> int:
+        nonlocal broken
+        if count == 1 and not broken:
+            broken = True
+            for association in peer.server.active_associations:
+                association.abort()
+        return 0
+
+    peer = pacs(answer=answer)
+    node = listen(send_to=peer.port)
+    node.send(study())
+    eventually(lambda: "3 results sent" in caplog.text)
+    assert "PACS does not answer, or has ended the association" in caplog.text
+    assert len(set(peer.received)) == 3
+
+
+@pytest.mark.parametrize("status", [0xB000, 0x0111])
+def test_a_warning_or_a_duplicate_is_as_good_as_taken(
+    status: int,
+    listen: Callable[..., Any],
+    pacs: Callable[..., Any],
+    study: Callable[..., list[Path]],
+    caplog: pytest.LogCaptureFixture,
+    eventually: Callable[..., Any],
+) -> None:
+    peer = pacs(answer=lambda count: status)
+    node = listen(send_to=peer.port)
+    node.send(study())
+    eventually(lambda: "3 results sent" in caplog.text)
+
+
+def test_an_object_that_is_refused_fails_the_study_after_the_others_were_sent(
+    listen: Callable[..., Any],
+    pacs: Callable[..., Any],
+    study: Callable[..., list[Path]],
+    bundle_folder: Path,
+    eventually: Callable[..., Any],
+) -> None:
+    answers = iter([0, 0xC000, 0])
+    peer = pacs(answer=lambda count: next(answers, 0))
+    node = listen(send_to=peer.port)
+    node.send(study())
+    (name,) = eventually(lambda: node.names("failed"))
+    reason = "PACS refuses 1 of 3: CT Image Storage with status 0xC000\n"
+    assert (node.queue / "failed" / name / "reason.txt").read_text() == reason
+    assert len(peer.received) == 2
+    node.end()
+    listen(send_to=peer.port, retry_failed=True)
+    eventually(lambda: len(set(peer.received)) == 3)
+    assert len((bundle_folder / "runs").read_text().splitlines()) == 1  # the same objects, not made anew
+
+
+@pytest.fixture
+def results(study: Callable[..., list[Path]], tmp_path: Path) -> list[Path]:
+    """Every kind of object that the bundle writes."""
+    (series,) = find_series(study(slices=6)[0].parent, progress=False).series
+    volume = read_series(series)
+    finding = Finding(
+        anomaly_score=0.5,
+        threshold=0.4,
+        slice_scores=[0.5] * 6,
+        top_slices=[0],
+        algorithm_name="PDD",
+        algorithm_version="1",
+        model_hash="0123456789abcdef",
+    )
+    anomaly_map = (volume.array - volume.array.min()).astype(np.float32)
+    return write_dicom(volume, anomaly_map, anomaly_map > 1000, finding, tmp_path / "out", secondary_capture=True)
+
+
+def test_every_kind_of_result_is_taken_by_dcmtk_as_it_was_written(
+    results: list[Path], storescp: Callable[..., Any]
+) -> None:
+    port, folder = storescp()
+    assert Sender("ANOMALY", Peer("PACS", "127.0.0.1", port), None).send(results, Event())
+    sent = {dataset.SOPInstanceUID: dataset for dataset in map(pydicom.dcmread, results)}
+    stored = {dataset.SOPInstanceUID: dataset for dataset in map(pydicom.dcmread, folder.iterdir())}
+    assert {dataset.SOPClassUID for dataset in sent.values()} == {
+        SegmentationStorage,
+        ParametricMapStorage,
+        Comprehensive3DSRStorage,
+        SecondaryCaptureImageStorage,
+    }
+    assert stored == sent
+
+
+def test_a_peer_that_knows_implicit_vr_alone_gets_that(results: list[Path], pacs: Callable[..., Any]) -> None:
+    peer = pacs(syntaxes=[ImplicitVRLittleEndian])
+    assert Sender("ANOMALY", Peer("PACS", "127.0.0.1", peer.port), None).send(results, Event())
+    assert {dataset.file_meta.TransferSyntaxUID for dataset in peer.datasets} == {ImplicitVRLittleEndian}
+    assert {dataset.SOPInstanceUID: pixels(dataset) for dataset in peer.datasets} == {
+        dataset.SOPInstanceUID: pixels(dataset) for dataset in map(pydicom.dcmread, results)
+    }
+
+
+def pixels(dataset: pydicom.Dataset) -> bytes | None:
+    return dataset.get("PixelData", dataset.get("FloatPixelData"))
+
+
+def test_results_that_cannot_be_read_fail_their_study_alone(
+    listen: Callable[..., Any],
+    pacs: Callable[..., Any],
+    study: Callable[..., list[Path]],
+    eventually: Callable[..., Any],
+) -> None:
+    peer = pacs().stop()
+    node = listen(send_to=peer.port)
+    node.send(study(0))
+    (name,) = eventually(lambda: node.names("sending"))
+    for path in (node.queue / "sending" / name / "output").rglob("*.dcm"):
+        path.write_bytes(b"torn")
+    node.send(study(1))
+    peer.start()
+    eventually(lambda: len(peer.received) == 3)
+    assert eventually(lambda: node.names("failed")) == [name]
+    reason = (node.queue / "failed" / name / "reason.txt").read_text()
+    assert reason == "its results cannot be read to be sent: InvalidDicomError\n"
+
+
+def test_a_kind_that_the_peer_does_not_accept_is_named_after_the_others_were_sent(
+    results: list[Path], pacs: Callable[..., Any]
+) -> None:
+    peer = pacs(kinds=[SegmentationStorage, Comprehensive3DSRStorage, SecondaryCaptureImageStorage])
+    sender = Sender("ANOMALY", Peer("PACS", "127.0.0.1", peer.port), None)
+    with pytest.raises(
+        RefusedError, match="^PACS refuses 1 of [0-9]+: Parametric Map Storage is not among what it acc"
+    ):
+        sender.send(results, Event())
+    assert len(peer.received) == len(results) - 1
+
+
+def test_a_peer_that_accepts_nothing_is_tried_again(results: list[Path], pacs: Callable[..., Any]) -> None:
+    peer = pacs(kinds=[CTImageStorage])
+    with pytest.raises(PeerAwayError, match="accepts none of the kinds of objects"):
+        Sender("ANOMALY", Peer("PACS", "127.0.0.1", peer.port), None).send(results, Event())
