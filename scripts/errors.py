@@ -3,7 +3,8 @@
 import sys
 from types import TracebackType
 
-_WRAPPINGS = ("Failed to evaluate", "Failed to instantiate")  # how MONAI's configuration errors begin
+# How the errors begin that MONAI's configurations and Compose make of others.
+_WRAPPINGS = ("Failed to evaluate", "Failed to instantiate", "applying transform")
 
 
 def end_with_the_cause() -> None:

@@ -15,6 +15,7 @@ from monai.data import MetaTensor
 
 from scripts.calibration import Calibration
 from scripts.checkpoints import CheckpointReader
+from scripts.errors import cause_of
 from scripts.files import file_sha256
 from scripts.handlers import Folding
 
@@ -73,7 +74,10 @@ class Predictor:
         """
         with self._lock:
             self._refresh()
-            item = self._preprocessing({"image": str(image)})
+            try:
+                item = self._preprocessing({"image": str(image)})
+            except RuntimeError as error:
+                raise cause_of(error) from None
             with torch.no_grad():
                 item["pred"] = self._inferer(item["image"][None].to(self._device), self._network)[0].float().cpu()
             item = self._postprocessing(item)

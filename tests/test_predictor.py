@@ -57,6 +57,15 @@ def test_maps_scores_and_masks_are_those_of_inferring(
     assert mask.any()
 
 
+def test_what_cannot_be_read_is_said_as_the_reader_says_it(predictor: Predictor, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        predictor(tmp_path / "nothing.nii.gz")
+    cut = tmp_path / "cut.nii"
+    cut.write_bytes(b"half a header")
+    with pytest.raises(ValueError, match=r"cut\.nii"):
+        predictor(cut)
+
+
 def test_thresholds_are_those_of_the_calibration(predictor: Predictor, model_bundle: Path) -> None:
     pixel = json.loads((model_bundle / "models" / "calibration.json").read_text())["levels"]["pixel"]
     assert predictor.rates == [one["rate"] for one in pixel["thresholds"]] == [0.5, 0.25, 0.2]

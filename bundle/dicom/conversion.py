@@ -8,6 +8,7 @@ from pathlib import Path
 
 from bundle.dicom.nifti import write_nifti
 from bundle.dicom.series import Series, read_series
+from bundle.dicom.volume import Volume
 from scripts.transforms.reading import plane_axis
 
 logger = logging.getLogger(__name__)
@@ -27,7 +28,11 @@ def converted(series: Series, folder: str, plane: str = "axial") -> str:
         ValueError: if its slices are uneven, so that they can only be looked at as they were taken, and ``plane`` is
             another one.
     """
-    volume = read_series(series)
+    return converted_volume(read_series(series), series, folder, plane)
+
+
+def converted_volume(volume: Volume, series: Series, folder: str, plane: str = "axial") -> str:
+    """As `converted`, of a series that was read already."""
     for warning in volume.warnings:
         logger.warning("%s: %s", series_name(series), warning)
     if volume.uneven and plane_axis(volume.affine, volume.array.shape, plane)[0] != 2:

@@ -200,7 +200,8 @@ def save(dataset: Dataset, path: Path) -> Path:
         with replacing(path) as part:
             dataset.save_as(part, enforce_file_format=True)
     except OSError as error:
-        raise OSError(f"Cannot write {path}: {error}. Free space, or choose a folder that can be written.") from error
+        reason = error.__cause__ or error  # pydicom puts its whole traceback into the message of its own
+        raise OSError(f"Cannot write {path}: {reason}. Free space, or choose a folder that can be written.") from error
     return path
 
 

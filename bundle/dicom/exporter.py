@@ -85,20 +85,35 @@ class DicomExporter:
         return file_sha256(self.checkpoint)[:16]
 
     def _finding(self, volume: Volume, outcome: Mapping[str, Any]) -> Finding:
-        axis, count, reverse = plane_axis(volume.affine, volume.array.shape, outcome["plane"])
-        scores, top = list(outcome["slice_scores"]), list(outcome["top_slices"])
-        if axis != 2:  # looked at across the slices of the series
-            scores = outcome["anomaly_map"].max(axis=(0, 1)).tolist()
-            top = np.argsort(scores)[::-1][: len(top)].tolist()
-        elif reverse:
-            scores, top = scores[::-1], [count - 1 - number for number in top]
-        return Finding(
-            anomaly_score=float(outcome["score"]),
-            threshold=outcome["threshold"],
-            slice_scores=scores,
-            top_slices=[int(number) for number in top],
+        return finding_of(
+            volume,
+            outcome,
             algorithm_name=str(self.provenance.facts.get("method", "anomaly detector")),
             algorithm_version=json.loads(_METADATA.read_text())["version"],
             model_hash=self._model_hash,
             untrained=bool(self.network.untrained_teachers()),
         )
+
+
+def finding_of(volume: Volume, outcome: Mapping[str, Any], **algorithm: Any) -> Finding:
+    """Gives what was found in a series, its slices counted as the series has them.
+
+    Args:
+        volume: the series.
+        outcome: see ``DicomExporter.write``.
+        algorithm: the fields of ``Finding`` that name it.
+    """
+    axis, count, reverse = plane_axis(volume.affine, volume.array.shape, outcome["plane"])
+    scores, top = list(outcome["slice_scores"]), list(outcome["top_slices"])
+    if axis != 2:  # looked at across the slices of the series
+        scores = outcome["anomaly_map"].max(axis=(0, 1)).tolist()
+        top = np.argsort(scores)[::-1][: len(top)].tolist()
+    elif reverse:
+        scores, top = scores[::-1], [count - 1 - number for number in top]
+    return Finding(
+        anomaly_score=float(outcome["score"]),
+        threshold=outcome["threshold"],
+        slice_scores=scores,
+        top_slices=[int(number) for number in top],
+        **algorithm,
+    )

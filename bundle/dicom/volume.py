@@ -45,6 +45,24 @@ def distances_off_grid(positions: np.ndarray) -> np.ndarray:
     return np.linalg.norm(positions - even, axis=1)
 
 
+def mask_volume(mask: np.ndarray, volume: Volume) -> float:
+    """Gives the volume in cubic millimetres of an (i, j, k) mask on the slices of a scan.
+
+    A slice reaches halfway to its neighbours, the outermost ones as far out as in: where slices are even, that is one
+    step each.
+    """
+    normal = np.cross(volume.affine[:3, 0], volume.affine[:3, 1])
+    area = float(np.linalg.norm(normal))
+    if len(volume.positions) == 1:
+        extents = np.array([abs(volume.affine[:3, 2] @ normal) / area])
+    else:
+        along = volume.positions * (-1, -1, 1) @ normal / area
+        middle = (along[1:] + along[:-1]) / 2
+        edges = np.concatenate([[2 * along[0] - middle[0]], middle, [2 * along[-1] - middle[-1]]])
+        extents = np.abs(np.diff(edges))
+    return float((mask != 0).sum(axis=(0, 1)) @ extents * area)
+
+
 def resample_evenly(array: np.ndarray, volume: Volume, order: int) -> tuple[np.ndarray, np.ndarray]:
     """Puts an array on the volume's uneven slices onto an even grid, as NIfTI knows no other.
 

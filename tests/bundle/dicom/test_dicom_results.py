@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from pydicom import Dataset, dcmread
+from pydicom.tag import Tag, tag_in_exception
 from pydicom.uid import ExplicitVRLittleEndian
 
 from bundle.dicom.results import write_dicom
@@ -159,6 +160,17 @@ def test_a_failed_write_leaves_the_old_file_and_names_it(acquire, write, monkeyp
         write(volume)
     assert [path.read_bytes() for path in paths] == before
     assert sorted(os.listdir(paths[0].parent)) == sorted(path.name for path in paths)
+
+
+def test_a_full_disk_is_told_in_one_line(acquire, write, monkeypatch) -> None:
+    def fail(self: Dataset, path: Path, **_: Any) -> None:
+        with tag_in_exception(Tag("PixelData")):  # as pydicom reports what happens to an element
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Dataset, "save_as", fail)
+    with pytest.raises(OSError, match=r"segmentation\.dcm: .*No space left on device\. Free space") as caught:
+        write(acquire())
+    assert "\n" not in str(caught.value)
 
 
 def test_nothing_is_written_if_one_object_cannot_be_made(acquire, anomaly_map, finding, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from bundle.dicom.nifti import write_nifti
 from bundle.dicom.privacy import group_of
-from bundle.dicom.volume import Volume, resample_evenly
+from bundle.dicom.volume import Volume, mask_volume, resample_evenly
 
 EVEN = np.array([[-0.7, 0, 0, 31.5], [0, -1.1, 0.4, -12.25], [0, 0, 3, 8], [0, 0, 0, 1.0]])  # a tilted gantry
 
@@ -81,6 +81,26 @@ def test_nifti_of_an_upright_volume(tmp_path: Path, name: str, dtype: type) -> N
         assert code == 1
     assert image.header.get_xyzt_units()[0] == "mm"
     assert [each.name for each in path.parent.iterdir()] == [name]
+
+
+@pytest.mark.parametrize(
+    ("places", "steps"),
+    [
+        ([0, 1, 2, 3], 1 + 2 + 3 + 4),
+        ([0, 1, 2.5, 4.5], 1 * 1 + 2 * 1.25 + 3 * 1.75 + 4 * 2),  # halfway to the neighbours
+    ],
+)
+def test_the_volume_of_a_mask_counts_how_far_its_slices_reach(places: list[float], steps: float) -> None:
+    scan = volume(places)
+    mask = np.zeros((4, 5, 4), np.uint8)
+    for k in range(4):
+        mask[: k + 1, 2, k] = 1
+    assert mask_volume(mask, scan) == pytest.approx(steps * 0.7 * 1.1 * 3)  # a tilt shears, and keeps the volume
+
+
+def test_the_volume_of_a_mask_of_one_slice_is_by_its_step() -> None:
+    scan = Volume(np.zeros((4, 5, 1)), EVEN, [], None, EVEN[None, :3, 3] * (-1, -1, 1))
+    assert mask_volume(np.ones((4, 5, 1), bool), scan) == pytest.approx(20 * 0.7 * 1.1 * 3)
 
 
 def test_nifti_of_a_tilted_volume(tmp_path: Path) -> None:

@@ -1,0 +1,121 @@
+"""Score the series of a DICOM study by a MONAI Deploy application, and write DICOM results.
+
+Takes a folder with a study (or several), chooses series by rules, runs a model bundle and writes for each series a
+folder OUT/<series>/, whose name tells nothing of the patient:
+
+    segmentation.dcm   mask, where the bundle has a threshold
+    anomaly_map.dcm    parametric map
+    report.dcm         structured report (TID 1500) of the scores
+    overlay_NNN.dcm    with --secondary-capture, colour pictures of the slices with the highest scores
+
+OUT/results.json lists scores, p-values, the volumes of the masks, and what was left out, and why. The DICOM files are
+of the patient and study of their series, results.json is of no one.
+
+The rules are a JSON file; see bundle/deploy/rules.json, which is used without --rules.
+
+Exit codes: 0 all chosen series are written; 1 a wrong input, or nothing can be written; 3 some series or files could
+not be read, the others are written; 4 no series passes the rules.
+
+bundle/deploy is also the application folder for `monai-deploy package`, which makes a container of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from importlib import import_module
+from pathlib import Path
+
+SDK = 'pip install -c constraints.txt -e ".[deploy]" (Linux)'
+DEFAULT_RULES = Path(__file__).parent / "rules.json"
+_ROOT = Path(__file__).parents[2]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of the verb."""
+    parser.add_argument("-i", "--input", type=Path, required=True, metavar="STUDY", help="folder of DICOM files")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="folder for the results")
+    parser.add_argument(
+        "--bundle",
+        type=Path,
+        metavar="DIR",
+        help="model bundle (default: the one this code was exported in, or models/medical_anomaly_pdd)",
+    )
+    parser.add_argument("--rules", type=Path, default=DEFAULT_RULES, metavar="FILE", help="which series are wanted")
+    parser.add_argument("--secondary-capture", action="store_true", help="for viewers that show nothing else")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the application; gives the exit code."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    logging.getLogger("bundle").setLevel(logging.INFO)  # not all: highdicom would name UIDs
+    return deploy(args.input, args.output, args.bundle, args.rules, args.secondary_capture)
+
+
+def deploy(study: Path, out: Path, bundle: Path | None, rules: Path, secondary_capture: bool = False) -> int:
+    """Runs the application on a study.
+
+    Args:
+        study: folder.
+        out: folder, made where it is missing.
+        bundle: folder of a model bundle; None takes `default_bundle`.
+        rules: file of ``bundle.deploy.choice``.
+        secondary_capture: whether to write pictures as well.
+
+    Returns:
+        The exit code of the verb.
+
+    Raises:
+        OSError: If an input is missing, or ``out`` cannot be written.
+        ValueError: If rules or bundle are wrong, or there is no DICOM.
+        RuntimeError: If the SDK is not installed.
+    """
+    if not study.exists():
+        raise FileNotFoundError(f"There is no folder {study}.")
+    load_sdk()
+    application = import_module("bundle.deploy.application")
+    results = application.analyse(study, out, bundle or default_bundle(), rules, secondary_capture)
+    print(results.summary())
+    return results.exit_code
+
+
+def load_sdk() -> None:
+    """Imports the MONAI Deploy App SDK.
+
+    Raises:
+        RuntimeError: If it is not installed.
+    """
+    try:
+        _give_stack()
+        import_module("holoscan.core")
+        import_module("monai.deploy.core")
+    except ImportError as error:
+        raise RuntimeError(f"The MONAI Deploy App SDK is not installed ({error}): {SDK}") from error
+
+
+def default_bundle() -> Path:
+    """Gives the model bundle that this code was exported in, or else the one in the models of this repository.
+
+    Raises:
+        FileNotFoundError: If there is neither.
+    """
+    from scripts.predictor import NAME, REMEDY  # which imports MONAI, and MONAI the SDK
+
+    # An export holds neither Makefile nor tests; the repository may hold a model whose configs are not merged.
+    if (_ROOT / "models" / "model.pt").is_file() and not (_ROOT / "Makefile").is_file():
+        return _ROOT
+    bundle = _ROOT / "models" / NAME
+    if not bundle.is_dir():
+        raise FileNotFoundError(f"There is no model bundle {bundle}. {REMEDY} Or name another one with --bundle.")
+    return bundle
+
+
+def _give_stack() -> None:
+    """Raises this process's soft limit of the stack to what holoscan asks for, or else it warns at every start."""
+    import resource
+
+    wanted = 32 * 2**20
+    soft, hard = resource.getrlimit(resource.RLIMIT_STACK)
+    enough = soft == resource.RLIM_INFINITY or soft >= wanted
+    if not enough and (hard == resource.RLIM_INFINITY or hard >= wanted):
+        resource.setrlimit(resource.RLIMIT_STACK, (wanted, hard))

@@ -1,0 +1,71 @@
+"""The operator that chooses series."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from holoscan.conditions import BooleanCondition
+from monai.deploy.core import Fragment, Operator, OperatorSpec
+
+from bundle.deploy.choice import Choice
+from bundle.deploy.messages import Selected
+from bundle.deploy.results import Results
+from bundle.dicom.series import find_series
+
+logger = logging.getLogger(__name__)
+
+
+class SelectSeries(Operator):
+    """Finds the DICOM series below a folder, and emits those that the rules choose, one a tick.
+
+    The SDK's DICOMDataLoaderOperator and DICOMSeriesSelectorOperator are not used, as they take what shares a
+    SeriesInstanceUID for one series, which ``find_series`` splits by echo, time point and the like, and end at the
+    first file that is damaged.
+
+    Output ``series``: ``Selected``.
+
+    Args:
+        study: the folder.
+        choice: the rules.
+        results: are told what is left out or unreadable.
+    """
+
+    def __init__(
+        self, fragment: Fragment, *args: Any, study: Path, choice: Choice, results: Results, **kwargs: Any
+    ) -> None:
+        self.study, self.choice, self.results = study, choice, results
+        self._waiting: list[Selected] | None = None
+        self._more = BooleanCondition(fragment, name="more")
+        super().__init__(fragment, self._more, *args, **kwargs)
+
+    def setup(self, spec: OperatorSpec) -> None:
+        spec.output("series")
+
+    def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
+        """
+        Raises:
+            FileNotFoundError: if there is no such folder.
+            ValueError: if there is no DICOM in it.
+        """
+        if self._waiting is None:
+            self._waiting = self._choose()
+        if self._waiting:
+            op_output.emit(self._waiting.pop(0), "series")
+        if not self._waiting:
+            self._more.disable_tick()
+
+    def _choose(self) -> list[Selected]:
+        found = find_series(self.study)
+        # macOS leaves ._NAME.dcm beside the files it copies.
+        refused = {path: reason for path, reason in found.refused.items() if not Path(path).name.startswith(".")}
+        if not found.series and not refused:
+            raise ValueError(f"{self.study} holds no DICOM file.")
+        for path, reason in refused.items():
+            self.results.refuse(path, reason)
+        chosen, left_out = self.choice.choose(found.series)
+        for name, reason in left_out.items():
+            self.results.leave_out(name, reason)
+        logger.info("%d of %d series are scored.", len(chosen), len(found.series))
+        return [Selected(name, series) for name, series in chosen.items()]
