@@ -11,11 +11,10 @@ from pathlib import Path
 
 from scripts.errors import cause_of
 
-_ALL = (
+VERBS = (
     *("prepare", "weights", "calibrate", "report", "export", "baseline", "benchmark"),
     *("label", "deploy", "listen", "phantom", "demo"),
 )
-VERBS = tuple(name for name in _ALL if find_spec(f"bundle.{name}"))
 
 
 def main(arguments: list[str] | None = None) -> int:

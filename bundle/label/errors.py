@@ -5,8 +5,7 @@ from __future__ import annotations
 from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoundException, MONAILabelException
 from requests import RequestException
 
-# How the errors begin that MONAI's Compose and configurations make of others.
-_WRAPPINGS = ("applying transform", "Failed to evaluate", "Failed to instantiate")
+from scripts.errors import cause_of
 
 
 class OptionError(ValueError):
@@ -39,13 +38,6 @@ _STATUS: dict[type[Exception], int] = {  # the first that fits
     Exception: 500,
 }
 EXPECTED = tuple(_STATUS)
-
-
-def cause_of(error: BaseException) -> BaseException:
-    """Gives the error that MONAI wrapped, if it did."""
-    while error.__cause__ is not None and str(error).startswith(_WRAPPINGS):
-        error = error.__cause__
-    return error
 
 
 def status_of(error: Exception) -> int:
