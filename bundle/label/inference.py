@@ -15,7 +15,7 @@ from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 from monailabel.transform.writer import Writer
 
 from bundle.label.errors import NotCalibratedError
-from bundle.label.options import BANDS, DISPLAYS, Options, checked, identity, offered, result_dtype, result_extension
+from bundle.label.options import DISPLAYS, LABELS, Options, checked, identity, offered, result_dtype, result_extension
 from scripts.predictor import Prediction, Predictor
 from scripts.transforms.summary import NOTICE
 
@@ -119,8 +119,8 @@ class AnomalySegmentation(AnomalyTask):
     dtype = "uint8"
 
     def __init__(self, predictor: Predictor) -> None:
-        text = "Anomalies above the calibrated threshold: a mask, or bands above 1, 1.5 and 2 times the threshold. "
-        labels = {name: value for value, name in enumerate(BANDS, 1)}
+        text = "Anomalies above the calibrated threshold: a mask, or bands that begin at higher false-positive rates. "
+        labels = {name: value for value, name in enumerate(LABELS, 1)}
         super().__init__(predictor, InferType.SEGMENTATION, labels, text + NOTICE)
 
     def config(self) -> dict[str, Any]:
@@ -138,8 +138,9 @@ class AnomalySegmentation(AnomalyTask):
     def result(
         self, prediction: Prediction, options: Options, dtype: np.dtype[Any]
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        thresholds = options.band_thresholds or []
-        used = thresholds if options.display == "bands" else thresholds[:1]
+        assert options.threshold is not None  # as `check` has seen to
+        assert options.band_thresholds is not None
+        used = options.band_thresholds if options.display == "bands" else [options.threshold]
         labels = sum(prediction.mask(threshold)[0].numpy() for threshold in used)
         return np.asarray(labels), {"display": options.display}
 

@@ -14,7 +14,8 @@ from bundle.label.errors import OptionError
 from scripts.predictor import Predictor
 
 DISPLAYS = ("mask", "bands")
-BANDS = {"anomaly": 1.0, "anomaly x1.5": 1.5, "anomaly x2": 2.0}  # labels 1 to 3: above so many times the threshold
+LABELS = ("anomaly", "anomaly, medium", "anomaly, high")  # 1 to 3; of a mask, 1 alone
+_FACTORS = (1.0, 1.5, 2.0)  # of a typed threshold, whose rates nobody knows
 NO_WINDOW = "none"
 _DTYPES = ("uint8", "int16", "uint16", "int32", "uint32", "float32", "float64")  # of which ITK writes images
 _EXTENSIONS = (".nii.gz", ".nii", ".nrrd", ".seg.nrrd", ".mha")
@@ -24,13 +25,9 @@ _EXTENSIONS = (".nii.gz", ".nii", ".nrrd", ".seg.nrrd", ".mha")
 class Options:
     """Checked options of one inference."""
 
-    threshold: float | None  # of pixels; None where there is none
+    threshold: float | None  # of the mask; None where there is none
+    band_thresholds: list[float] | None  # of labels 1, 2, 3, ascending: at most three, None where there is no threshold
     display: str = DISPLAYS[0]
-
-    @property
-    def band_thresholds(self) -> list[float] | None:
-        """Thresholds of labels 1 to 3."""
-        return None if self.threshold is None else [factor * self.threshold for factor in BANDS.values()]
 
 
 def offered(predictor: Predictor) -> dict[str, Any]:
@@ -62,7 +59,10 @@ def checked(request: Mapping[str, Any], predictor: Predictor) -> Options:
     if threshold < 0:
         raise OptionError(f"threshold {threshold:g}: give one above 0, or 0 for the calibrated one.")
     rate = _number("false_positive_rate", request)  # checked even where a threshold takes its place
-    return Options(_calibrated(predictor, rate) if threshold == 0 else threshold, str(display))
+    calibrated = _calibrated(predictor, rate)
+    if threshold > 0:
+        return Options(threshold, [factor * threshold for factor in _FACTORS], str(display))
+    return Options(calibrated, None if calibrated is None else _bands(predictor, calibrated), str(display))
 
 
 def result_dtype(request: Mapping[str, Any], default: str) -> np.dtype[Any]:
@@ -119,6 +119,12 @@ def _calibrated(predictor: Predictor, rate: float | None) -> float | None:
             return predictor.threshold(one)
     rates = ", ".join(f"{one:g}" for one in known) or "none, as the model has no calibration"
     raise OptionError(f"false_positive_rate {rate:g}: there is no threshold of it. Calibrated are: {rates}.")
+
+
+def _bands(predictor: Predictor, threshold: float) -> list[float]:
+    """The threshold as the highest band, below it those of the next higher rates of false alarms."""
+    known = sorted(set(predictor.calibration.pixel_thresholds.values()), reverse=True)
+    return sorted([threshold, *[one for one in known if one < threshold][: len(LABELS) - 1]])
 
 
 def _number(name: str, request: Mapping[str, Any]) -> float | None:

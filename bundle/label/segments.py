@@ -11,7 +11,7 @@ import numpy as np
 import SimpleITK
 from pydicom import dcmread
 
-from bundle.label.options import BANDS
+from bundle.label.options import LABELS
 
 MANUFACTURER = "medical-anomaly-pdd"  # of the files that the bundle itself writes
 ALGORITHM = "medical_anomaly_pdd"
@@ -67,11 +67,10 @@ def segment_info(
         automatic: whether the mask is the model's own; one that a reader has saved is semi-automatic.
         given: by the client, the first of label 1; what it says is kept, codes are added where it has none.
     """
-    names = list(BANDS)
     entries = []
     for label in labels:
         entry = copy.deepcopy(given[label - 1]) if given and label <= len(given) else {}
-        entry.setdefault("name", names[label - 1] if label <= len(names) else f"label {label}")
+        entry.setdefault("name", LABELS[label - 1] if label <= len(LABELS) else f"label {label}")
         entry.setdefault("model_name", ALGORITHM)
         colour = entry.get("color") or _COLOURS[min(label, len(_COLOURS)) - 1]
         entry.setdefault("segmentAttribute", _attribute(label, entry["name"], automatic, colour))

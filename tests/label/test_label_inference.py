@@ -49,7 +49,7 @@ def test_the_panel_offers_what_the_model_has(client: TestClient, model_bundle: P
     rates = [f"{one['rate']:g}" for one in levels["pixel"]["thresholds"]]
     segmentation = info["models"]["anomaly_segmentation"]
     assert segmentation["type"] == "segmentation"
-    assert segmentation["labels"] == {"anomaly": 1, "anomaly x1.5": 2, "anomaly x2": 3}
+    assert segmentation["labels"] == {"anomaly": 1, "anomaly, medium": 2, "anomaly, high": 3}
     assert segmentation["config"] == {
         "threshold": "0",
         "false_positive_rate": ["0.4", "0.5"],
@@ -88,7 +88,20 @@ def test_the_map_is_that_of_the_bundle_and_the_mask_what_lies_above_the_calibrat
     assert 0 < mask.get_fdata().mean() < 1
 
 
-def test_bands_are_the_number_of_thresholds_that_are_exceeded(client: TestClient, tmp_path: Path) -> None:
+def test_bands_end_with_the_calibrated_mask_and_begin_at_higher_rates_of_false_alarms(
+    client: TestClient, model_bundle: Path, tmp_path: Path
+) -> None:
+    pixel = json.loads((model_bundle / "models" / "calibration.json").read_text())["levels"]["pixel"]
+    lower, upper = (one["threshold"] for one in pixel["thresholds"])  # at 0.5 and 0.4
+    assert lower < upper == pixel["threshold"]
+    values = volume(client, tmp_path, "anomaly_map").get_fdata()
+    bands = volume(client, tmp_path, "anomaly_segmentation", display="bands").get_fdata()
+    assert np.array_equal(bands, np.select([values > upper, values > lower], [2, 1], 0))
+    assert said(client, "anomaly_segmentation")["band_thresholds"] == [lower, upper]
+    assert said(client, "anomaly_segmentation", false_positive_rate="0.5")["band_thresholds"] == [lower]
+
+
+def test_bands_of_a_typed_threshold_begin_at_multiples_of_it(client: TestClient, tmp_path: Path) -> None:
     values = volume(client, tmp_path, "anomaly_map").get_fdata()
     threshold = round(values.max() / 2.2, 3)  # so that the highest lies in the third band
     bands = volume(client, tmp_path, "anomaly_segmentation", display="bands", threshold=threshold).get_fdata()

@@ -302,7 +302,7 @@ def test_codes_are_added_where_a_client_names_none_and_kept_where_he_does() -> N
     named = segment_info([1, 3], False, [{"name": "lesion", "color": [1.0, 2.0, 3.0, 255]}])
     attributes = [entry["segmentAttribute"] for entry in named]
     assert [attribute["labelID"] for attribute in attributes] == [1, 3]
-    assert [attribute["SegmentLabel"] for attribute in attributes] == ["lesion", "anomaly x2"]
+    assert [attribute["SegmentLabel"] for attribute in attributes] == ["lesion", "anomaly, high"]
     assert attributes[0]["recommendedDisplayRGBValue"] == [1, 2, 3]
     for attribute in attributes:
         assert tuple(attribute["SegmentedPropertyTypeCodeSequence"].values()) == ABNORMAL
