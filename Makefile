@@ -48,7 +48,7 @@ $(LABEL_STAMP): requirements-label.txt constraints-label.txt
 		$(LABEL)/bin/pip install --disable-pip-version-check --requirement requirements-label.txt
 	touch $@
 
-programs:  ## install the Debian programs that some tests check our DICOM with (as root)
+programs:  ## install the Debian programs that some tests need (as root); the package of Orthanc may start a server
 	apt-get update
 	apt-get install --yes --no-install-recommends dcm2niix dcmtk dicom3tools iproute2 orthanc orthanc-dicomweb
 
