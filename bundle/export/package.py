@@ -21,7 +21,10 @@ from scripts.networks.weights import teacher_weights
 from scripts.predictor import NAME
 
 ROOT = Path(__file__).parents[2]
-_FILES = ("LICENSE", "README.md", "pyproject.toml", "constraints.txt", "docs/README.md", "docs/data_license.txt")
+_FILES = (
+    *("LICENSE", "README.md", "pyproject.toml", "constraints.txt"),
+    *("docs/README.md", "docs/clinic.md", "docs/data_license.txt"),
+)
 _BASES = ("train.json", "evaluate.json", "inference.json")
 # Of the machine and the run, not of the model: the bundle keeps its own defaults.
 _NOT_THE_MODELS = (
