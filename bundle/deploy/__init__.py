@@ -26,9 +26,10 @@ import logging
 from importlib import import_module
 from pathlib import Path
 
+from bundle.exported import default_bundle
+
 SDK = 'pip install -c constraints.txt -e ".[deploy]" (Linux)'
 DEFAULT_RULES = Path(__file__).parent / "rules.json"
-_ROOT = Path(__file__).parents[2]
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -58,7 +59,7 @@ def deploy(study: Path, out: Path, bundle: Path | None, rules: Path, secondary_c
     Args:
         study: folder.
         out: folder, made where it is missing.
-        bundle: folder of a model bundle; None takes `default_bundle`.
+        bundle: folder of a model bundle; None takes ``bundle.exported.default_bundle``.
         rules: file of ``bundle.deploy.choice``.
         secondary_capture: whether to write pictures as well.
 
@@ -91,23 +92,6 @@ def load_sdk() -> None:
         import_module("monai.deploy.core")
     except ImportError as error:
         raise RuntimeError(f"The MONAI Deploy App SDK is not installed ({error}): {SDK}") from error
-
-
-def default_bundle() -> Path:
-    """Gives the model bundle that this code was exported in, or else the one in the models of this repository.
-
-    Raises:
-        FileNotFoundError: If there is neither.
-    """
-    from scripts.predictor import NAME, REMEDY  # which imports MONAI, and MONAI the SDK
-
-    # An export holds neither Makefile nor tests; the repository may hold a model whose configs are not merged.
-    if (_ROOT / "models" / "model.pt").is_file() and not (_ROOT / "Makefile").is_file():
-        return _ROOT
-    bundle = _ROOT / "models" / NAME
-    if not bundle.is_dir():
-        raise FileNotFoundError(f"There is no model bundle {bundle}. {REMEDY} Or name another one with --bundle.")
-    return bundle
 
 
 def _give_stack() -> None:

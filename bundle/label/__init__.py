@@ -15,6 +15,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from bundle.exported import default_bundle
 from scripts.predictor import NAME, REMEDY
 
 ROOT = Path(__file__).parents[2]
@@ -30,7 +31,11 @@ __all__ = ["AnomalyApp"]
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the verb."""
-    parser.add_argument("--bundle", type=Path, required=True, help="model bundle, of python -m bundle export")
+    parser.add_argument(
+        "--bundle",
+        type=Path,
+        help="model bundle (default: the one this code was exported in, or models/medical_anomaly_pdd)",
+    )
     parser.add_argument("--studies", required=True, help="folder of NIfTI (.nii, .nii.gz), or URL of a DICOMweb server")
     parser.add_argument("--port", type=int, default=8000, help="default: %(default)s")
     parser.add_argument("--host", default=_LOOPBACK, help="address that is served (default: %(default)s, this machine)")
@@ -41,7 +46,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Become the server: does not return, except on Windows."""
     python = interpreter()
-    bundle = checked_bundle(args.bundle)
+    bundle = checked_bundle(args.bundle or default_bundle())
     remote = args.studies.startswith(("http://", "https://"))
     studies = args.studies if remote else checked_studies(args.studies)
     app = write_app(args.app, bundle)

@@ -13,7 +13,6 @@ import pandas as pd
 import pytest
 from pydicom import Dataset, dcmread
 
-from bundle import deploy as verb
 from bundle.dicom.conversion import series_name
 from bundle.dicom.series import find_series
 from bundle.phantom_dicom import write_series
@@ -338,19 +337,6 @@ def test_a_missing_sdk_is_named_with_the_remedy(study, deploy, monkeypatch: pyte
     run = deploy(study())
     assert run.code == 1
     assert 'pip install -c constraints.txt -e ".[deploy]"' in run.said
-
-
-def test_without_a_model_the_way_to_one_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(verb, "_ROOT", tmp_path)
-    with pytest.raises(FileNotFoundError, match="python -m bundle export --format bundle"):
-        verb.default_bundle()
-    (tmp_path / "models" / "medical_anomaly_pdd").mkdir(parents=True)
-    assert verb.default_bundle() == tmp_path / "models" / "medical_anomaly_pdd"
-
-
-def test_the_code_of_an_export_takes_its_own_model(model_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verb, "_ROOT", model_bundle)
-    assert verb.default_bundle() == model_bundle
 
 
 def test_help_does_not_import_the_sdk() -> None:
