@@ -1,5 +1,8 @@
 """Serve the model to 3D Slicer, OHIF and other clients of MONAI Label.
 
+    python -m bundle label --studies FOLDER                               then http://127.0.0.1:8000 in 3D Slicer
+    python -m bundle label --studies http://127.0.0.1:8042/dicom-web      then http://127.0.0.1:8000/ohif/ in a browser
+
 Starts MONAI Label on this machine alone over a folder of NIfTI or a DICOMweb server, with models anomaly_segmentation
 and anomaly_map, training on normal images, and active learning by the anomaly score. MONAI Label has an environment of
 its own, which make label builds. What the server keeps, patients' scans fetched by DICOMweb among it, goes to --app;

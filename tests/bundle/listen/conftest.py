@@ -203,17 +203,17 @@ class Running:
 
 @pytest.fixture
 def listen(tmp_path: Path, bundle_folder: Path, caplog: pytest.LogCaptureFixture) -> Iterator[Callable[..., Running]]:
-    """``listen(send_to=pacs.port, **settings)``: a node, until the end of the test; see ``Running.complete``."""
+    """``listen(send_to=pacs.port, application=..., **settings)``: a node, until the end of the test; see
+    ``Running.complete``."""
     made: list[Running] = []
 
-    def start(send_to: int | None = None, **settings: Any) -> Running:
+    def start(
+        send_to: int | None = None, application: Sequence[str] = (sys.executable, APPLICATION), **settings: Any
+    ) -> Running:
         given: dict[str, Any] = {"quiet_seconds": 600.0, "min_free_gib": 0.0, "port": 0, "queue": tmp_path / "queue"}
+        given |= {"bundle": bundle_folder}
         peer = None if send_to is None else Peer("PACS", "127.0.0.1", send_to)
-        node = Node(
-            Settings(bundle=bundle_folder, send_to=peer, **(given | settings)),
-            [sys.executable, APPLICATION],
-            back_off=(0.05, 0.2),
-        )
+        node = Node(Settings(send_to=peer, **(given | settings)), application, back_off=(0.05, 0.2))
         caplog.set_level("INFO", "bundle.listen")
         seen = caplog.text.count(" listens on ")
         thread = threading.Thread(target=node.run)
