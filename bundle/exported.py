@@ -1,8 +1,10 @@
 """The model bundle that a verb takes when none is named."""
 
+import json
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+EXPORTED = "exported"  # key of an exported model's metadata
 
 
 def default_bundle() -> Path:
@@ -13,8 +15,8 @@ def default_bundle() -> Path:
     """
     from scripts.predictor import NAME, REMEDY  # which imports MONAI, and MONAI the SDK of MONAI Deploy
 
-    # An export holds neither Makefile nor tests; the repository may hold a model whose configs are not merged.
-    if (ROOT / "models" / "model.pt").is_file() and not (ROOT / "Makefile").is_file():
+    metadata = ROOT / "configs" / "metadata.json"
+    if metadata.is_file() and EXPORTED in json.loads(metadata.read_text(encoding="utf-8")):
         return ROOT
     bundle = ROOT / "models" / NAME
     if not bundle.is_dir():

@@ -9,16 +9,20 @@ import shutil
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from monai.bundle import ConfigParser
 from monai.bundle.utils import merge_kv
 
+from bundle.exported import EXPORTED
 from scripts.calibration import Calibration
+from scripts.files import file_sha256
 from scripts.networks.teachers import PRETRAINED, UNTRAINED
 from scripts.networks.weights import teacher_weights
 from scripts.predictor import NAME
+from scripts.provenance import git_commit
 
 ROOT = Path(__file__).parents[2]
 _FILES = (
@@ -96,6 +100,7 @@ def write_bundle(
             _check(configs["inference.json"], calibration, checkpoint)
             shutil.copy(calibration, folder / "models" / "calibration.json")
         _copy_code(folder)
+        _mark(folder / "configs" / "metadata.json", checkpoint)
         _copy_weights(configs, bundle_root, folder / "models")
         for name, content in configs.items():
             (folder / "configs" / name).write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")
@@ -121,6 +126,17 @@ def _copy_code(folder: Path) -> None:
         if (ROOT / name).is_file():  # a bundle that was exported has what its own export had
             (folder / name).parent.mkdir(exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
+
+
+def _mark(metadata: Path, checkpoint: Path) -> None:
+    """Says in the metadata that this is an exported model, and which."""
+    content = json.loads(metadata.read_text(encoding="utf-8"))
+    content[EXPORTED] = {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "git_commit": git_commit(),
+        "checkpoint_sha256": file_sha256(checkpoint),
+    }
+    metadata.write_text(json.dumps(content, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _copy_weights(configs: dict[str, dict[str, Any]], bundle_root: str, models: Path) -> None:

@@ -1,5 +1,6 @@
 """A model exported as a bundle of its own: what it holds, and that everything runs in it and nowhere else."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -58,6 +59,13 @@ def test_it_has_the_files_of_the_zoo_and_none_of_a_working_copy(unpacked: Path) 
     assert not [name for name in wanted if not (unpacked / name).is_file()]
     names = {path.name for path in unpacked.rglob("*")}
     assert not {"__pycache__", ".git", "tests", "cache", "last.pt"} & names
+
+
+def test_its_metadata_says_which_model_it_is(unpacked: Path) -> None:
+    exported = json.loads((unpacked / "configs" / "metadata.json").read_text())
+    about = exported.pop("exported")
+    assert about["checkpoint_sha256"] == hashlib.sha256((unpacked / "models" / "model.pt").read_bytes()).hexdigest()
+    assert exported == json.loads((ROOT / "configs" / "metadata.json").read_text())
 
 
 def test_plain_commands_run_in_it(unpacked: Path, model_bundle: Path) -> None:
