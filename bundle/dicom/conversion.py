@@ -37,8 +37,8 @@ def converted_volume(volume: Volume, series: Series, folder: str, plane: str = "
         logger.warning("%s: %s", series_name(series), warning)
     if volume.uneven and plane_axis(volume.affine, volume.array.shape, plane)[0] != 2:
         raise ValueError(
-            f"its slices are unevenly spaced, so there is no {plane} plane: look at the {series.orientation} one, with a "
-            "model of it (--plane in training and inference)."
+            f"its slices are unevenly spaced, so there is no {plane} plane: look at the {series.orientation} one, with "
+            "a model of it (--plane in training and inference)."
         )
     path = Path(folder) / f"{series_name(series)}.nii"
     write_nifti(volume.array, volume.affine, path)
