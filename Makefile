@@ -31,7 +31,7 @@ demo: $(STAMP)  ## train, evaluate and infer on made-up head CT scans (demo/); u
 test: $(STAMP)  ## run the tests, two at a time
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-label: $(LABEL_STAMP) $(BUNDLE)  ## serve a model to 3D Slicer and OHIF: make label BUNDLE=... STUDIES=... PORT=8000 (default: the demo's)
+label: $(LABEL_STAMP) $(filter demo/medical_anomaly_pdd,$(BUNDLE))  ## serve a model to 3D Slicer and OHIF: make label BUNDLE=... STUDIES=... PORT=8000 (default: the demo's)
 	$(LABEL)/bin/python -m bundle label --bundle "$(BUNDLE)" --studies "$(STUDIES)" --port $(PORT)
 
 demo/medical_anomaly_pdd: | $(STAMP)
