@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pydicom.uid import UID
 
 from bundle.dicom.headers import RADIOGRAPH_CLASSES, VOLUME_CLASSES
+from bundle.dicom.localisers import is_localiser
 from bundle.dicom.series import Series
 from scripts.transforms.reading import AXCODES
-
-_LOCALISER = re.compile(r"scout|topogram|surview|scanogram|locali[sz]er", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class Rules:
         radiograph = series.sop_class in RADIOGRAPH_CLASSES
         if not radiograph and series.sop_class not in VOLUME_CLASSES:
             return f"no scan or radiograph, but {UID(series.sop_class).name or 'of unknown kind'}"
-        if {"LOCALIZER", "SCREEN SAVE"} & set(series.image_type) or _LOCALISER.search(series.description):
+        if is_localiser(series.description, series.image_type):
             return "a localiser or screen save"
         if self.modality is not None and series.modality not in {name.upper() for name in self.modality}:
             return f"modality {series.modality or 'unknown'}"

@@ -18,13 +18,12 @@ from monailabel.interfaces.datastore import DefaultLabelTag
 from monailabel.interfaces.exception import ImageNotFoundException
 from pydicom import Dataset
 
+from bundle.dicom.localisers import is_localiser
 from bundle.label.errors import EmptyMaskError
 from bundle.label.learning import NORMAL
 from bundle.label.segments import ALGORITHM, MANUFACTURER, labels_of, require_even_slices, segment_info
 
-_LOCALISER = re.compile(r"scout|topogram|surview|scanogram|locali[sz]er", re.IGNORECASE)  # as bundle.dicom.rules
 _UID = re.compile(r"[0-9.]{1,64}")
-_NO_SCANS = {"LOCALIZER", "SCREEN SAVE"}
 _LISTED_FOR = 30  # seconds, after which the server is asked again
 
 
@@ -119,8 +118,8 @@ class DicomStudies(DICOMWebDatastore):
                 str(series.StudyInstanceUID), uid, fields=["ImageType"], limit=1
             )
             image_type = Dataset.from_json(instances[0]).get("ImageType") if instances else None
-            named = _LOCALISER.search(str(series.get("SeriesDescription") or ""))
-            self._is_scan[uid] = not (named or _NO_SCANS & set(_texts(image_type)))
+            described = str(series.get("SeriesDescription") or "")
+            self._is_scan[uid] = not is_localiser(described, _texts(image_type))
         return self._is_scan[uid]
 
     def _labelled_by(self, segmentation: Dataset) -> str | None:
