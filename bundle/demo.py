@@ -67,16 +67,9 @@ def run(args: argparse.Namespace) -> int:
     _bundle("5/8 Evaluate", "evaluating", EVALUATE, evaluate)
     _bundle("6/8 Infer the scans of the test split", "inferring", INFER, infer)
     _bundle("7/8 Infer a DICOM series", "inferring", INFER, dicom)
-    exported = ["--output", f"{folder}/{NAME}", "--calibration_path", calibration, "--config_file", *TRAIN]
-    checkpoint = ["--ckpt_path", f"{folder}/models/model.pt"]
-    _step(
-        "8/8 Export it for MONAI Label, MONAI Deploy and hospitals",
-        "export",
-        "--format",
-        "bundle",
-        *exported,
-        *checkpoint,
-    )
+    export = ["--format", "bundle", "--output", f"{folder}/{NAME}", "--ckpt_path", f"{folder}/models/model.pt"]
+    export += ["--calibration_path", calibration, "--config_file", *TRAIN]
+    _step("8/8 Export it for MONAI Label, MONAI Deploy and hospitals", "export", *export)
     _studies(json.loads(Path(datalist).read_text(encoding="utf-8")), Path(phantoms), folder / "studies")
     baseline = ["bundle", "baseline", "mean_image", "--datalist", datalist, "--config_file", *EVALUATE]
     trivial = json.loads(_output(*baseline, "--set", "scan_cache_dir", f"{folder}/cache"))

@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
+from monai.bundle import ConfigParser
 from torch import nn
 
 from scripts.files import replacing
+from scripts.provenance import Provenance
 
 logger = logging.getLogger(__name__)
 
@@ -154,6 +156,23 @@ def load_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") 
         # The error's own text is left to the traceback: torch's proposes to load with weights_only=False.
         reason = type(error).__name__
         raise ValueError(f"{path} is damaged or no checkpoint ({reason}). Take another one, or train again.") from error
+
+
+def restored(
+    config: ConfigParser, checkpoint: str | Path, map_location: str | torch.device = "cpu"
+) -> tuple[Any, dict[str, Any]]:
+    """Gives the network of a training's or inference's config with the weights of the checkpoint, in evaluation mode,
+    and what the checkpoint says of its training, see ``scripts.provenance.Provenance``.
+
+    Raises:
+        FileNotFoundError: if there is no such checkpoint.
+        ValueError: if it was trained otherwise than configured.
+    """
+    network: Any = config.get_parsed_content("network_def")
+    provenance = Provenance()
+    objects = {"model": network, "input": config.get_parsed_content("input_settings"), "provenance": provenance}
+    CheckpointReader(checkpoint, objects, map_location=map_location)(Engine(lambda engine, batch: None))
+    return network.eval(), provenance.facts
 
 
 class RandomState:

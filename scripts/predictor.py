@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from ignite.engine import Engine
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 
 from scripts.calibration import Calibration
-from scripts.checkpoints import CheckpointReader
+from scripts.checkpoints import restored
 from scripts.errors import cause_of
 from scripts.files import file_sha256
 from scripts.handlers import Folding
@@ -141,22 +140,20 @@ class Predictor:
         checkpoint = Path(get("ckpt_path"))
         if not checkpoint.is_file():
             raise FileNotFoundError(f"{self.bundle} has no trained model {checkpoint}. {REMEDY}")
-        self._device, amp = get("device"), get("amp")
-        network, settings, provenance = get("network_def"), get("input_settings"), get("provenance")
-        objects = {"model": network, "input": settings, "provenance": provenance}
-        CheckpointReader(checkpoint, objects, map_location=self._device)(Engine(lambda engine, batch: None))
-        self._network = network.to(self._device).eval()
-        Folding(network, amp)()
+        self._device = get("device")
+        network, training = restored(parser, checkpoint, self._device)
+        self._network = network.to(self._device)
+        Folding(network, get("amp"))()
         self._preprocessing, self._inferer = get("preprocessing"), get("inferer")
         self._postprocessing, self._threshold = get("postprocessing"), get("threshold")
         self._calibration: Calibration = get("calibration")
         metadata = json.loads((self.bundle / "configs" / "metadata.json").read_text(encoding="utf-8"))
         self._facts = {
-            "method": provenance.facts.get("method", ""),
+            "method": training.get("method", ""),
             "untrained": network.untrained_teachers(),
             "checkpoint_sha256": file_sha256(checkpoint),
             "version": metadata["version"],
-            "input": settings.settings,
+            "input": get("input_settings").settings,
         }
 
 

@@ -4,7 +4,6 @@ import argparse
 import copy
 import json
 import os
-import shutil
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads starve processes that share few cores
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -24,6 +23,7 @@ from monai.utils import set_determinism
 from bundle import prepare
 from bundle.phantom import write_phantoms
 from tests.model_bundle import make_model_bundle
+from tests.programs import find_program
 
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)  # make test has a worker for each of two cores
 
@@ -188,15 +188,5 @@ def model_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def program() -> Callable[[str], str]:
-    """``program("dciodvfy")``: path of an outside program; where it is missing, the test is skipped, or fails in CI."""
-
-    def find(name: str) -> str:
-        path = shutil.which(name, path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
-        if path is None:
-            reason = f"the program {name} is not installed: see 'make programs'"
-            if os.environ.get("REQUIRE_PROGRAMS") == "1":
-                pytest.fail(reason)
-            pytest.skip(reason)
-        return path
-
-    return find
+    """``program("dciodvfy")``, see ``find_program``."""
+    return find_program

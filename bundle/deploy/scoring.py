@@ -11,7 +11,6 @@ from bundle.deploy.messages import Scored, Selected
 from bundle.deploy.results import Results
 from bundle.dicom.conversion import converted_volume
 from bundle.dicom.series import read_series
-from scripts.data.scans import open_scan
 from scripts.predictor import Predictor
 
 
@@ -48,10 +47,8 @@ class ScoreSeries(Operator):
         selected: Selected = op_input.receive("series")
         try:
             volume = read_series(selected.series)
-            trained = self.predictor.facts["input"]
-            scan = converted_volume(volume, selected.series, self.folder, trained["plane"])
-            # What is wrong with it is told here; within a transform, it would be an error of MONAI's.
-            open_scan(scan, self.folder, bias_correction=trained["bias_correction"])
+            plane = self.predictor.facts["input"]["plane"]
+            scan = converted_volume(volume, selected.series, self.folder, plane)
             prediction = self.predictor(scan)
             Path(scan).unlink()
         except ValueError as error:

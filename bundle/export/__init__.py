@@ -33,19 +33,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ignite.engine import Engine
 from monai.bundle import ConfigParser
 
 from bundle.baseline import parsed
 from bundle.export.formats import FORMATS, Job
 from bundle.export.int8 import training_images
 from bundle.export.package import write_bundle
-from scripts.checkpoints import CheckpointReader, load_checkpoint
+from scripts.checkpoints import load_checkpoint, restored
 from scripts.files import file_sha256
 from scripts.networks.exported import ExportedDetector, facts_path
 from scripts.networks.weights import weights_hash
 from scripts.predictor import NAME
-from scripts.provenance import Provenance, git_commit, versions
+from scripts.provenance import git_commit, versions
 
 TOLERANCE = 1e-3  # of what computes in float32, in standard deviations of the maps
 BATCHES = (1, 3)  # the exporters see another size, so a fixed one would show
@@ -116,7 +115,7 @@ def _export_file(args: argparse.Namespace) -> int:
     out: Path = args.output or checkpoint.with_name(f"{checkpoint.stem}{'_int8' * args.int8}{kind.suffix}")
     if out.suffix != kind.suffix:
         raise ValueError(f"--output {out}: a file of --format {args.format} ends in {kind.suffix}.")
-    network, provenance = restored(config, checkpoint)
+    network, training = restored(config, checkpoint)
     side = config.get_parsed_content("image_size")
     overrides = {name: config[name] for name, _ in args.set} | _given(args, "image_size")
     images = training_images(config) if args.int8 else None
@@ -133,7 +132,7 @@ def _export_file(args: argparse.Namespace) -> int:
             "git_commit": git_commit(),
             "checkpoint_sha256": file_sha256(checkpoint),
             "model_sha256": weights_hash(load_checkpoint(checkpoint)["model"]),
-            "method": provenance.facts.get("method"),
+            "method": training.get("method"),
             "teachers": network.identities(),
             "untrained_teachers": network.untrained_teachers(),
             "input": config.get_parsed_content("input_settings").settings,
@@ -173,19 +172,6 @@ def _trained(args: argparse.Namespace) -> tuple[ConfigParser, Path]:
     given = _given(args, "ckpt_path", "image_size", "datalist", "dataset_dir")
     config = parsed(args.config_file, given | {"device": "$torch.device('cpu')"}, args.set)
     return config, Path(config.get_parsed_content("ckpt_path"))
-
-
-def restored(config: ConfigParser, checkpoint: Path) -> tuple[Any, Provenance]:
-    """Gives the network with the weights of the checkpoint, in evaluation mode, and where they come from.
-
-    Raises:
-        FileNotFoundError: If there is no such checkpoint.
-        ValueError: If it was trained otherwise than configured.
-    """
-    network, provenance = config.get_parsed_content("network_def"), Provenance()
-    objects = {"model": network, "input": config.get_parsed_content("input_settings"), "provenance": provenance}
-    CheckpointReader(checkpoint, objects)(Engine(lambda engine, batch: None))
-    return network.eval(), provenance
 
 
 def deviation(network: torch.nn.Module, exported: torch.nn.Module, image_shape: list[int], seed: int = 0) -> float:

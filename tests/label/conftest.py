@@ -32,6 +32,7 @@ from bundle.label.app import AnomalyApp
 from bundle.phantom_volumes import write_phantom_volumes
 from scripts.predictor import NAME
 from tests.model_bundle import TINY
+from tests.programs import find_program
 
 torch.set_num_threads(1)
 
@@ -125,17 +126,5 @@ def app(client: TestClient) -> AnomalyApp:
 
 @pytest.fixture(scope="session")
 def program() -> Callable[[str], str]:
-    """As the other tests' fixture: path of an outside program; where it is missing, a skip, or a failure in CI."""
-
-    def find(name: str) -> str:
-        path = shutil.which(
-            name, path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"], "/usr/sbin"])
-        )
-        if path is None:
-            reason = f"the program {name} is not installed: see 'make programs'"
-            if os.environ.get("REQUIRE_PROGRAMS") == "1":
-                pytest.fail(reason)
-            pytest.skip(reason)
-        return path
-
-    return find
+    """``program("dciodvfy")``, see ``find_program``."""
+    return find_program
