@@ -14,6 +14,7 @@ from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.status import code_to_category
 
+from bundle.listen.connection import cut
 from bundle.listen.settings import Peer
 
 _CONNECTION, _ANSWER = 10.0, 300.0  # s
@@ -44,7 +45,7 @@ class Sender:
         self._association: Association | None = None
 
     def send(self, files: Sequence[Path], stop: threading.Event) -> bool:
-        """Sends what the peer has not yet acknowledged; False where ``stop`` came first.
+        """Sends what the peer has not yet acknowledged; False where ``stop``, which comes before ``abort``, came first.
 
         Raises:
             PeerAwayError: If the peer cannot be reached, or ends or refuses the association, or is out of resources.
@@ -53,7 +54,7 @@ class Sender:
         left = [file for file in files if file not in self._taken]
         if not left:
             return True
-        association = self._associate(left)
+        association = self._associate(left, stop)
         refused = []
         try:
             for file in left:
@@ -64,7 +65,7 @@ class Sender:
                 else:
                     self._taken.add(file)
         finally:
-            if association.is_established:
+            if association.is_established and not stop.is_set():
                 association.release()
         if refused:
             raise RefusedError(
@@ -74,31 +75,38 @@ class Sender:
         return True
 
     def abort(self) -> None:
-        """Ends what is going on; may be called from another thread."""
-        if self._association is not None and self._association.is_established:
-            self._association.abort()
-            self._association.dimse.msg_queue.put((None, None))  # in place of the answer that is waited for
+        """Ends what is going on, whatever that waits for; to be called from another thread, after ``stop`` is set."""
+        if self._association is not None:
+            cut(self._association)
 
-    def _associate(self, files: Sequence[Path]) -> Association:
+    def _associate(self, files: Sequence[Path], stop: threading.Event) -> Association:
         entity = AE(self._title)
         entity.connection_timeout, entity.dimse_timeout, entity.network_timeout = _CONNECTION, _ANSWER, _ANSWER
         tls = None if self._context is None else (self._context, self._peer.host)
-        opened: list[evt.Event] = []
-        self._association = entity.associate(
+        self._association = None
+
+        def on_open(event: evt.Event) -> None:
+            self._association = event.assoc  # before the peer answers, which it may never do
+            if stop.is_set():
+                cut(event.assoc)
+
+        association = entity.associate(
             self._peer.host,
             self._peer.port,
             contexts=_contexts(files),
             ae_title=self._peer.ae_title,
             tls_args=tls,
-            evt_handlers=[(evt.EVT_CONN_OPEN, opened.append)],
+            evt_handlers=[(evt.EVT_CONN_OPEN, on_open)],
         )
-        if not self._association.is_established:
-            if self._association.is_rejected:
+        if not association.is_established:
+            if association.is_rejected:
                 how = "rejects the association"
+            elif self._association is not None:
+                how = "accepts none of the kinds of objects, or no association"
             else:
-                how = "accepts none of the kinds of objects, or no association" if opened else "cannot be reached"
+                how = "cannot be reached"
             raise PeerAwayError(f"{self._peer.ae_title} at {self._peer.host}:{self._peer.port} {how}")
-        return self._association
+        return association
 
     def _store(self, association: Association, file: Path) -> str | None:
         """Gives why a file is refused, None for one that is taken."""

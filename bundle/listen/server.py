@@ -24,6 +24,7 @@ from pynetdicom import (
 from pynetdicom.association import Association
 from pynetdicom.transport import ThreadedAssociationServer
 
+from bundle.listen.connection import cut
 from bundle.listen.queue import QueueFullError, StudyQueue
 from bundle.listen.settings import Settings
 
@@ -47,7 +48,7 @@ class Receiver:
 
     @contextmanager
     def running(self) -> Iterator[int]:
-        """Gives the port; at the end associations are aborted, as all that was acknowledged is on the disk.
+        """Gives the port; at the end associations are cut off, as all that was acknowledged is on the disk.
 
         Raises:
             OSError: If the address is not to be had.
@@ -84,7 +85,7 @@ class Receiver:
             socketserver.BaseServer.shutdown(server)  # that of pynetdicom is for servers that it has started itself
             server.server_close()
             for association in server.active_associations:
-                association.abort()
+                cut(association)
             thread.join()
 
     def _on_request(self, event: evt.Event) -> None:

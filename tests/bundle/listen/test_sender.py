@@ -1,8 +1,10 @@
 """Results go to a peer that is away, slow, full or choosy."""
 
-from collections.abc import Callable
+import contextlib
+import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from threading import Event
+from threading import Event, Thread
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
     SegmentationStorage,
 )
+from pynetdicom import AE
 
 from bundle.dicom.finding import Finding
 from bundle.dicom.results import write_dicom
@@ -222,3 +225,71 @@ def test_a_peer_that_accepts_nothing_is_tried_again(results: list[Path], pacs: C
     peer = pacs(kinds=[CTImageStorage])
     with pytest.raises(PeerAwayError, match="accepts none of the kinds of objects"):
         Sender("ANOMALY", Peer("PACS", "127.0.0.1", peer.port), None).send(results, Event())
+
+
+ACCEPTANCE, ANSWER, RELEASE = 2, 4, 6  # types of PDU, which are the first bytes
+
+
+@pytest.fixture
+def swallow() -> Iterator[Callable[[int, int], tuple[int, Event]]]:
+    """``swallow(port, kind)``: port of a way to a peer on which nothing comes back from the first PDU of a kind on, and
+    what tells that it came."""
+    sockets: list[socket.socket] = []
+
+    def pass_on(source: socket.socket, sink: socket.socket, until: int, came: Event) -> None:
+        while content := source.recv(2**16):
+            if content[0] == until:
+                came.set()
+            if not came.is_set():
+                sink.sendall(content)
+
+    def start(port: int, kind: int) -> tuple[int, Event]:
+        came = Event()
+        listener = socket.create_server(("127.0.0.1", 0))
+        sockets.append(listener)
+
+        def serve() -> None:
+            near, far = listener.accept()[0], socket.create_connection(("127.0.0.1", port))
+            sockets.extend((near, far))
+            for source, sink, until in ((near, far, -1), (far, near, kind)):
+                Thread(target=pass_on, args=(source, sink, until, came), daemon=True).start()
+
+        Thread(target=serve, daemon=True).start()
+        return listener.getsockname()[1], came
+
+    yield start
+    for one in sockets:
+        one.close()
+
+
+@pytest.mark.parametrize("kind", [ACCEPTANCE, ANSWER, RELEASE])
+def test_the_end_of_a_node_waits_for_no_peer(
+    kind: int,
+    swallow: Callable[[int, int], tuple[int, Event]],
+    pacs: Callable[..., Any],
+    study: Callable[..., list[Path]],
+    eventually: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Patient(AE):
+        def __init__(self, title: str) -> None:
+            super().__init__(title)
+            self.acse_timeout = None  # for ever
+
+    monkeypatch.setattr("bundle.listen.sender.AE", Patient)
+    port, came = swallow(pacs().port, kind)
+    sender, stop = Sender("ANOMALY", Peer("PACS", "127.0.0.1", port), None), Event()
+    ended = Event()
+
+    def send() -> None:
+        with contextlib.suppress(PeerAwayError):
+            sender.send(study(), stop)
+        ended.set()
+
+    thread = Thread(target=send, daemon=True)
+    thread.start()
+    eventually(came.is_set)
+    assert not ended.is_set()
+    stop.set()
+    sender.abort()
+    eventually(ended.is_set)
