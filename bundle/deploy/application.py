@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from holoscan.logger import LogLevel, set_log_level
 from monai.deploy.core import Application
 
@@ -63,16 +66,45 @@ def analyse(study: Path, out: Path, bundle: Path, rules: Path, secondary_capture
     """Runs the application, and writes ``results.json``; arguments and errors as of ``bundle.deploy.deploy``."""
     if "HOLOSCAN_LOG_LEVEL" not in os.environ:  # what goes wrong reaches us as an exception as well
         set_log_level(LogLevel.CRITICAL)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / FILE).unlink(missing_ok=True)  # of an earlier run, which this one might not replace
-        # Beside the results, for it holds images of patients and may need as much room.
-        scratch = tempfile.TemporaryDirectory(prefix=".volumes-", dir=out)
-    except OSError as error:
-        raise OSError(f"Cannot write to {out}: {error}. Choose a folder that can be written.") from error
-    with scratch as folder:
+    with _owned(out) as folder:
         predictor = Predictor(bundle, cache_dir=folder)
         choice, results = read_choice(rules, predictor.facts["input"]), Results(predictor.facts)
-        AnomalyApplication(study, out, choice, predictor, results, folder, secondary_capture).run()
+        AnomalyApplication(study, out, choice, predictor, results, str(folder), secondary_capture).run()
     results.write(out)
     return results
+
+
+@contextmanager
+def _owned(out: Path) -> Iterator[Path]:
+    """Keeps ``out`` from other runs, and gives an empty folder in it for volumes on their way.
+
+    Those are beside the results, as they are images of patients and may need as much room. What a killed run has left
+    there goes.
+    """
+    scratch, lock = out / ".volumes", FileLock(out / ".lock", blocking=False)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout as error:
+        raise RuntimeError(f"Another run writes to {out}: wait for its end, or choose another folder.") from error
+    except OSError as error:
+        raise _unwritable(out, error) from error
+    try:
+        try:
+            (out / FILE).unlink(missing_ok=True)  # of an earlier run, which this one might not replace
+            if scratch.exists():
+                shutil.rmtree(scratch)
+            scratch.mkdir(mode=0o700)
+        except OSError as error:
+            raise _unwritable(out, error) from error
+        try:
+            yield scratch
+        finally:
+            shutil.rmtree(scratch)
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
+
+
+def _unwritable(out: Path, error: OSError) -> OSError:
+    return OSError(f"Cannot write to {out}: {error}. Choose a folder that can be written.")

@@ -16,11 +16,10 @@ from monailabel.interfaces.tasks.infer_v2 import InferTask
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
-from monailabel.tasks.activelearning.random import Random
 
 from bundle.label.batches import Batches
 from bundle.label.inference import AnomalyMap, AnomalySegmentation, AnomalyTask
-from bundle.label.learning import AnomalyScoring, MostAnomalous, MostUncertain
+from bundle.label.learning import AnomalyScoring, AnyUnseen, MostAnomalous, MostUncertain
 from bundle.label.studies import DicomStudies
 from bundle.label.training import AnomalyTraining
 from scripts.predictor import NAME, Predictor
@@ -55,7 +54,7 @@ class AnomalyApp(MONAILabelApp):
         return {
             "most_anomalous": MostAnomalous(self.predictor),
             "most_uncertain": MostUncertain(self.predictor),
-            "random": Random(),
+            "random": AnyUnseen(),
         }
 
     def init_scoring_methods(self) -> dict[str, ScoringMethod]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import Mapping
 from typing import Any
 
@@ -92,13 +93,31 @@ class MostUncertain(Strategy):
         return {"id": min(sorted(values), key=lambda image: abs(values[image] - rate))} if values else None
 
 
-def _known(datastore: Datastore, name: str, predictor: Predictor) -> dict[str, float]:
-    """A value that the model in use has put into the information on images, of those that have it.
+class AnyUnseen(Strategy):
+    """Any of the images that no reader has labelled or marked as normal, among those longest not offered."""
 
-    Images that are labelled or marked as normal are left out: a reader has seen them.
-    """
+    def __init__(self) -> None:
+        super().__init__("Any image that no reader has seen")
+
+    def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any] | None:
+        """Gives ``{"id"}``, None where a reader has seen all images."""
+        offered = {
+            image: info.get("strategy", {}).get("random", {}).get("ts", 0)  # where MONAI Label notes it, in seconds
+            for image, info in _unseen(datastore).items()
+        }
+        longest = [image for image, when in offered.items() if when == min(offered.values())]
+        return {"id": random.choice(longest)} if longest else None
+
+
+def _unseen(datastore: Datastore) -> dict[str, dict[str, Any]]:
+    """The images that no reader has labelled or marked as normal, and the information on them."""
     infos = {image: datastore.get_image_info(image) for image in datastore.get_unlabeled_images()}
-    infos = {image: info for image, info in infos.items() if info.get(NORMAL) is not True}
+    return {image: info for image, info in infos.items() if info.get(NORMAL) is not True}
+
+
+def _known(datastore: Datastore, name: str, predictor: Predictor) -> dict[str, float]:
+    """A value that the model in use has put into the information on images that no reader has seen, where it has."""
+    infos = _unseen(datastore)
     current = identity(predictor)
     known = {
         image: float(info[name])

@@ -19,6 +19,7 @@ from monailabel.config import settings
 from monailabel.datastore.utils.convert import nifti_to_dicom_seg
 from monailabel.endpoints.infer import ResultType, run_inference
 from monailabel.endpoints.user.auth import RBAC, User
+from monailabel.interfaces.exception import ImageNotFoundException
 from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.others.generic import remove_file
 
@@ -76,6 +77,8 @@ def infer(
     """
     if not (image or file or session_id):
         raise HTTPException(422, "Name an image, or send a file.")
+    if image != Path(image).name:  # which MONAI Label would take for a file of this machine, whosever it is
+        raise ImageNotFoundException(f"There is no image {image!r} among the studies; a path is none.")
     try:
         given = json.loads(params or "{}")
     except ValueError as error:

@@ -1,7 +1,6 @@
 """What the models answer: the mask, its bands and the map of a scan, and what is said of it."""
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -282,15 +281,23 @@ def test_weights_that_are_no_numbers_give_an_error_and_no_nan(client: TestClient
 
 
 def test_what_is_no_scan_is_named(client: TestClient, studies: Path) -> None:
-    (studies / "broken.nii.gz").write_bytes(b"no scan")
-    shutil.copy(studies / "normal1.nii.gz", studies / "named.nii")  # compressed under a name that says it is not
-    for image in ("broken", "named"):
-        answer = post(client, "anomaly_map", str(studies / f"{image}.nii{'.gz' if image == 'broken' else ''}"))
+    compressed_under_another_name = (studies / "normal1.nii.gz").read_bytes()
+    for name, content in (("broken.nii.gz", b"no scan"), ("named.nii", compressed_under_another_name)):
+        image = name.partition(".")[0]
+        assert client.put(f"/datastore/?image={image}", files={"file": (name, content)}).status_code == 200
+        answer = post(client, "anomaly_map", image)
         assert answer.status_code == 422, answer.text
         assert image in answer.json()["detail"]
     answer = client.post("/infer/anomaly_map?output=json", files={"file": ("picture.png", b"picture")})
     assert answer.status_code == 422
     assert "no NIfTI" in answer.json()["detail"]
+
+
+def test_a_path_is_no_image(client: TestClient, studies: Path) -> None:
+    for path in (studies / "normal1.nii.gz", "../studies/normal1.nii.gz"):
+        answer = post(client, "anomaly_map", str(path))
+        assert answer.status_code == 404
+        assert "a path is none" in answer.json()["detail"]
 
 
 def test_names_that_are_unknown_are_answered_with_those_that_are_known(client: TestClient) -> None:

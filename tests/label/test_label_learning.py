@@ -11,7 +11,7 @@ import pytest
 from fastapi.testclient import TestClient
 from monailabel.datastore.local import LocalDatastore
 
-from bundle.label.learning import MostAnomalous, MostUncertain
+from bundle.label.learning import AnyUnseen, MostAnomalous, MostUncertain
 from bundle.label.options import identity
 
 
@@ -122,8 +122,15 @@ def test_an_image_that_a_reader_has_marked_as_normal_does_not_come_again(scored:
     datastore = scored(a=(9.0, 0.02), b=(5.0, 0.12))
     datastore.update_image_info("a", {"normal": True})
     assert MostAnomalous(Calibrated(0.1))({}, datastore) == {"id": "b"}
+    assert {AnyUnseen()({}, datastore)["id"] for _ in range(20)} == {"b"}
     datastore.update_image_info("b", {"normal": True})
     assert MostAnomalous(Calibrated(0.1))({}, datastore) is None
+    assert AnyUnseen()({}, datastore) is None
+
+
+def test_any_image_comes_before_one_comes_again(client: TestClient) -> None:
+    drawn = [client.post("/activelearning/random", json={}).json()["id"] for _ in range(5)]
+    assert sorted(drawn) == ["anomalous1", "normal1", "normal2", "normal3", "normal4"]
 
 
 def test_without_calibration_none_is_the_most_uncertain(client: TestClient, model_bundle: Path) -> None:

@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+from filelock import FileLock
 from pydicom import Dataset, dcmread
 
 from bundle.dicom.conversion import series_name
@@ -287,6 +288,27 @@ def test_images_on_their_way_do_not_stay(study, deploy, model_bundle: Path) -> N
     assert sorted(path for path in model_bundle.rglob("*") if "__pycache__" not in path.parts) == [
         path for path in before if "__pycache__" not in path.parts
     ]
+
+
+def test_what_a_killed_run_has_left_goes_with_the_next(study, deploy, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (out / ".volumes").mkdir(parents=True)
+    (out / ".volumes" / "ct-0123456789ab.nii").write_bytes(b"an image")
+    (out / ".lock").touch()
+    run = deploy(study(), out=out)
+    assert run.code == 0
+    assert sorted(path.name for path in out.iterdir()) == sorted(["results.json", run.results["series"][0]["series"]])
+
+
+def test_two_runs_do_not_write_to_one_folder(study, deploy, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "results.json").write_text("{}")
+    with FileLock(out / ".lock"):
+        run = deploy(study(), out=out)
+    assert run.code == 1
+    assert f"Another run writes to {out}" in run.said
+    assert (out / "results.json").read_text() == "{}"
 
 
 @pytest.mark.parametrize(
