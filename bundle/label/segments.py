@@ -21,6 +21,7 @@ _ABNORMALITY = {  # category and type, as of bundle.dicom.codes
     "CodeMeaning": "Morphologically Abnormal Structure",
 }
 _TOLERANCE = 0.1  # mm
+_REMEDY = "Run python -m monai.bundle run inferring on the files: it writes DICOM that fits."
 _COLOURS = ([255, 200, 0], [255, 110, 0], [255, 0, 0])  # of labels 1 to 3
 
 
@@ -30,18 +31,20 @@ def labels_of(file: str | Path) -> list[int]:
     return [int(value) for value in values if value > 0]
 
 
-def require_even_slices(series: str | Path) -> None:
-    """Makes sure that a series is the even grid that MONAI Label's conversion takes it for, as dcmqi places its
-    segmentation there.
+def require_convertible(series: str | Path) -> None:
+    """Makes sure that dcmqi can write a segmentation of a series: it takes a slice a file, and places the segmentation
+    on the even grid for which MONAI Label's conversion takes the slices.
 
     Args:
-        series: folder of its files, a slice each; a file alone passes.
+        series: folder of its files.
 
     Raises:
-        ValueError: if its slices are tilted or unevenly spaced.
+        ValueError: if it has a multi-frame file, or its slices are tilted or unevenly spaced.
     """
-    tags = ["ImagePositionPatient", "ImageOrientationPatient"]
+    tags = ["NumberOfFrames", "ImagePositionPatient", "ImageOrientationPatient"]
     headers = [dcmread(path, stop_before_pixels=True, specific_tags=tags) for path in sorted(Path(series).iterdir())]
+    if any(int(header.get("NumberOfFrames") or 1) > 1 for header in headers):
+        raise ValueError(f"This series is a multi-frame file, of which dcmqi writes no segmentation. {_REMEDY}")
     if len(headers) < 2:
         return
     rows, columns = np.reshape(np.array(headers[0].ImageOrientationPatient, float), (2, 3))
@@ -53,7 +56,7 @@ def require_even_slices(series: str | Path) -> None:
     if np.abs(positions - expected).max() > _TOLERANCE:
         raise ValueError(
             "The slices of this series are tilted or unevenly spaced, so dcmqi would misplace a segmentation of them. "
-            "Run python -m monai.bundle run inferring on the files: it writes DICOM that fits."
+            + _REMEDY
         )
 
 

@@ -24,7 +24,7 @@ from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.others.generic import remove_file
 
 from bundle.label.errors import EXPECTED, EmptyMaskError, OptionError, status_of, text_of
-from bundle.label.segments import labels_of, require_even_slices, segment_info
+from bundle.label.segments import labels_of, require_convertible, segment_info
 from bundle.label.studies import DicomStudies
 
 __all__ = ["app"]
@@ -96,14 +96,14 @@ def dicom_segmentation(background_tasks: BackgroundTasks, request: dict[str, Any
     Raises:
         OptionError: if there is none, or the model gives no mask.
         EmptyMaskError: if nothing was found.
-        ValueError: if the series is not an even grid.
+        ValueError: if dcmqi takes no such series.
     """
     app_of_now = app_instance()
     datastore = app_of_now.datastore()
     if not isinstance(datastore, DicomStudies) or request["model"] != "anomaly_segmentation":
         raise OptionError("output dicom_seg is of anomaly_segmentation, on studies of a DICOMweb server.")
     series = datastore.get_image_uri(request["image"]).removesuffix(".nii.gz")  # the files that it was made of
-    require_even_slices(series)
+    require_convertible(series)
     result = app_of_now.infer({**request, "result_extension": ".nii.gz", "result_dtype": "uint8"})
     background_tasks.add_task(remove_file, result["file"])
     labels = labels_of(result["file"])

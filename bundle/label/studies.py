@@ -21,7 +21,7 @@ from pydicom import Dataset
 from bundle.dicom.localisers import is_localiser
 from bundle.label.errors import EmptyMaskError
 from bundle.label.learning import NORMAL
-from bundle.label.segments import ALGORITHM, MANUFACTURER, labels_of, require_even_slices, segment_info
+from bundle.label.segments import ALGORITHM, MANUFACTURER, labels_of, require_convertible, segment_info
 
 _UID = re.compile(r"[0-9.]{1,64}")
 _LISTED_FOR = 30  # seconds, after which the server is asked again
@@ -89,12 +89,12 @@ class DicomStudies(DICOMWebDatastore):
 
         Raises:
             EmptyMaskError: for a final one without any segment.
-            ValueError: for a final one of a series that is not an even grid.
+            ValueError: for a final one of a series that dcmqi does not take.
         """
         if label_tag != DefaultLabelTag.FINAL:
             return super().save_label(image_id, label_filename, label_tag, label_info, label_id)
         scan, converted = self.get_image_uri(image_id), ""
-        require_even_slices(scan.removesuffix(".nii.gz"))
+        require_convertible(scan.removesuffix(".nii.gz"))
         if label_filename.endswith(".bin"):  # the bare voxels that OHIF sends
             label_filename = converted = binary_to_image(scan, label_filename)
         try:

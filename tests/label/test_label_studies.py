@@ -23,7 +23,7 @@ import requests
 from fastapi.testclient import TestClient
 from pydicom import Dataset, dcmread
 
-from bundle.label.segments import MANUFACTURER, require_even_slices, segment_info
+from bundle.label.segments import MANUFACTURER, require_convertible, segment_info
 from bundle.label.studies import labelled_series
 from bundle.phantom_dicom import write_series
 from scripts.predictor import Predictor
@@ -99,11 +99,13 @@ _save_as = Dataset.save_as
 
 @pytest.fixture(scope="module")
 def series(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
-    """An anomalous head as CT, a localiser of it by its name and one by its kind, and a normal head as MR."""
+    """An anomalous head as CT, the same in a multi-frame file, a localiser of it by its name and one by its kind, and a
+    normal head as MR."""
     folder = tmp_path_factory.mktemp("dicom")
     ill, normal = (sorted(phantoms.glob(f"{kind}/*/ct.nii.gz"))[0] for kind in ("anomalous", "normal"))
     wanted = {
         "ct": (ill, "CT", {"SeriesDescription": "Head 5 mm"}),
+        "enhanced": (ill, "CT", {"SeriesDescription": "Head 5 mm", "enhanced": True}),
         "scout": (ill, "CT", {"SeriesDescription": "Topogram 0.6"}),
         "localiser": (ill, "CT", {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}),
         "mr": (normal, "MR", {"SeriesDescription": "T1"}),
@@ -187,7 +189,7 @@ def test_a_series_is_listed_inferred_and_labelled(
             return {name: ask("GET", f"{_LABEL}/info/").json()["datastore"][name] for name in ("total", "completed")}
 
         # MR and localisers are left out.
-        assert open_cases() == {"total": 1, "completed": 0}
+        assert open_cases() == {"total": 2, "completed": 0}
         for unknown in ("1.2.3", "*", "..", uids["ct"][:-1]):
             answer = post(f"/infer/anomaly_map?image={unknown}")
             assert answer.status_code == 404, answer.text
@@ -219,12 +221,19 @@ def test_a_series_is_listed_inferred_and_labelled(
         assert answer.status_code == 409
         assert "Nothing lies above the threshold" in answer.json()["detail"]
         assert post(f"/infer/anomaly_map?image={ct}&output=dicom_seg").status_code == 422
+        # The multi-frame file has the same scores, and no segmentation that dcmqi would write.
+        about_enhanced = post(f"/infer/anomaly_segmentation?image={uids['enhanced']}&output=json").json()
+        assert about_enhanced["slice_scores"] == about["slice_scores"]
+        answer = post(f"/infer/anomaly_segmentation?image={uids['enhanced']}&output=dicom_seg")
+        assert answer.status_code == 422
+        assert "multi-frame" in answer.json()["detail"]
         # Our own result in the archive does not hide the case from a reader.
         assert ask("POST", f"{_ORTHANC}/instances", data=(tmp_path / "seg0.dcm").read_bytes()).status_code == 200
-        assert open_cases() == {"total": 1, "completed": 0}
-        assert ask("POST", f"{_LABEL}/scoring/anomaly?run_sync=true").json()["scored"] == 1
+        assert open_cases() == {"total": 2, "completed": 0}
+        assert ask("POST", f"{_LABEL}/scoring/anomaly?run_sync=true").json()["scored"] == 2
         chosen = ask("POST", f"{_LABEL}/activelearning/most_anomalous", json={}).json()
-        assert (chosen["id"], chosen["anomaly_score"]) == (ct, about["anomaly_score"])
+        assert chosen["id"] in (ct, uids["enhanced"])
+        assert chosen["anomaly_score"] == about["anomaly_score"]
 
         # A label that a reader saves does, and says that a reader has seen it.
         def save(label: np.ndarray) -> requests.Response:
@@ -235,7 +244,7 @@ def test_a_series_is_listed_inferred_and_labelled(
 
         assert save(ours.get_fdata() * 0).status_code == 409
         assert save(ours.get_fdata()).status_code == 200
-        assert open_cases() == {"total": 1, "completed": 1}
+        assert open_cases() == {"total": 2, "completed": 1}
         found = ask("POST", f"{_ORTHANC}/tools/find", json={"Level": "Instance", "Query": {"Modality": "SEG"}}).json()
         files = [tmp_path / f"{name}.dcm" for name in found]
         for file, name in zip(files, found, strict=True):
@@ -246,7 +255,7 @@ def test_a_series_is_listed_inferred_and_labelled(
         assert segment.SegmentAlgorithmType == "SEMIAUTOMATIC"
         assert segment.SegmentedPropertyTypeCodeSequence[0].CodeValue == ABNORMAL[0]
         assert np.array_equal(read_by_dcmqi(program, saved).get_fdata(), ours.get_fdata())
-        assert ask("POST", f"{_LABEL}/activelearning/most_anomalous", json={}).json() == {}
+        assert ask("POST", f"{_LABEL}/activelearning/most_anomalous", json={}).json()["id"] == uids["enhanced"]
 
 
 def test_a_server_that_does_not_answer_is_named(serve: Callable[..., TestClient]) -> None:
@@ -269,10 +278,10 @@ def test_a_series_that_is_no_even_grid_is_told(
     first.ImagePositionPatient = [*first.ImagePositionPatient[:2], first.ImagePositionPatient[2] + moved]
     save_as(first, files[1])
     if even:
-        require_even_slices(tmp_path)
+        require_convertible(tmp_path)
     else:
         with pytest.raises(ValueError, match="tilted or unevenly spaced"):
-            require_even_slices(tmp_path)
+            require_convertible(tmp_path)
 
 
 def segmentation(manufacturer: str, kind: str, algorithm: str) -> Dataset:
