@@ -14,6 +14,8 @@ from typing import Any
 from monai.bundle import ConfigParser
 from tqdm import tqdm
 
+from bundle.configured import add_options, given, parsed
+
 BASELINES: dict[str, dict[str, Any]] = {
     "mean_image": {"score_pooling": "mean", "network_def": {"_target_": "scripts.baselines.MeanImage"}},
     "nearest_neighbours": {"score_pooling": "max"},
@@ -25,40 +27,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("method", choices=list(BASELINES))
     parser.add_argument("--datalist", type=Path, help="default: as the configs say")
     parser.add_argument("--dataset_dir", type=Path, help="where the images are (default: as the datalist says)")
-    parser.add_argument(
-        "--config_file",
-        nargs="+",
-        default=["configs/train.json", "configs/evaluate.json"],
-        help="as of an evaluation (default: %(default)s)",
-    )
+    add_options(parser, ["configs/train.json", "configs/evaluate.json"], "an evaluation")
     parser.add_argument("--seed", type=int, default=0, help="of the nearest neighbours' sample (default: %(default)s)")
     parser.add_argument("--results_dir", type=Path, help="write the evaluation's files there and an MLflow run")
-    parser.add_argument(
-        "--set", nargs=2, action="append", default=[], metavar=("ID", "VALUE"), help="override a config"
-    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the metrics as JSON."""
-    given = {name: str(path) for name in ("datalist", "dataset_dir") if (path := getattr(args, name)) is not None}
-    parser = parsed(args.config_file, given, args.set)
+    parser = parsed(args.config_file, given(args, "datalist", "dataset_dir"), args.set)
     metrics = evaluate(args.method, parser, args.seed, args.results_dir)
     print(json.dumps({name: value if math.isfinite(value) else None for name, value in metrics.items()}, indent=4))
     return 0
-
-
-def parsed(files: list[str], given: dict[str, Any], overrides: list[tuple[str, str]]) -> ConfigParser:
-    """Gives the merged configs.
-
-    Args:
-        files: in order, the later ones on top.
-        given: ids and their values.
-        overrides: ids and their values as text, JSON where it is.
-    """
-    parser = ConfigParser(ConfigParser.load_config_files(files))
-    for name, value in [*given.items(), *((name, _value(text)) for name, text in overrides)]:
-        parser[name] = value
-    return parser
 
 
 def evaluate(method: str, config: ConfigParser, seed: int = 0, results_dir: Path | None = None) -> dict[str, float]:
@@ -89,10 +68,3 @@ def evaluate(method: str, config: ConfigParser, seed: int = 0, results_dir: Path
     evaluator: Any = config.get_parsed_content("validate#evaluator")
     evaluator.run()
     return evaluator.state.metrics
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text

@@ -18,7 +18,7 @@ import numpy as np
 from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser
 
-from bundle.baseline import parsed
+from bundle.configured import add_options, given, parsed
 from scripts.calibration import LEVELS, METHOD, PIXEL_RATES, PixelTail, patients_needed, risk_controlling_threshold
 from scripts.data.datalist import datalist_hash, datalist_name
 from scripts.data.scans import is_scan
@@ -39,20 +39,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the verb."""
     parser.add_argument("--datalist", type=Path, required=True)
     parser.add_argument("--dataset_dir", type=Path, help="where the images are (default: as the datalist says)")
-    parser.add_argument(
-        "--config_file",
-        nargs="+",
-        default=["configs/train.json", "configs/evaluate.json"],
-        help="as of an evaluation (default: %(default)s)",
-    )
+    add_options(parser, ["configs/train.json", "configs/evaluate.json"], "an evaluation")
     parser.add_argument("--ckpt_path", type=Path, help="the checkpoint (default: as the configs say)")
     parser.add_argument("--out", type=Path, help="what is written (default: calibration_path, as the configs say)")
     for level, rate in RATES.items():
         text = f"promised at the {level} level (default: %(default)s)"
         parser.add_argument(f"--{level}-false-positive-rate", type=float, default=rate, metavar="RATE", help=text)
-    parser.add_argument(
-        "--set", nargs=2, action="append", default=[], metavar=("ID", "VALUE"), help="override a config"
-    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -60,8 +52,7 @@ def run(args: argparse.Namespace) -> int:
     rates = {level: getattr(args, f"{level}_false_positive_rate") for level in LEVELS}
     for rate in rates.values():
         patients_needed(rate)  # refuses a wrong one before the work
-    given = [("datalist", args.datalist), ("dataset_dir", args.dataset_dir), ("ckpt_path", args.ckpt_path)]
-    config = parsed(args.config_file, {name: str(value) for name, value in given if value is not None}, args.set)
+    config = parsed(args.config_file, given(args, "datalist", "dataset_dir", "ckpt_path"), args.set)
     checkpoint = Path(config.get_parsed_content("ckpt_path"))
     out = args.out or Path(config.get_parsed_content("calibration_path"))
     scores = score(config)

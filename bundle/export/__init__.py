@@ -35,7 +35,7 @@ from typing import Any
 import torch
 from monai.bundle import ConfigParser
 
-from bundle.baseline import parsed
+from bundle.configured import add_options, given, parsed
 from bundle.export.formats import FORMATS, Job
 from bundle.export.int8 import training_images
 from bundle.export.package import write_bundle
@@ -55,9 +55,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the verb."""
     parser.add_argument("--format", choices=["bundle", *FORMATS], required=True, help="tensorrt needs a GPU")
     parser.add_argument("--int8", action="store_true", help="quantise, by images of the training split; openvino alone")
-    parser.add_argument(
-        "--config_file", nargs="+", default=["configs/train.json"], help="as of the training (default: %(default)s)"
-    )
+    add_options(parser, ["configs/train.json"], "the training")
     parser.add_argument("--ckpt_path", type=Path, help="the checkpoint (default: as the configs say)")
     suffixes = ", ".join(f"{kind.suffix} ({name})" for name, kind in FORMATS.items())
     parser.add_argument(
@@ -70,9 +68,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image_size", type=int, help="H and W, as in training (default: as the configs say)")
     parser.add_argument("--datalist", type=Path, help="of --int8 (default: as the configs say)")
     parser.add_argument("--dataset_dir", type=Path, help="of --int8: where the images are")
-    parser.add_argument(
-        "--set", nargs=2, action="append", default=[], metavar=("ID", "VALUE"), help="override a config"
-    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -92,7 +87,7 @@ def _export_bundle(args: argparse.Namespace) -> int:
     restored(config, checkpoint)  # refuses configs that are not those of the training
     beside = checkpoint.with_name("calibration.json")
     calibration = args.calibration_path or (beside if beside.is_file() else None)
-    overrides = {name: config[name] for name, _ in args.set} | _given(args, "image_size")
+    overrides = {name: config[name] for name, _ in args.set} | given(args, "image_size")
     root = str(config.get_parsed_content("bundle_root"))
     out = write_bundle(
         args.config_file[1:], overrides, checkpoint, calibration, args.output or checkpoint.with_name(NAME), root
@@ -117,7 +112,7 @@ def _export_file(args: argparse.Namespace) -> int:
         raise ValueError(f"--output {out}: a file of --format {args.format} ends in {kind.suffix}.")
     network, training = restored(config, checkpoint)
     side = config.get_parsed_content("image_size")
-    overrides = {name: config[name] for name, _ in args.set} | _given(args, "image_size")
+    overrides = {name: config[name] for name, _ in args.set} | given(args, "image_size")
     images = training_images(config) if args.int8 else None
     job = Job(network, checkpoint, args.config_file, overrides, [3, side, side], images)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -161,16 +156,10 @@ def _export_file(args: argparse.Namespace) -> int:
     return 0
 
 
-def _given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
-    """Those of the options that were given, as config ids and values."""
-    values = {name: getattr(args, name) for name in names}
-    return {name: value if isinstance(value, int) else str(value) for name, value in values.items() if value}
-
-
 def _trained(args: argparse.Namespace) -> tuple[ConfigParser, Path]:
     """The configs with all options merged in, and the checkpoint that they name."""
-    given = _given(args, "ckpt_path", "image_size", "datalist", "dataset_dir")
-    config = parsed(args.config_file, given | {"device": "$torch.device('cpu')"}, args.set)
+    values = given(args, "ckpt_path", "image_size", "datalist", "dataset_dir") | {"device": "$torch.device('cpu')"}
+    config = parsed(args.config_file, values, args.set)
     return config, Path(config.get_parsed_content("ckpt_path"))
 
 

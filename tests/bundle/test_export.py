@@ -18,7 +18,7 @@ from PIL import Image
 
 import bundle.export
 from bundle.__main__ import main
-from bundle.baseline import parsed
+from bundle.configured import parsed
 from bundle.export.int8 import FLOAT, training_images
 
 ROOT = Path(__file__).parents[2]
