@@ -8,6 +8,7 @@ teachers are small and UNTRAINED: it shows the way, not the quality.
 import argparse
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -96,7 +97,7 @@ def _step(title: str, verb: str, *options: str) -> None:
 
 
 def _run(title: str, module: str, *arguments: str) -> None:
-    quoted = " ".join(f'"{argument}"' if "[" in argument else argument for argument in arguments)
+    quoted = " ".join(f'"{argument}"' if "'" in argument else shlex.quote(argument) for argument in arguments)
     print(f"\n=== {title}\n$ python -m {module} {quoted}\n", flush=True)
     subprocess.run([sys.executable, "-m", module, *arguments], cwd=ROOT, env=_quiet(), check=True)
 
@@ -112,6 +113,7 @@ def _quiet() -> dict[str, str]:
 
 
 def _report(folder: Path, pdd: dict[str, float], trivial: dict[str, float], seconds: float) -> None:
+    mlflow = [f"{Path(sys.executable).parent}/mlflow", "ui", "--backend-store-uri", f"sqlite:///{folder}/mlruns.db"]
     print(
         f"\n=== Done in {seconds:.0f} s. UNTRAINED teachers on made-up scans: this shows the way, not the quality.\n\n"
         f"                             pixel AUROC   slice AUROC   patient AUROC\n"
@@ -124,7 +126,7 @@ def _report(folder: Path, pdd: dict[str, float], trivial: dict[str, float], seco
         f"Evaluation     {folder}/test/heat_maps.png, roc_pr.png, scores.png, metrics.json\n"
         f"The data       {folder}/datalist.png\n"
         f"The model      {folder}/{NAME} (what the verbs deploy, listen and label take; scans to label: studies/)\n"
-        f"MLflow         {Path(sys.executable).parent}/mlflow ui --backend-store-uri sqlite:///{folder}/mlruns.db\n"
+        f"MLflow         {shlex.join(mlflow)}\n"
         "               then open http://127.0.0.1:5000\n"
     )
 

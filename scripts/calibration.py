@@ -157,7 +157,7 @@ class Calibration:
     """What ``python -m bundle calibrate`` found out about a checkpoint; without the file, no thresholds and p-values.
 
     Args:
-        path: of the file.
+        path: of the file; "" where none is wanted.
         checkpoint: that is in use; its hash must be the one in the file.
         scoring: how scores are made, name to JSON value, as the configs name them; the same as in the file.
 
@@ -179,6 +179,8 @@ class Calibration:
         self.volume_threshold: float | None = None
         self.pixel_thresholds: dict[float, float] = {}
         self._facts: dict[str, Any] | None = None
+        if not str(path):
+            return
         if not self.path.is_file():
             logger.warning(
                 "There is no calibration %s, so no thresholds, no masks and no p-values. %s", self.path, REMEDY

@@ -259,6 +259,13 @@ def test_without_the_file_there_is_nothing_and_the_log_says_how_to_get_it(
     assert "python -m bundle calibrate" in caplog.text
 
 
+def test_where_none_is_wanted_nothing_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        calibration = Calibration("", tmp_path / "model.pt", **SCORING)
+    assert (calibration.pixel_threshold, calibration.patients, calibration.facts) == (None, 0, None)
+    assert not caplog.records
+
+
 def test_another_checkpoint_is_refused(written: Callable[..., tuple[Path, Path]]) -> None:
     path, checkpoint = written()
     checkpoint.write_bytes(b"other weights")
