@@ -32,10 +32,9 @@ def main(arguments: list[str] | None = None) -> int:
         if name in words[:1]:  # the others may need what is not installed, as in MONAI Label's environment
             module = import_module(f"bundle.{name}")
             module.configure(added)
-    args = parser.parse_args(words)
-    logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(
-        logging.ERROR
-    )  # tells everyone of a missing extra
+    args = parser.parse_args(words or ["--help"])
+    plugin = "monai.data.nvimgcodec_pydicom_plugin"  # tells everyone of a missing extra
+    logging.getLogger(plugin).setLevel(logging.ERROR)
     try:
         return module.run(args)
     except (OSError, ValueError, RuntimeError) as error:

@@ -1,4 +1,4 @@
-"""Shows the way from scans to anomaly maps on made-up head CT, in minutes and without any download.
+"""Show the way from scans to anomaly maps on made-up head CT, in minutes and without any download.
 
 Writes phantom volumes (NIfTI, and one of them as a DICOM series too), prepares them, trains PDD on the normal ones,
 calibrates its scores, evaluates, infers and exports it, each by the command that you would use on your own data. The

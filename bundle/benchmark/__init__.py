@@ -1,4 +1,4 @@
-"""Compares methods on data sets as a suite says, or measures how fast they are on this machine.
+"""Compare methods on data sets as a suite says, or measure how fast they are on this machine.
 
 --suite trains and evaluates methods x data sets x seeds as one file says, and ends in a report. It is a JSON file:
 
