@@ -41,7 +41,7 @@ test-label: $(LABEL_STAMP)  ## run the tests of MONAI Label's app, in its enviro
 	$(LABEL)/bin/python -m pytest -c tests/label/pytest.ini tests/label
 
 $(LABEL_STAMP): requirements-label.txt constraints-label.txt
-	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed: make PYTHON=python3.11"'
+	$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info < (3, 13), "MONAI Label needs Python 3.11 or 3.12: make PYTHON=python3.11"'
 	$(PYTHON) -m venv $(LABEL)
 	# By the environment, as sam2 is built in an environment of its own, for which older pips know no option.
 	PIP_CONSTRAINT=constraints-label.txt PIP_BUILD_CONSTRAINT=constraints-label.txt \

@@ -6,7 +6,6 @@ import json
 import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads starve processes that share few cores
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 import subprocess
 import sys

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ["MONAI_LABEL_AUTO_UPDATE_SCORING"] = "false"  # when it happens is up to each test
 
 import pytest
