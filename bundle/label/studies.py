@@ -73,7 +73,10 @@ class DicomStudies(DICOMWebDatastore):
                 shutil.rmtree(part, ignore_errors=True)
                 dicom_web_download_series(None, image_id, str(part), self._client, self._fetch_by_frame)
                 part.rename(folder)
-            return super().get_image_uri(image_id)
+            scan = Path(f"{folder}.nii.gz").resolve()
+            if (made := Path(super().get_image_uri(image_id))) != scan:
+                made.unlink()  # a temporary file, of which the cache has a copy
+            return str(scan)
 
     def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
         """Adds to the information on a series, which is kept with its NIfTI."""

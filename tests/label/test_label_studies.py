@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -24,7 +25,7 @@ from fastapi.testclient import TestClient
 from pydicom import Dataset, dcmread
 
 from bundle.label.segments import MANUFACTURER, require_convertible, segment_info
-from bundle.label.studies import labelled_series
+from bundle.label.studies import DicomStudies, labelled_series
 from bundle.phantom_dicom import write_series
 from scripts.predictor import Predictor
 
@@ -256,6 +257,33 @@ def test_a_series_is_listed_inferred_and_labelled(
         assert segment.SegmentedPropertyTypeCodeSequence[0].CodeValue == ABNORMAL[0]
         assert np.array_equal(read_by_dcmqi(program, saved).get_fdata(), ours.get_fdata())
         assert ask("POST", f"{_LABEL}/activelearning/most_anomalous", json={}).json()["id"] == uids["enhanced"]
+
+
+def test_a_series_is_where_it_is_kept_from_the_first_time_on_and_nowhere_else(
+    series: dict[str, list[Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slices = [dcmread(file) for file in series["ct"]]
+    uid = str(slices[0].SeriesInstanceUID)
+
+    class Archive:
+        base_url = "http://archive.example"
+
+        def search_for_series(self, search_filters: dict[str, str]) -> list[dict[str, Any]]:
+            return [dcmread(series["ct"][0], stop_before_pixels=True).to_json_dict()]
+
+        def retrieve_series(self, study: str, series: str) -> list[Dataset]:
+            return slices
+
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(Dataset, "save_as", save_as)
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    studies = DicomStudies(Archive(), {}, str(tmp_path / "cache"))
+    scan = studies.get_image_uri(uid)
+    assert scan == studies.get_image_uri(uid)
+    assert nib.load(scan).shape == (64, 64, 8)
+    assert len(list(Path(scan.removesuffix(".nii.gz")).iterdir())) == 8  # of which dcmqi makes a segmentation
+    assert list(temporary.iterdir()) == []
 
 
 def test_a_server_that_does_not_answer_is_named(serve: Callable[..., TestClient]) -> None:
