@@ -18,6 +18,7 @@ from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
 
 from bundle.label.batches import Batches
+from bundle.label.datastore import NiftiStudies
 from bundle.label.inference import AnomalyMap, AnomalySegmentation, AnomalyTask
 from bundle.label.learning import AnomalyScoring, AnyUnseen, MostAnomalous, MostUncertain
 from bundle.label.studies import DicomStudies
@@ -62,6 +63,15 @@ class AnomalyApp(MONAILabelApp):
 
     def init_batch_infer(self) -> Batches:
         return Batches()
+
+    def init_datastore(self) -> Datastore:
+        if self.studies.startswith(("http://", "https://")):
+            return super().init_datastore()
+        return NiftiStudies(
+            self.studies,
+            extensions=settings.MONAI_LABEL_DATASTORE_FILE_EXT,
+            auto_reload=settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD,
+        )
 
     def _init_dicomweb_datastore(self) -> Datastore:
         name, word = settings.MONAI_LABEL_DICOMWEB_USERNAME, settings.MONAI_LABEL_DICOMWEB_PASSWORD

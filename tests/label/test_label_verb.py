@@ -78,7 +78,12 @@ def test_one_command_serves_a_folder_on_loopback(trained_bundle: Path, studies: 
         process.wait(30)
     listening = [line for line in log.read_text().splitlines() if "Uvicorn running on" in line]
     assert f"http://127.0.0.1:{port}" in listening[0]
-    assert {path.name for path in studies.iterdir()} - before == {"datastore_v2.json", "labels", ".lock"}
+    assert {path.name for path in studies.iterdir()} - before == {
+        "datastore_v2.json",
+        "labels",
+        ".lock",
+        ".writing.lock",
+    }
     assert {path for path in (ROOT / "bundle").rglob("*") if "__pycache__" not in path.parts} == code
     assert work.stat().st_mode & 0o077 == 0  # scans of patients may lie there
 
