@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import threading
@@ -14,6 +15,7 @@ from monai.data import MetaTensor
 
 from scripts.calibration import Calibration
 from scripts.checkpoints import restored
+from scripts.data.scans import forget_scan
 from scripts.errors import cause_of
 from scripts.files import file_sha256
 from scripts.handlers import Folding
@@ -84,6 +86,11 @@ class Predictor:
         result = item["result"]
         names = ("p_value", "slice_scores", "slice_p_values", "top_slices", "plane")
         return Prediction(item["anomaly_map"], result["anomaly_score"], *(result[name] for name in names))
+
+    def forget(self, image: str | Path) -> None:
+        """Removes what was kept of a scan, see ``cache_dir``, while its file is still there."""
+        with self._running, contextlib.suppress(FileNotFoundError):
+            forget_scan(image, self.cache_dir or self.bundle / "cache")
 
     @property
     def calibration(self) -> Calibration:

@@ -97,9 +97,12 @@ def checked_studies(folder: str) -> str:
 
     Raises:
         NotADirectoryError: if it is none.
+        PermissionError: if it cannot be written.
     """
     if not Path(folder).is_dir():
         raise NotADirectoryError(f"{folder}: no such folder. --studies is a folder of NIfTI, or http(s)://...")
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(f"{folder} cannot be written, where MONAI Label keeps its list of images, and labels.")
     if not any(path.name.endswith((".nii", ".nii.gz")) for path in Path(folder).iterdir()):
         print(f"warning: {folder} has no NIfTI; MONAI Label does not look into folders within it.", file=sys.stderr)
     return str(Path(folder).resolve())
@@ -109,6 +112,7 @@ def write_app(folder: Path, bundle: Path) -> Path:
     """Makes MONAI Label's app folder, which only its user may read, and gives its absolute path."""
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    (folder / "tmp").mkdir(exist_ok=True)
     (folder / "main.py").write_text(_MAIN, encoding="utf-8")
     link = folder / "model" / NAME
     link.parent.mkdir(exist_ok=True)
@@ -126,6 +130,7 @@ def settings(app: Path, python: Path, modality: str) -> dict[str, str]:
     return {
         "PATH": os.pathsep.join([str(python.parent), os.environ.get("PATH", "")]),  # itkimage2segimage of dcmqi
         "PYTHONPATH": str(ROOT),
+        "TMPDIR": str(app / "tmp"),  # where scans that are sent lie for a moment, for no other user to read
         "MONAI_LABEL_DATASTORE_FILE_EXT": json.dumps(["*.nii.gz", "*.nii"]),
         "MONAI_LABEL_DICOMWEB_SEARCH_FILTER": json.dumps(search),
         "MONAI_LABEL_DICOMWEB_CACHE_PATH": str(app / "dicom"),

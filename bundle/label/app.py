@@ -87,7 +87,7 @@ class AnomalyApp(MONAILabelApp):
         return DicomStudies(client, settings.MONAI_LABEL_DICOMWEB_SEARCH_FILTER, cache)
 
     def infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
-        """As MONAI Label's, but refuses an image that there is not.
+        """As MONAI Label's, but refuses an image that there is not, and keeps nothing of one that a client has sent.
 
         Raises:
             ImageNotFoundException: names it.
@@ -96,7 +96,11 @@ class AnomalyApp(MONAILabelApp):
         sent = os.path.isabs(image) and os.path.exists(image)  # by the client, as a file
         if not sent and not (datastore or self.datastore()).get_image_uri(image):
             raise ImageNotFoundException(f"There is no image {image!r} among the studies.")
-        return super().infer(request, datastore)
+        try:
+            return super().infer(request, datastore)
+        finally:
+            if sent:
+                self.predictor.forget(image)
 
     def batch_infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
         """As MONAI Label's, but a wrong option is refused as a whole, and not image by image."""

@@ -86,6 +86,7 @@ def test_one_command_serves_a_folder_on_loopback(trained_bundle: Path, studies: 
     }
     assert {path for path in (ROOT / "bundle").rglob("*") if "__pycache__" not in path.parts} == code
     assert work.stat().st_mode & 0o077 == 0  # scans of patients may lie there
+    assert any((work / "tmp").iterdir())  # and there alone, as for a moment those do that are sent
 
 
 def test_the_app_folder_links_to_the_bundle_and_can_be_made_again(model_bundle: Path, tmp_path: Path) -> None:
@@ -134,6 +135,12 @@ def test_a_folder_without_scans_is_warned_of(studies: Path, tmp_path: Path, caps
     assert capsys.readouterr().err == ""
     label.checked_studies(str(tmp_path))
     assert "does not look into folders within it" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written_is_named(studies: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+    with pytest.raises(PermissionError, match="the studies cannot be written"):
+        label.checked_studies(str(studies))
 
 
 def test_without_monai_label_its_environment_is_used_or_its_making_named(
