@@ -112,11 +112,12 @@ def dicom_segmentation(background_tasks: BackgroundTasks, request: dict[str, Any
     datastore = app_of_now.datastore()
     if not isinstance(datastore, DicomStudies) or request["model"] != "anomaly_segmentation":
         raise OptionError("output dicom_seg is of anomaly_segmentation, on studies of a DICOMweb server.")
-    series = datastore.get_image_uri(request["image"]).removesuffix(".nii.gz")  # the files that it was made of
+    scan = datastore.get_image_uri(request["image"])
+    series = scan.removesuffix(".nii.gz")  # the files that it was made of
     require_convertible(series)
     result = app_of_now.infer({**request, "result_extension": ".nii.gz", "result_dtype": "uint8"})
     background_tasks.add_task(remove_file, result["file"])
-    labels = labels_of(result["file"])
+    labels = labels_of(result["file"], scan)
     if not labels:
         score, threshold = (result["params"][name] for name in ("anomaly_score", "threshold"))
         raise EmptyMaskError(f"Nothing lies above the threshold {threshold:.4g}: no segmentation (score {score:.4g}).")

@@ -98,7 +98,7 @@ class DicomStudies(DICOMWebDatastore, SharedDatastore):
 
         Raises:
             EmptyMaskError: for a final one without any segment.
-            ValueError: for a final one of a series that dcmqi does not take.
+            ValueError: for a final one that is not on the grid of its series, or of a series that dcmqi does not take.
         """
         if label_tag != DefaultLabelTag.FINAL:
             return super().save_label(image_id, label_filename, label_tag, label_info, label_id)
@@ -107,7 +107,7 @@ class DicomStudies(DICOMWebDatastore, SharedDatastore):
         if label_filename.endswith(".bin"):  # the bare voxels that OHIF sends
             label_filename = converted = binary_to_image(scan, label_filename)
         try:
-            if not (labels := labels_of(label_filename)):
+            if not (labels := labels_of(label_filename, scan)):
                 raise EmptyMaskError(
                     "An empty label cannot be kept in DICOM. Where a scan is normal, say so: PUT /datastore/image/info "
                     f'with info={{"{NORMAL}": true}}.'

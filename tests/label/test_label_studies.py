@@ -24,7 +24,7 @@ import requests
 from fastapi.testclient import TestClient
 from pydicom import Dataset, dcmread
 
-from bundle.label.segments import MANUFACTURER, require_convertible, segment_info
+from bundle.label.segments import MANUFACTURER, labels_of, require_convertible, segment_info
 from bundle.label.studies import DicomStudies, labelled_series
 from bundle.phantom_dicom import write_series
 from scripts.predictor import Predictor
@@ -331,6 +331,23 @@ def test_only_what_a_reader_has_seen_is_a_label() -> None:
     assert labelled_series(segmentation("QIICR", "AUTOMATIC", "another")) == "1.2.3"
     assert labelled_series(segmentation(MANUFACTURER, "AUTOMATIC", "PDD")) is None
     assert labelled_series(Dataset()) is None
+
+
+def test_a_label_that_does_not_fit_its_scan_is_refused(phantoms: Path, tmp_path: Path) -> None:
+    scan = sorted(phantoms.glob("normal/*/ct.nii.gz"))[0]
+    mask = np.zeros(nib.load(scan).shape, np.uint8)
+    mask[1:3, 2, 3], mask[5, 6, 7] = 3, 1
+    for name, array in (("fits", mask), ("cut", mask[:, :, :-1])):
+        nib.save(nib.Nifti1Image(array, nib.load(scan).affine), tmp_path / f"{name}.nii.gz")
+    (tmp_path / "broken.nii.gz").write_bytes(b"label")
+    assert labels_of(tmp_path / "fits.nii.gz", scan) == [1, 3]
+    with pytest.raises(ValueError, match=r"has \(64, 64, 7\) voxels, and its series \(64, 64, 8\)"):
+        labels_of(tmp_path / "cut.nii.gz", scan)
+    with pytest.raises(ValueError, match="can be read"):
+        labels_of(tmp_path / "broken.nii.gz", scan)
+    for given in ("text", [5], {"name": "lesion"}):
+        with pytest.raises(ValueError, match="label_info"):
+            segment_info([1], False, given)
 
 
 def test_codes_are_added_where_a_client_names_none_and_kept_where_he_does() -> None:
