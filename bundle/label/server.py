@@ -32,6 +32,7 @@ from monailabel.endpoints import (
 )
 from monailabel.endpoints.infer import ResultType, run_inference
 from monailabel.endpoints.user.auth import RBAC, User
+from monailabel.interfaces.tasks.batch_infer import BatchInferImageType
 from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.others.generic import remove_file
 
@@ -126,6 +127,39 @@ def dicom_segmentation(background_tasks: BackgroundTasks, request: dict[str, Any
         raise RuntimeError("itkimage2segimage of dcmqi wrote no segmentation; the server's log says why.")
     background_tasks.add_task(remove_file, written)
     return FileResponse(written, media_type="application/dicom", filename="segmentation.dcm")
+
+
+@_router.post("/batch/infer/{model}")
+def run_batch(
+    user: Annotated[User, Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ADMIN))],
+    model: str,
+    images: BatchInferImageType = BatchInferImageType.IMAGES_ALL,
+    params: dict[str, Any] | None = None,
+    run_sync: bool = False,
+) -> Any:
+    """As MONAI Label's, but it keeps no other request waiting; so do the next two."""
+    return batch_infer.run(model, images, params, run_sync)
+
+
+@_router.post("/train/{model}")
+def run_training(
+    user: Annotated[User, Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ADMIN))],
+    model: str,
+    params: dict[str, Any] | None = None,
+    run_sync: bool = False,
+    enqueue: bool = False,
+) -> Any:
+    return train.run_model(model, params, run_sync, enqueue)
+
+
+@_router.post("/scoring/{method}")
+def run_scoring(
+    user: Annotated[User, Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR))],
+    method: str,
+    params: dict[str, Any] | None = None,
+    run_sync: bool = False,
+) -> Any:
+    return scoring.run_method(method, params, run_sync)
 
 
 for _module in (info, model, batch_infer, train, activelearning, datastore, logs, ohif, proxy, scoring, session):

@@ -4,13 +4,18 @@ import io
 import json
 import tarfile
 import tempfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 
+from bundle.label.batches import Batches
+from bundle.label.learning import AnomalyScoring
 from bundle.label.requests import is_name
+from bundle.label.training import AnomalyTraining
 
 SECRET = {"file": ("scan.nii.gz", b"scan")}
 LABEL = {"label": ("label.nii.gz", b"label")}
@@ -122,3 +127,31 @@ def test_what_is_sent_with_a_request_that_fails_is_removed(
     assert client.post("/infer/anomaly_map?output=json", files=SECRET).status_code == 422
     assert client.put("/datastore/label?image=nobody", files=LABEL).status_code == 404
     assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "task"),
+    [
+        ("/scoring/anomaly", AnomalyScoring),
+        ("/batch/infer/anomaly_map", Batches),
+        ("/train/anomaly", AnomalyTraining),
+    ],
+)
+def test_who_waits_for_a_long_task_is_the_only_one(
+    client: TestClient, path: str, task: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started, asked, meanwhile = threading.Event(), threading.Event(), []
+
+    def call(self: Any, *args: Any) -> dict[str, bool]:
+        started.set()
+        meanwhile.append(asked.wait(20))
+        return {"done": True}
+
+    monkeypatch.setattr(task, "__call__", call)
+    with client, ThreadPoolExecutor(1) as other:  # one event loop for both requests
+        long = other.submit(client.post, f"{path}?run_sync=true", json={})
+        started.wait()
+        assert client.get("/info/").json()["datastore"]["total"] == 5
+        asked.set()
+        assert long.result().json() == {"done": True}
+    assert meanwhile == [True]
