@@ -14,6 +14,7 @@ import argparse
 import importlib.util
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +53,7 @@ def run(args: argparse.Namespace) -> int:
     bundle = checked_bundle(args.bundle or default_bundle())
     remote = args.studies.startswith(("http://", "https://"))
     studies = args.studies if remote else checked_studies(args.studies)
+    require_free(args.host, args.port)
     app = write_app(args.app, bundle)
     if args.host not in (_LOOPBACK, "localhost", "::1"):
         print(f"warning: {args.host} can be reached by others, and the server asks nobody who he is.", file=sys.stderr)
@@ -106,6 +108,22 @@ def checked_studies(folder: str) -> str:
     if not any(path.name.endswith((".nii", ".nii.gz")) for path in Path(folder).iterdir()):
         print(f"warning: {folder} has no NIfTI; MONAI Label does not look into folders within it.", file=sys.stderr)
     return str(Path(folder).resolve())
+
+
+def require_free(host: str, port: int) -> None:
+    """Makes sure that a port can be served; MONAI Label would find out after it has begun to score.
+
+    Raises:
+        OSError: if it cannot.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as one:
+            if os.name != "nt":  # where it would let two servers have one port
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            one.bind((address[0], port, *address[2:]))  # getaddrinfo makes another port of one above 65535
+    except (OSError, OverflowError) as error:
+        raise OSError(f"{host}:{port} cannot be served ({error}). Name another --port or --host.") from None
 
 
 def write_app(folder: Path, bundle: Path) -> Path:

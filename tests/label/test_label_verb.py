@@ -137,6 +137,21 @@ def test_a_folder_without_scans_is_warned_of(studies: Path, tmp_path: Path, caps
     assert "does not look into folders within it" in capsys.readouterr().err
 
 
+def test_a_port_that_is_in_use_is_named_before_anything_starts(
+    model_bundle: Path, studies: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = str(other.getsockname()[1])
+        words = ["--bundle", str(model_bundle), "--studies", str(studies), "--app", str(tmp_path / "app")]
+        assert main(["label", *words, "--port", port]) == 1
+        assert f"127.0.0.1:{port} cannot be served" in capsys.readouterr().err
+        assert main(["label", *words, "--port", "70000"]) == 1
+        assert "Name another --port" in capsys.readouterr().err
+    assert not (tmp_path / "app").exists()
+
+
 def test_a_folder_that_cannot_be_written_is_named(studies: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
     with pytest.raises(PermissionError, match="the studies cannot be written"):
