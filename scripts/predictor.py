@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import threading
@@ -14,6 +15,7 @@ from monai.data import MetaTensor
 
 from scripts.calibration import Calibration
 from scripts.checkpoints import restored
+from scripts.data.scans import forget_scan
 from scripts.errors import cause_of
 from scripts.files import file_sha256
 from scripts.handlers import Folding
@@ -46,7 +48,7 @@ class Predictor:
     """Runs what ``configs/inference.json`` of a model bundle names, loaded once; a new checkpoint or calibration of the
     bundle is noticed before the next scan.
 
-    Calls from several threads wait for each other.
+    Scans of several threads wait for each other; what is asked of the model meanwhile is answered at once.
 
     Args:
         bundle: folder, as ``python -m bundle export --format bundle`` writes it.
@@ -60,9 +62,10 @@ class Predictor:
 
     def __init__(self, bundle: str | Path, device: str | None = None, cache_dir: str | Path | None = None) -> None:
         self.bundle, self.device, self.cache_dir = Path(bundle).resolve(), device, cache_dir
-        self._lock = threading.Lock()
+        self._loading, self._running = threading.Lock(), threading.Lock()
         self._loaded: tuple[Any, ...] = ()
-        self._refresh()
+        self._in_use: _Model
+        self._model()
 
     def __call__(self, image: str | Path) -> Prediction:
         """Maps and scores a NIfTI scan or an image.
@@ -71,33 +74,34 @@ class Predictor:
             FileNotFoundError: if there is no such file.
             ValueError: if it cannot be read faithfully, as of ``scripts.transforms.LoadScand``.
         """
-        with self._lock:
-            self._refresh()
+        with self._running:
+            model = self._model()
             try:
-                item = self._preprocessing({"image": str(image)})
+                item = model.preprocessing({"image": str(image)})
             except RuntimeError as error:
                 raise cause_of(error) from None
             with torch.no_grad():
-                item["pred"] = self._inferer(item["image"][None].to(self._device), self._network)[0].float().cpu()
-            item = self._postprocessing(item)
+                item["pred"] = model.inferer(item["image"][None].to(model.device), model.network)[0].float().cpu()
+            item = model.postprocessing(item)
         result = item["result"]
         names = ("p_value", "slice_scores", "slice_p_values", "top_slices", "plane")
         return Prediction(item["anomaly_map"], result["anomaly_score"], *(result[name] for name in names))
 
+    def forget(self, image: str | Path) -> None:
+        """Removes what was kept of a scan, see ``cache_dir``, while its file is still there."""
+        with self._running, contextlib.suppress(FileNotFoundError):
+            forget_scan(image, self.cache_dir or self.bundle / "cache")
+
     @property
     def calibration(self) -> Calibration:
         """Of the checkpoint in use."""
-        with self._lock:
-            self._refresh()
-            return self._calibration
+        return self._model().calibration
 
     @property
     def facts(self) -> dict[str, Any]:
         """``method``, ``untrained`` (names of untrained teachers), ``checkpoint_sha256``, ``version`` of the bundle and
         ``input``, the settings that the network was trained with."""
-        with self._lock:
-            self._refresh()
-            return dict(self._facts)
+        return dict(self._model().facts)
 
     @property
     def rates(self) -> list[float]:
@@ -111,22 +115,23 @@ class Predictor:
             ValueError: for another rate than `rates`.
         """
         if rate is None:
-            with self._lock:
-                self._refresh()
-                return self._threshold
+            return self._model().threshold
         known = self.calibration.pixel_thresholds
         if rate not in known:
             rates = ", ".join(f"{one:g}" for one in known) or "none"
             raise ValueError(f"There is no threshold for a false-positive rate of {rate:g}; calibrated are: {rates}.")
         return known[rate]
 
-    def _refresh(self) -> None:
-        stamp = tuple(map(_stamp, (self.bundle / "models" / "model.pt", self.bundle / "models" / "calibration.json")))
-        if stamp != self._loaded:
-            self._load()
-            self._loaded = stamp
+    def _model(self) -> _Model:
+        with self._loading:
+            stamp = tuple(
+                map(_stamp, (self.bundle / "models" / "model.pt", self.bundle / "models" / "calibration.json"))
+            )
+            if stamp != self._loaded:
+                self._in_use, self._loaded = self._load(), stamp
+            return self._in_use
 
-    def _load(self) -> None:
+    def _load(self) -> _Model:
         file = self.bundle / "configs" / "inference.json"
         if not file.is_file():
             raise FileNotFoundError(f"{self.bundle} is no model bundle: it has no configs/inference.json. {REMEDY}")
@@ -140,21 +145,32 @@ class Predictor:
         checkpoint = Path(get("ckpt_path"))
         if not checkpoint.is_file():
             raise FileNotFoundError(f"{self.bundle} has no trained model {checkpoint}. {REMEDY}")
-        self._device = get("device")
-        network, training = restored(parser, checkpoint, self._device)
-        self._network = network.to(self._device)
+        network, training = restored(parser, checkpoint, get("device"))
+        network = network.to(get("device"))
         Folding(network, get("amp"))()
-        self._preprocessing, self._inferer = get("preprocessing"), get("inferer")
-        self._postprocessing, self._threshold = get("postprocessing"), get("threshold")
-        self._calibration: Calibration = get("calibration")
         metadata = json.loads((self.bundle / "configs" / "metadata.json").read_text(encoding="utf-8"))
-        self._facts = {
+        facts = {
             "method": training.get("method", ""),
             "untrained": network.untrained_teachers(),
             "checkpoint_sha256": file_sha256(checkpoint),
             "version": metadata["version"],
             "input": get("input_settings").settings,
         }
+        names = ("device", "preprocessing", "inferer", "postprocessing", "threshold", "calibration")
+        return _Model(network, facts, *map(get, names))
+
+
+class _Model(NamedTuple):
+    """What was loaded of one checkpoint and calibration."""
+
+    network: Any
+    facts: dict[str, Any]
+    device: torch.device
+    preprocessing: Any
+    inferer: Any
+    postprocessing: Any
+    threshold: float | None
+    calibration: Calibration
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:

@@ -5,13 +5,16 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
 
+from scripts.engines import MixedPrecisionInferer
 from scripts.predictor import Predictor
 
 
@@ -91,6 +94,28 @@ def test_a_new_calibration_is_noticed(model_bundle: Path, tmp_path: Path) -> Non
     assert predictor.calibration.patients == 0
     assert predictor.threshold() is None
     assert predictor.rates == []
+
+
+def test_a_scan_keeps_nobody_waiting_who_asks_what_the_model_is(
+    predictor: Predictor, model_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started, asked, meanwhile = threading.Event(), threading.Event(), []
+    call = MixedPrecisionInferer.__call__
+
+    def infer(self: MixedPrecisionInferer, *args: Any, **options: Any) -> Any:
+        started.set()
+        meanwhile.append(asked.wait(20))
+        return call(self, *args, **options)
+
+    monkeypatch.setattr(MixedPrecisionInferer, "__call__", infer)
+    scan = model_bundle.parent / "phantoms" / "anomalous" / "sub-12" / "ct.nii.gz"
+    thread = threading.Thread(target=predictor, args=(scan,))
+    thread.start()
+    started.wait()
+    assert (predictor.facts["method"], predictor.threshold()) == ("PDD", predictor.threshold(0.25))
+    asked.set()
+    thread.join()
+    assert meanwhile == [True]
 
 
 def test_what_is_no_bundle_or_has_no_model_is_said_with_the_remedy(model_bundle: Path, tmp_path: Path) -> None:

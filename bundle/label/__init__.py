@@ -14,6 +14,7 @@ import argparse
 import importlib.util
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +53,7 @@ def run(args: argparse.Namespace) -> int:
     bundle = checked_bundle(args.bundle or default_bundle())
     remote = args.studies.startswith(("http://", "https://"))
     studies = args.studies if remote else checked_studies(args.studies)
+    require_free(args.host, args.port)
     app = write_app(args.app, bundle)
     if args.host not in (_LOOPBACK, "localhost", "::1"):
         print(f"warning: {args.host} can be reached by others, and the server asks nobody who he is.", file=sys.stderr)
@@ -97,18 +99,38 @@ def checked_studies(folder: str) -> str:
 
     Raises:
         NotADirectoryError: if it is none.
+        PermissionError: if it cannot be written.
     """
     if not Path(folder).is_dir():
         raise NotADirectoryError(f"{folder}: no such folder. --studies is a folder of NIfTI, or http(s)://...")
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(f"{folder} cannot be written, where MONAI Label keeps its list of images, and labels.")
     if not any(path.name.endswith((".nii", ".nii.gz")) for path in Path(folder).iterdir()):
         print(f"warning: {folder} has no NIfTI; MONAI Label does not look into folders within it.", file=sys.stderr)
     return str(Path(folder).resolve())
+
+
+def require_free(host: str, port: int) -> None:
+    """Makes sure that a port can be served; MONAI Label would find out after it has begun to score.
+
+    Raises:
+        OSError: if it cannot.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as one:
+            if os.name != "nt":  # where it would let two servers have one port
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            one.bind((address[0], port, *address[2:]))  # getaddrinfo makes another port of one above 65535
+    except (OSError, OverflowError) as error:
+        raise OSError(f"{host}:{port} cannot be served ({error}). Name another --port or --host.") from None
 
 
 def write_app(folder: Path, bundle: Path) -> Path:
     """Makes MONAI Label's app folder, which only its user may read, and gives its absolute path."""
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    (folder / "tmp").mkdir(exist_ok=True)
     (folder / "main.py").write_text(_MAIN, encoding="utf-8")
     link = folder / "model" / NAME
     link.parent.mkdir(exist_ok=True)
@@ -126,6 +148,7 @@ def settings(app: Path, python: Path, modality: str) -> dict[str, str]:
     return {
         "PATH": os.pathsep.join([str(python.parent), os.environ.get("PATH", "")]),  # itkimage2segimage of dcmqi
         "PYTHONPATH": str(ROOT),
+        "TMPDIR": str(app / "tmp"),  # where scans that are sent lie for a moment, for no other user to read
         "MONAI_LABEL_DATASTORE_FILE_EXT": json.dumps(["*.nii.gz", "*.nii"]),
         "MONAI_LABEL_DICOMWEB_SEARCH_FILTER": json.dumps(search),
         "MONAI_LABEL_DICOMWEB_CACHE_PATH": str(app / "dicom"),

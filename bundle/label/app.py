@@ -18,6 +18,7 @@ from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
 
 from bundle.label.batches import Batches
+from bundle.label.datastore import NiftiStudies
 from bundle.label.inference import AnomalyMap, AnomalySegmentation, AnomalyTask
 from bundle.label.learning import AnomalyScoring, AnyUnseen, MostAnomalous, MostUncertain
 from bundle.label.studies import DicomStudies
@@ -63,6 +64,15 @@ class AnomalyApp(MONAILabelApp):
     def init_batch_infer(self) -> Batches:
         return Batches()
 
+    def init_datastore(self) -> Datastore:
+        if self.studies.startswith(("http://", "https://")):
+            return super().init_datastore()
+        return NiftiStudies(
+            self.studies,
+            extensions=settings.MONAI_LABEL_DATASTORE_FILE_EXT,
+            auto_reload=settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD,
+        )
+
     def _init_dicomweb_datastore(self) -> Datastore:
         name, word = settings.MONAI_LABEL_DICOMWEB_USERNAME, settings.MONAI_LABEL_DICOMWEB_PASSWORD
         client = DICOMwebClientX(
@@ -77,7 +87,7 @@ class AnomalyApp(MONAILabelApp):
         return DicomStudies(client, settings.MONAI_LABEL_DICOMWEB_SEARCH_FILTER, cache)
 
     def infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
-        """As MONAI Label's, but refuses an image that there is not.
+        """As MONAI Label's, but refuses an image that there is not, and keeps nothing of one that a client has sent.
 
         Raises:
             ImageNotFoundException: names it.
@@ -86,7 +96,11 @@ class AnomalyApp(MONAILabelApp):
         sent = os.path.isabs(image) and os.path.exists(image)  # by the client, as a file
         if not sent and not (datastore or self.datastore()).get_image_uri(image):
             raise ImageNotFoundException(f"There is no image {image!r} among the studies.")
-        return super().infer(request, datastore)
+        try:
+            return super().infer(request, datastore)
+        finally:
+            if sent:
+                self.predictor.forget(image)
 
     def batch_infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
         """As MONAI Label's, but a wrong option is refused as a whole, and not image by image."""

@@ -14,8 +14,9 @@ from monai.data import MetaTensor
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 from monailabel.transform.writer import Writer
 
-from bundle.label.errors import NotCalibratedError
+from bundle.label.errors import NotCalibratedError, OptionError
 from bundle.label.options import DISPLAYS, LABELS, Options, checked, identity, offered, result_dtype, result_extension
+from bundle.label.requests import is_name
 from scripts.predictor import Prediction, Predictor
 from scripts.transforms.summary import NOTICE
 
@@ -58,6 +59,8 @@ class AnomalyTask(InferTask):
         """
         result_dtype(request, self.dtype)
         result_extension(request)
+        if (tag := request.get("label_tag")) is not None and not is_name(tag):  # becomes a folder
+            raise OptionError(f"label_tag {tag!r} is no name.")
         return checked(request, self.predictor)
 
     def __call__(self, request: Mapping[str, Any]) -> tuple[str | np.ndarray | None, dict[str, Any]]:

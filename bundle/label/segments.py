@@ -25,10 +25,19 @@ _REMEDY = "Run python -m monai.bundle run inferring on the files: it writes DICO
 _COLOURS = ([255, 200, 0], [255, 110, 0], [255, 0, 0])  # of labels 1 to 3
 
 
-def labels_of(file: str | Path) -> list[int]:
-    """Gives the labels, above 0, that a NIfTI or NRRD mask holds, in ascending order."""
-    values = np.unique(SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(file))))
-    return [int(value) for value in values if value > 0]
+def labels_of(file: str | Path, scan: str | Path) -> list[int]:
+    """Gives the labels, above 0, that a NIfTI or NRRD mask holds, in ascending order.
+
+    Raises:
+        ValueError: if it cannot be read, or is not of the size of its scan.
+    """
+    try:
+        mask = SimpleITK.ReadImage(str(file))
+    except RuntimeError:
+        raise ValueError("The label is not a NIfTI or NRRD that can be read.") from None
+    if mask.GetSize() != (size := SimpleITK.ReadImage(str(scan)).GetSize()):
+        raise ValueError(f"The label has {mask.GetSize()} voxels, and its series {size}: draw it on the series itself.")
+    return [int(value) for value in np.unique(SimpleITK.GetArrayFromImage(mask)) if value > 0]
 
 
 def require_convertible(series: str | Path) -> None:
@@ -69,7 +78,12 @@ def segment_info(
         labels: that the mask holds, from 1.
         automatic: whether the mask is the model's own; one that a reader has saved is semi-automatic.
         given: by the client, the first of label 1; what it says is kept, codes are added where it has none.
+
+    Raises:
+        ValueError: if the client gives something else than a list of objects.
     """
+    if given is not None and not (isinstance(given, list) and all(isinstance(entry, dict) for entry in given)):
+        raise ValueError("label_info is not a list of objects.")
     entries = []
     for label in labels:
         entry = copy.deepcopy(given[label - 1]) if given and label <= len(given) else {}

@@ -17,13 +17,27 @@ from fastapi.responses import FileResponse, JSONResponse, Response
 from monailabel.app import app
 from monailabel.config import settings
 from monailabel.datastore.utils.convert import nifti_to_dicom_seg
+from monailabel.endpoints import (
+    activelearning,
+    batch_infer,
+    datastore,
+    info,
+    logs,
+    model,
+    ohif,
+    proxy,
+    scoring,
+    session,
+    train,
+)
 from monailabel.endpoints.infer import ResultType, run_inference
 from monailabel.endpoints.user.auth import RBAC, User
-from monailabel.interfaces.exception import ImageNotFoundException
+from monailabel.interfaces.tasks.batch_infer import BatchInferImageType
 from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.others.generic import remove_file
 
 from bundle.label.errors import EXPECTED, EmptyMaskError, OptionError, status_of, text_of
+from bundle.label.requests import checked, json_object
 from bundle.label.segments import labels_of, require_convertible, segment_info
 from bundle.label.studies import DicomStudies
 
@@ -32,7 +46,9 @@ __all__ = ["app"]
 logger = logging.getLogger(__name__)
 
 _NAMED = re.compile(r"/(batch/infer|infer|train|activelearning|scoring)/([^/]+)/?")
-_router = APIRouter()
+_WHOLE_SLIDES = "/infer/wsi"  # begin the paths of microscopy, which names files of this machine
+_OF_THE_ADDRESS = ("model", "image", "label", "session")  # not of params, which would take their place unchecked
+_router = APIRouter(dependencies=[Depends(checked)])
 if not settings.MONAI_LABEL_CORS_ORIGINS:  # else whatever page a browser shows may read patients' scans
     app.user_middleware = [one for one in app.user_middleware if one.cls is not CORSMiddleware]
 
@@ -40,6 +56,8 @@ if not settings.MONAI_LABEL_CORS_ORIGINS:  # else whatever page a browser shows 
 @app.middleware("http")
 async def names_are_known(request: Request, go_on: Any) -> Response:
     """Refuses a model, strategy or method that there is not, before a background task is made of it."""
+    if request.url.path.startswith(_WHOLE_SLIDES):
+        return JSONResponse({"detail": "There is no model of whole-slide images."}, status_code=404)
     named = _NAMED.fullmatch(request.url.path)
     if named and request.method == "POST":
         kind, name = named.groups()
@@ -77,14 +95,7 @@ def infer(
     """
     if not (image or file or session_id):
         raise HTTPException(422, "Name an image, or send a file.")
-    if image != Path(image).name:  # which MONAI Label would take for a file of this machine, whosever it is
-        raise ImageNotFoundException(f"There is no image {image!r} among the studies; a path is none.")
-    try:
-        given = json.loads(params or "{}")
-    except ValueError as error:
-        raise OptionError(f"params is not JSON: {error}") from error
-    if not isinstance(given, dict):
-        raise OptionError("params is not a JSON object.")
+    given = {name: value for name, value in json_object("params", params).items() if name not in _OF_THE_ADDRESS}
     if output is ResultType.dicom_seg:
         return dicom_segmentation(background_tasks, {**given, "model": model, "image": image})
     return run_inference(background_tasks, model, image, session_id, json.dumps(given), file, label, output)
@@ -102,11 +113,12 @@ def dicom_segmentation(background_tasks: BackgroundTasks, request: dict[str, Any
     datastore = app_of_now.datastore()
     if not isinstance(datastore, DicomStudies) or request["model"] != "anomaly_segmentation":
         raise OptionError("output dicom_seg is of anomaly_segmentation, on studies of a DICOMweb server.")
-    series = datastore.get_image_uri(request["image"]).removesuffix(".nii.gz")  # the files that it was made of
+    scan = datastore.get_image_uri(request["image"])
+    series = scan.removesuffix(".nii.gz")  # the files that it was made of
     require_convertible(series)
     result = app_of_now.infer({**request, "result_extension": ".nii.gz", "result_dtype": "uint8"})
     background_tasks.add_task(remove_file, result["file"])
-    labels = labels_of(result["file"])
+    labels = labels_of(result["file"], scan)
     if not labels:
         score, threshold = (result["params"][name] for name in ("anomaly_score", "threshold"))
         raise EmptyMaskError(f"Nothing lies above the threshold {threshold:.4g}: no segmentation (score {score:.4g}).")
@@ -117,5 +129,41 @@ def dicom_segmentation(background_tasks: BackgroundTasks, request: dict[str, Any
     return FileResponse(written, media_type="application/dicom", filename="segmentation.dcm")
 
 
+@_router.post("/batch/infer/{model}")
+def run_batch(
+    user: Annotated[User, Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ADMIN))],
+    model: str,
+    images: BatchInferImageType = BatchInferImageType.IMAGES_ALL,
+    params: dict[str, Any] | None = None,
+    run_sync: bool = False,
+) -> Any:
+    """As MONAI Label's, but it keeps no other request waiting; so do the next two."""
+    return batch_infer.run(model, images, params, run_sync)
+
+
+@_router.post("/train/{model}")
+def run_training(
+    user: Annotated[User, Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ADMIN))],
+    model: str,
+    params: dict[str, Any] | None = None,
+    run_sync: bool = False,
+    enqueue: bool = False,
+) -> Any:
+    return train.run_model(model, params, run_sync, enqueue)
+
+
+@_router.post("/scoring/{method}")
+def run_scoring(
+    user: Annotated[User, Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR))],
+    method: str,
+    params: dict[str, Any] | None = None,
+    run_sync: bool = False,
+) -> Any:
+    return scoring.run_method(method, params, run_sync)
+
+
+for _module in (info, model, batch_infer, train, activelearning, datastore, logs, ohif, proxy, scoring, session):
+    _router.include_router(_module.router)
+_routes = app.router.routes[:]
 app.include_router(_router)
-app.router.routes.insert(0, app.router.routes.pop())  # before MONAI Label's own
+app.router.routes[:] = [*app.router.routes[len(_routes) :], *_routes]  # before MONAI Label's own, which check nothing

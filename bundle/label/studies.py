@@ -19,6 +19,7 @@ from monailabel.interfaces.exception import ImageNotFoundException
 from pydicom import Dataset
 
 from bundle.dicom.localisers import is_localiser
+from bundle.label.datastore import SharedDatastore
 from bundle.label.errors import EmptyMaskError
 from bundle.label.learning import NORMAL
 from bundle.label.segments import ALGORITHM, MANUFACTURER, labels_of, require_convertible, segment_info
@@ -27,7 +28,7 @@ _UID = re.compile(r"[0-9.]{1,64}")
 _LISTED_FOR = 30  # seconds, after which the server is asked again
 
 
-class DicomStudies(DICOMWebDatastore):
+class DicomStudies(DICOMWebDatastore, SharedDatastore):
     """Lists series without localisers, and takes for labels only what a reader has saved, not our own results."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -73,14 +74,22 @@ class DicomStudies(DICOMWebDatastore):
                 shutil.rmtree(part, ignore_errors=True)
                 dicom_web_download_series(None, image_id, str(part), self._client, self._fetch_by_frame)
                 part.rename(folder)
-            return super().get_image_uri(image_id)
+            scan = Path(f"{folder}.nii.gz").resolve()
+            if (made := Path(super().get_image_uri(image_id))) != scan:
+                made.unlink()  # a temporary file, of which the cache has a copy
+            return str(scan)
 
     def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
         """Adds to the information on a series, which is kept with its NIfTI."""
         self.get_image_uri(image_id)
-        if image_id not in self._datastore.objects:  # but in the file, where another process has fetched it
-            self.refresh()
         super().update_image_info(image_id, info)
+
+    def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
+        """
+        Raises:
+            ValueError: always, as it would take the place of a series that was fetched.
+        """
+        raise ValueError("The images are those of the DICOMweb server: send new ones there.")
 
     def save_label(
         self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any], label_id: str = ""
@@ -89,7 +98,7 @@ class DicomStudies(DICOMWebDatastore):
 
         Raises:
             EmptyMaskError: for a final one without any segment.
-            ValueError: for a final one of a series that dcmqi does not take.
+            ValueError: for a final one that is not on the grid of its series, or of a series that dcmqi does not take.
         """
         if label_tag != DefaultLabelTag.FINAL:
             return super().save_label(image_id, label_filename, label_tag, label_info, label_id)
@@ -98,7 +107,7 @@ class DicomStudies(DICOMWebDatastore):
         if label_filename.endswith(".bin"):  # the bare voxels that OHIF sends
             label_filename = converted = binary_to_image(scan, label_filename)
         try:
-            if not (labels := labels_of(label_filename)):
+            if not (labels := labels_of(label_filename, scan)):
                 raise EmptyMaskError(
                     "An empty label cannot be kept in DICOM. Where a scan is normal, say so: PUT /datastore/image/info "
                     f'with info={{"{NORMAL}": true}}.'

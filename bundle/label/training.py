@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.train import TrainTask
 
@@ -60,9 +61,13 @@ class AnomalyTraining(TrainTask):
             RuntimeError: if training or calibration fail; names the cause.
         """
         options = self._checked(request)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.folder / ".lock"):  # a training writes over the files of the one before
+            return self._train(options, datastore)
+
+    def _train(self, options: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
         images = normal_images(datastore, options["all_images"])
         training, validation = split(images, options["val_split"])
-        self.folder.mkdir(parents=True, exist_ok=True)
         datalist, model, calibration = (
             self.folder / name for name in ("datalist.json", "model.pt", "calibration.json")
         )

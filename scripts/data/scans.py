@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import itertools
 import json
 import logging
 import os
@@ -115,9 +116,7 @@ def open_scan(path: str | Path, cache_dir: str | Path, mask: bool = False, bias_
         OSError: if ``cache_dir`` cannot be written.
     """
     source = Path(path)
-    state = source.stat()
-    kind = f"{_CACHE_VERSION} {source.resolve()} {state.st_size} {state.st_mtime_ns} {mask} {bias_correction}"
-    key = hashlib.sha256(kind.encode()).hexdigest()[:24]
+    key = _key(source, mask, bias_correction)
     record = Path(cache_dir) / f"{key}.json"
     scan = _read_record(record, source)
     if scan is None:
@@ -133,6 +132,20 @@ def open_scan(path: str | Path, cache_dir: str | Path, mask: bool = False, bias_
             ) from error
         scan = _scan(known, source)
     return scan
+
+
+def forget_scan(path: str | Path, cache_dir: str | Path) -> None:
+    """Removes what ``open_scan`` has kept of a scan that is still there."""
+    for mask, bias_correction in itertools.product((False, True), repeat=2):
+        for suffix in (".json", ".nii"):
+            Path(cache_dir, _key(Path(path), mask, bias_correction) + suffix).unlink(missing_ok=True)
+    _mapped.cache_clear()  # else its place on the disk is not free
+
+
+def _key(source: Path, mask: bool, bias_correction: bool) -> str:
+    state = source.stat()
+    kind = f"{_CACHE_VERSION} {source.resolve()} {state.st_size} {state.st_mtime_ns} {mask} {bias_correction}"
+    return hashlib.sha256(kind.encode()).hexdigest()[:24]
 
 
 def _scan(known: dict[str, Any], source: Path) -> Scan:

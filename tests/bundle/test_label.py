@@ -30,6 +30,7 @@ def test_the_python_of_its_environment_becomes_the_server(monkeypatch: pytest.Mo
     (environment / "bin" / "python").touch()
     studies.mkdir()
     monkeypatch.setattr(label, "ENVIRONMENT", environment)
+    monkeypatch.setattr(label, "require_free", lambda host, port: None)  # others may have these ports here
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MONAI_LABEL_AUTO_UPDATE_SCORING", raising=False)
     became: list[tuple[str, list[str], dict[str, str]]] = []

@@ -13,7 +13,7 @@ import pytest
 
 from scripts.data import scans
 from scripts.data.foreground import foreground_quantiles, foreground_threshold
-from scripts.data.scans import Scan, UnreadableScanError, is_scan, open_all, open_scan, save_like
+from scripts.data.scans import Scan, UnreadableScanError, forget_scan, is_scan, open_all, open_scan, save_like
 
 AFFINE = np.array([[0.0, -3, 0.5, 10], [2, 0, 0, -20], [0, 0, 4, 30], [0, 0, 0, 1]])
 SHAPE = (5, 6, 7)
@@ -98,6 +98,17 @@ def test_an_uncompressed_scan_is_read_where_it_is(tmp_path: Path, opened: Opens)
 @pytest.mark.parametrize("name", ["with space.nii", "Ärztin 患者.nii.gz", "100%{x}[1].nii.gz"])
 def test_any_file_name(tmp_path: Path, opened: Opens, name: str) -> None:
     np.testing.assert_array_equal(opened(write(tmp_path / name)).array(), ARRAY)
+
+
+def test_a_scan_can_be_forgotten(tmp_path: Path, opened: Opens) -> None:
+    kept = opened(write(tmp_path / "kept.nii.gz"))
+    forgotten = opened(write(tmp_path / "forgotten.nii.gz"))
+    opened(tmp_path / "forgotten.nii.gz", mask=True)
+    assert len(list((tmp_path / "cache").iterdir())) == 6
+    forget_scan(tmp_path / "forgotten.nii.gz", tmp_path / "cache")
+    assert sorted((tmp_path / "cache").iterdir()) == [Path(kept.path).with_suffix(".json"), Path(kept.path)]
+    assert not Path(forgotten.path).exists()
+    np.testing.assert_array_equal(opened(tmp_path / "forgotten.nii.gz").array(), ARRAY)
 
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])

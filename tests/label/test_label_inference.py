@@ -165,12 +165,15 @@ def test_what_viewers_ask_for_is_an_nrrd_of_the_same_mask(client: TestClient, st
     assert np.allclose(header["space origin"], lps[:, 3], atol=1e-4)
 
 
-def test_a_file_that_is_sent_is_inferred_and_not_kept(client: TestClient, studies: Path) -> None:
-    before = sorted(studies.rglob("*"))
+def test_a_file_that_is_sent_is_inferred_and_not_kept(client: TestClient, studies: Path, tmp_path: Path) -> None:
+    said(client, "anomaly_map")
+    before, cache = sorted(studies.rglob("*")), sorted((tmp_path / "work" / "cache").iterdir())
     with (studies / "anomalous1.nii.gz").open("rb") as file:
         answer = client.post("/infer/anomaly_map?output=json", files={"file": ("scan.nii.gz", file)})
     assert answer.json()["anomaly_score"] == said(client, "anomaly_map")["anomaly_score"]
     assert sorted(studies.rglob("*")) == before
+    assert len(cache) == 2
+    assert sorted((tmp_path / "work" / "cache").iterdir()) == cache
 
 
 @pytest.mark.parametrize("chosen", [0.5, "0.5", ["0.5", "0.4"]])

@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -23,8 +24,8 @@ import requests
 from fastapi.testclient import TestClient
 from pydicom import Dataset, dcmread
 
-from bundle.label.segments import MANUFACTURER, require_convertible, segment_info
-from bundle.label.studies import labelled_series
+from bundle.label.segments import MANUFACTURER, labels_of, require_convertible, segment_info
+from bundle.label.studies import DicomStudies, labelled_series
 from bundle.phantom_dicom import write_series
 from scripts.predictor import Predictor
 
@@ -258,6 +259,33 @@ def test_a_series_is_listed_inferred_and_labelled(
         assert ask("POST", f"{_LABEL}/activelearning/most_anomalous", json={}).json()["id"] == uids["enhanced"]
 
 
+def test_a_series_is_where_it_is_kept_from_the_first_time_on_and_nowhere_else(
+    series: dict[str, list[Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slices = [dcmread(file) for file in series["ct"]]
+    uid = str(slices[0].SeriesInstanceUID)
+
+    class Archive:
+        base_url = "http://archive.example"
+
+        def search_for_series(self, search_filters: dict[str, str]) -> list[dict[str, Any]]:
+            return [dcmread(series["ct"][0], stop_before_pixels=True).to_json_dict()]
+
+        def retrieve_series(self, study: str, series: str) -> list[Dataset]:
+            return slices
+
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(Dataset, "save_as", save_as)
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    studies = DicomStudies(Archive(), {}, str(tmp_path / "cache"))
+    scan = studies.get_image_uri(uid)
+    assert scan == studies.get_image_uri(uid)
+    assert nib.load(scan).shape == (64, 64, 8)
+    assert len(list(Path(scan.removesuffix(".nii.gz")).iterdir())) == 8  # of which dcmqi makes a segmentation
+    assert list(temporary.iterdir()) == []
+
+
 def test_a_server_that_does_not_answer_is_named(serve: Callable[..., TestClient]) -> None:
     answer = serve("http://127.0.0.1:9/dicom-web").get("/info/")
     assert answer.status_code == 502
@@ -303,6 +331,23 @@ def test_only_what_a_reader_has_seen_is_a_label() -> None:
     assert labelled_series(segmentation("QIICR", "AUTOMATIC", "another")) == "1.2.3"
     assert labelled_series(segmentation(MANUFACTURER, "AUTOMATIC", "PDD")) is None
     assert labelled_series(Dataset()) is None
+
+
+def test_a_label_that_does_not_fit_its_scan_is_refused(phantoms: Path, tmp_path: Path) -> None:
+    scan = sorted(phantoms.glob("normal/*/ct.nii.gz"))[0]
+    mask = np.zeros(nib.load(scan).shape, np.uint8)
+    mask[1:3, 2, 3], mask[5, 6, 7] = 3, 1
+    for name, array in (("fits", mask), ("cut", mask[:, :, :-1])):
+        nib.save(nib.Nifti1Image(array, nib.load(scan).affine), tmp_path / f"{name}.nii.gz")
+    (tmp_path / "broken.nii.gz").write_bytes(b"label")
+    assert labels_of(tmp_path / "fits.nii.gz", scan) == [1, 3]
+    with pytest.raises(ValueError, match=r"has \(64, 64, 7\) voxels, and its series \(64, 64, 8\)"):
+        labels_of(tmp_path / "cut.nii.gz", scan)
+    with pytest.raises(ValueError, match="can be read"):
+        labels_of(tmp_path / "broken.nii.gz", scan)
+    for given in ("text", [5], {"name": "lesion"}):
+        with pytest.raises(ValueError, match="label_info"):
+            segment_info([1], False, given)
 
 
 def test_codes_are_added_where_a_client_names_none_and_kept_where_he_does() -> None:

@@ -78,9 +78,15 @@ def test_one_command_serves_a_folder_on_loopback(trained_bundle: Path, studies: 
         process.wait(30)
     listening = [line for line in log.read_text().splitlines() if "Uvicorn running on" in line]
     assert f"http://127.0.0.1:{port}" in listening[0]
-    assert {path.name for path in studies.iterdir()} - before == {"datastore_v2.json", "labels", ".lock"}
+    assert {path.name for path in studies.iterdir()} - before == {
+        "datastore_v2.json",
+        "labels",
+        ".lock",
+        ".writing.lock",
+    }
     assert {path for path in (ROOT / "bundle").rglob("*") if "__pycache__" not in path.parts} == code
     assert work.stat().st_mode & 0o077 == 0  # scans of patients may lie there
+    assert any((work / "tmp").iterdir())  # and there alone, as for a moment those do that are sent
 
 
 def test_the_app_folder_links_to_the_bundle_and_can_be_made_again(model_bundle: Path, tmp_path: Path) -> None:
@@ -129,6 +135,27 @@ def test_a_folder_without_scans_is_warned_of(studies: Path, tmp_path: Path, caps
     assert capsys.readouterr().err == ""
     label.checked_studies(str(tmp_path))
     assert "does not look into folders within it" in capsys.readouterr().err
+
+
+def test_a_port_that_is_in_use_is_named_before_anything_starts(
+    model_bundle: Path, studies: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = str(other.getsockname()[1])
+        words = ["--bundle", str(model_bundle), "--studies", str(studies), "--app", str(tmp_path / "app")]
+        assert main(["label", *words, "--port", port]) == 1
+        assert f"127.0.0.1:{port} cannot be served" in capsys.readouterr().err
+        assert main(["label", *words, "--port", "70000"]) == 1
+        assert "Name another --port" in capsys.readouterr().err
+    assert not (tmp_path / "app").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_named(studies: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+    with pytest.raises(PermissionError, match="the studies cannot be written"):
+        label.checked_studies(str(studies))
 
 
 def test_without_monai_label_its_environment_is_used_or_its_making_named(

@@ -1,0 +1,95 @@
+"""What MONAI Label keeps of images, such that processes that write it at once lose nothing of each other."""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from monailabel.datastore.local import LocalDatastore
+
+from scripts.data.scans import SCAN_SUFFIXES
+from scripts.files import replacing
+
+
+class SharedDatastore(LocalDatastore):
+    """Reads what others have written before it writes, and writes the list of images whole or not at all.
+
+    MONAI Label scores in a process of its own. As it writes back what it has read some time before, a mark that a
+    reader gives meanwhile would be gone.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        if self._auto_reload:
+            self._handler.on_moved = lambda event: self._init_from_datastore_file()  # where `replacing` has written
+
+    def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
+        with self._writing:
+            self._read_again()
+            super().update_image_info(image_id, info)
+
+    def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
+        with self._writing:
+            self._read_again()
+            super().update_label_info(label_id, label_tag, info)
+
+    def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
+        with self._writing:
+            self._read_again()
+            return super().add_image(image_id, image_filename, image_info)
+
+    def save_label(self, *label: Any) -> str:
+        with self._writing:
+            self._read_again()
+            return super().save_label(*label)
+
+    @cached_property
+    def _writing(self) -> FileLock:
+        # Not MONAI Label's own lock, which it takes within.
+        return FileLock(Path(self._datastore_path, ".writing.lock"))
+
+    def _read_again(self) -> None:
+        self._config_ts = 0  # two writings may have the same time
+        self._init_from_datastore_file()
+
+    def _init_from_datastore_file(self, throw_exception: bool = False) -> None:
+        with self._writing:  # which would take away what another thread is changing
+            super()._init_from_datastore_file(throw_exception)
+
+    def _reconcile_datastore(self) -> None:
+        with self._writing:
+            super()._reconcile_datastore()
+
+    def _update_datastore_file(self, lock: bool = True) -> None:
+        path = Path(self._datastore_config_path)
+        with self._writing:
+            with replacing(path) as part:
+                content = self._datastore.model_dump(exclude={"base_path"})
+                part.write_text(json.dumps(content, indent=2, default=str), encoding="utf-8")
+            self._config_ts = path.stat().st_mtime  # type: ignore[assignment]
+
+
+class NiftiStudies(SharedDatastore):
+    """A folder of NIfTI."""
+
+    def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
+        """Puts a new scan into the folder.
+
+        Raises:
+            ValueError: if it is no NIfTI, or there is an image of this name.
+        """
+        if not image_filename.endswith(SCAN_SUFFIXES):
+            raise ValueError(f"{image_id} is no NIfTI (.nii, .nii.gz).")
+        with self._writing:
+            if image_id in self.list_images():
+                raise ValueError(f"There is an image {image_id!r} already: give another name, or delete that one.")
+            return super().add_image(image_id, image_filename, image_info)
+
+    def _to_id(self, file: str) -> tuple[str, str]:
+        for suffix in SCAN_SUFFIXES:
+            if file.endswith(suffix):
+                return file.removesuffix(suffix), suffix
+        return super()._to_id(file)
