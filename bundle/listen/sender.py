@@ -6,6 +6,7 @@ import ssl
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pydicom import dcmread
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
@@ -87,6 +88,8 @@ class Sender:
 
         def on_open(event: evt.Event) -> None:
             self._association = event.assoc  # before the peer answers, which it may never do
+            connection: Any = event.assoc.dul.socket
+            connection.socket.settimeout(_ANSWER)  # else a peer that reads no more is waited for without end
             if stop.is_set():
                 cut(event.assoc)
 

@@ -262,6 +262,39 @@ def swallow() -> Iterator[Callable[[int, int], tuple[int, Event]]]:
         one.close()
 
 
+def test_a_peer_that_stops_reading_is_away(
+    pacs: Callable[..., Any],
+    study: Callable[..., list[Path]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    eventually: Callable[..., Any],
+) -> None:
+    monkeypatch.setattr("bundle.listen.sender._ANSWER", 0.5)
+    dataset = pydicom.dcmread(study()[0])
+    dataset.PixelData = bytes(2**25)  # more than is on the way
+    dataset.save_as(tmp_path / "large.dcm")
+    port, caught = pacs().port, []
+
+    def accept_and_read_no_more() -> None:
+        near, far = listener.accept()[0], socket.create_connection(("127.0.0.1", port))
+        sockets.extend((near, far))
+        far.sendall(near.recv(2**16))
+        near.sendall(far.recv(2**16))
+
+    def send() -> None:
+        try:
+            Sender("ANOMALY", Peer("PACS", *listener.getsockname()), None).send([tmp_path / "large.dcm"], Event())
+        except PeerAwayError as error:
+            caught.append(str(error))
+
+    with socket.create_server(("127.0.0.1", 0)) as listener, contextlib.ExitStack() as stack:
+        sockets: list[socket.socket] = []
+        stack.callback(lambda: [one.close() for one in sockets])
+        for target in (accept_and_read_no_more, send):
+            Thread(target=target, daemon=True).start()
+        assert eventually(lambda: caught) == ["PACS does not answer, or has ended the association"]
+
+
 @pytest.mark.parametrize("kind", [ACCEPTANCE, ANSWER, RELEASE])
 def test_the_end_of_a_node_waits_for_no_peer(
     kind: int,
