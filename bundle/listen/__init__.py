@@ -34,12 +34,15 @@ import argparse
 import logging
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Sequence
 
 from bundle.listen import settings
 
 APPLICATION = (sys.executable, "-m", "bundle", "deploy")
+
+_log = logging.getLogger(__name__)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -78,3 +81,8 @@ def _keep_log_nameless() -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     logging.getLogger("pynetdicom.transport").setLevel(logging.ERROR)  # why a peer cannot be reached
     warnings.simplefilter("ignore")
+    threading.excepthook = _say
+
+
+def _say(error: threading.ExceptHookArgs) -> None:
+    _log.error("a connection has ended by an error: %s", error.exc_type.__name__)

@@ -186,3 +186,21 @@ def test_a_signal_ends_it_cleanly_whatever_it_does(
     eventually(lambda: "3 results sent" in node.text)
     assert len(set(peer.received)) == 3
     assert not node.names("failed")
+
+
+def test_no_peer_can_bring_a_traceback_into_the_log(
+    start_verb: Callable[..., Any],
+    scanner: Callable[..., Any],
+    eventually: Callable[..., Any],
+) -> None:
+    node = start_verb(*OPEN)
+    association = scanner(node.port).associate()
+    connection = association.dul.socket.socket
+    connection.sendall(b"\x04\0\0\0\0\x06" + b"\0\0\0\2\1\3")  # an empty command
+    eventually(lambda: "a connection has ended by an error: AttributeError" in node.text)
+    eventually(lambda: not association.is_established)
+    association = scanner(node.port).associate()
+    assert association.send_c_echo().Status == 0
+    association.release()
+    assert node.terminate() == 0
+    assert "Traceback" not in node.text
