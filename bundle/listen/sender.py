@@ -68,11 +68,11 @@ class Sender:
         finally:
             if association.is_established and not stop.is_set():
                 association.release()
+        self._taken.difference_update(files)  # files of the same names may be others the next time
         if refused:
             raise RefusedError(
                 f"{self._peer.ae_title} refuses {len(refused)} of {len(files)}: {', '.join(sorted(set(refused)))}"
             )
-        self._taken.difference_update(files)
         return True
 
     def abort(self) -> None:

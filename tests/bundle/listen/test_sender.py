@@ -142,6 +142,23 @@ def test_an_object_that_is_refused_fails_the_study_after_the_others_were_sent(
     assert len((bundle_folder / "runs").read_text().splitlines()) == 1  # the same objects, not made anew
 
 
+def test_results_that_are_made_anew_after_a_refusal_are_all_sent(
+    pacs: Callable[..., Any], study: Callable[..., list[Path]]
+) -> None:
+    refuses = True
+    peer = pacs(answer=lambda count: 0xC000 if refuses and count == 1 else 0)
+    sender = Sender("ANOMALY", Peer("PACS", "127.0.0.1", peer.port), None)
+    files = study(0, slices=2)
+    with pytest.raises(RefusedError):
+        sender.send(files, Event())
+    refuses = False
+    for file, new in zip(files, study(1, slices=2), strict=True):
+        new.replace(file)
+    uids = [pydicom.dcmread(file).SOPInstanceUID for file in files]
+    assert sender.send(files, Event())
+    assert peer.received[1:] == uids
+
+
 @pytest.fixture
 def results(study: Callable[..., list[Path]], tmp_path: Path) -> list[Path]:
     """Every kind of object that the bundle writes."""
