@@ -68,7 +68,8 @@ def run(args: argparse.Namespace, application: Sequence[str] = APPLICATION) -> i
     _keep_log_nameless()
     node = Node(given, application)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: node.stop.set())
+        # in a thread, as it waits for a lock that the interrupted code may hold
+        signal.signal(number, lambda *_: threading.Thread(target=node.stop.set).start())
     node.run()
     return 0
 
