@@ -19,6 +19,7 @@ from bundle.listen.connection import cut
 from bundle.listen.settings import Peer
 
 _CONNECTION, _ANSWER = 10.0, 300.0  # s
+_SLOWEST = 1e5  # bytes per s: what a large object takes to be sent comes on top of the time to answer
 _DUPLICATE = 0x0111  # an object that the peer has already, of an answer that got lost
 _OUT_OF_RESOURCES = range(0xA700, 0xA800)
 _UNCOMPRESSED = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
@@ -82,7 +83,7 @@ class Sender:
 
     def _associate(self, files: Sequence[Path], stop: threading.Event) -> Association:
         entity = AE(self._title)
-        entity.connection_timeout, entity.dimse_timeout, entity.network_timeout = _CONNECTION, _ANSWER, _ANSWER
+        entity.connection_timeout, entity.network_timeout = _CONNECTION, _ANSWER
         tls = None if self._context is None else (self._context, self._peer.host)
         self._association = None
 
@@ -115,6 +116,7 @@ class Sender:
         """Gives why a file is refused, None for one that is taken."""
         dataset = dcmread(file)
         kind = dataset.SOPClassUID.name
+        association.dimse_timeout = _ANSWER + file.stat().st_size / _SLOWEST
         try:
             status = association.send_c_store(dataset).get("Status")
         except ValueError:

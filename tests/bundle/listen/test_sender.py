@@ -279,6 +279,16 @@ def swallow() -> Iterator[Callable[[int, int], tuple[int, Event]]]:
         one.close()
 
 
+def test_a_large_object_has_time_to_be_sent(
+    pacs: Callable[..., Any], study: Callable[..., list[Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = study(slices=1)
+    monkeypatch.setattr("bundle.listen.sender._ANSWER", 0.5)
+    monkeypatch.setattr("bundle.listen.sender._SLOWEST", files[0].stat().st_size / 60.0)
+    peer = pacs(answer=lambda count: int(Event().wait(1.5)))  # as long as a slow line takes
+    assert Sender("ANOMALY", Peer("PACS", "127.0.0.1", peer.port), None).send(files, Event())
+
+
 def test_a_peer_that_stops_reading_is_away(
     pacs: Callable[..., Any],
     study: Callable[..., list[Path]],
