@@ -81,7 +81,9 @@ class Receiver:
                 server_class=_Server,
             )
         except OSError as error:
-            raise OSError(f"Cannot listen on {address[0]}:{address[1]}: {error}. Choose another --port.") from error
+            raise OSError(
+                f"Cannot listen on {address[0]}:{address[1]}: {error}. Choose another --host or --port."
+            ) from error
         assert isinstance(server, _Server)
         server.tls = self._context
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True)
