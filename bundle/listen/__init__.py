@@ -80,7 +80,9 @@ def _keep_log_nameless() -> None:
     logging.getLogger("bundle.listen").setLevel(logging.INFO)
     for name in ("pydicom", "pynetdicom"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    logging.getLogger("pynetdicom.transport").setLevel(logging.ERROR)  # why a peer cannot be reached
+    transport = logging.getLogger("pynetdicom.transport")  # tells why a peer cannot be reached
+    transport.setLevel(logging.ERROR)
+    transport.addFilter(lambda record: not record.exc_info)  # it tells of TLS twice, then with a traceback
     warnings.simplefilter("ignore")
     threading.excepthook = _say
 
