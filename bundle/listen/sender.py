@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 import threading
 from collections.abc import Sequence
@@ -94,14 +95,18 @@ class Sender:
             if stop.is_set():
                 cut(event.assoc)
 
-        association = entity.associate(
-            self._peer.host,
-            self._peer.port,
-            contexts=_contexts(files),
-            ae_title=self._peer.ae_title,
-            tls_args=tls,
-            evt_handlers=[(evt.EVT_CONN_OPEN, on_open)],
-        )
+        where = f"{self._peer.ae_title} at {self._peer.host}:{self._peer.port}"
+        try:
+            association = entity.associate(
+                self._peer.host,
+                self._peer.port,
+                contexts=_contexts(files),
+                ae_title=self._peer.ae_title,
+                tls_args=tls,
+                evt_handlers=[(evt.EVT_CONN_OPEN, on_open)],
+            )
+        except socket.gaierror as error:
+            raise PeerAwayError(f"{where} cannot be reached: {error.strerror}") from error
         if not association.is_established:
             if association.is_rejected:
                 how = "rejects the association"
@@ -109,7 +114,7 @@ class Sender:
                 how = "accepts none of the kinds of objects, or no association"
             else:
                 how = "cannot be reached"
-            raise PeerAwayError(f"{self._peer.ae_title} at {self._peer.host}:{self._peer.port} {how}")
+            raise PeerAwayError(f"{where} {how}")
         return association
 
     def _store(self, association: Association, file: Path) -> str | None:

@@ -26,9 +26,10 @@ class Peer:
     def parse(cls, text: str) -> Peer:
         title, _, address = text.partition("@")
         host, _, port = address.rpartition(":")
+        host = host.strip("[]")
         if not host or not port.isdecimal() or not 0 < int(port) < 65536:
             raise ValueError(f"{text!r} is not AET@HOST:PORT, such as PACS@10.0.0.5:104.")
-        return cls(ae_title(title), host.strip("[]"), int(port))
+        return cls(ae_title(title), host, int(port))
 
 
 @dataclass(frozen=True)

@@ -244,6 +244,18 @@ def test_a_peer_that_accepts_nothing_is_tried_again(results: list[Path], pacs: C
         Sender("ANOMALY", Peer("PACS", "127.0.0.1", peer.port), None).send(results, Event())
 
 
+def test_a_peer_whose_name_is_not_known_is_away(
+    study: Callable[..., list[Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    sender = Sender("ANOMALY", Peer("PACS", "pacs.example", 104), None)
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    with pytest.raises(PeerAwayError, match="PACS at pacs.example:104 cannot be reached: Name or service not known"):
+        sender.send(study(), Event())
+
+
 ACCEPTANCE, ANSWER, RELEASE = 2, 4, 6  # types of PDU, which are the first bytes
 
 

@@ -127,6 +127,7 @@ def test_another_host_needs_a_list_of_those_who_may_send() -> None:
         ("--send-to", "PACS@10.0.0.5", "is not AET@HOST:PORT"),
         ("--send-to", "10.0.0.5:104", "is not AET@HOST:PORT"),
         ("--send-to", "PACS@10.0.0.5:0", "is not AET@HOST:PORT"),
+        ("--send-to", "PACS@[]:104", "is not AET@HOST:PORT"),
         ("--queue", "", "the path is empty"),
         ("--ae-title", "BACK\\SLASH", "is no AE title"),
         ("--max-studies", "0", "is below 1"),
