@@ -34,12 +34,15 @@ import argparse
 import logging
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Sequence
 
 from bundle.listen import settings
 
 APPLICATION = (sys.executable, "-m", "bundle", "deploy")
+
+_log = logging.getLogger(__name__)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -65,7 +68,8 @@ def run(args: argparse.Namespace, application: Sequence[str] = APPLICATION) -> i
     _keep_log_nameless()
     node = Node(given, application)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: node.stop.set())
+        # in a thread, as it waits for a lock that the interrupted code may hold
+        signal.signal(number, lambda *_: threading.Thread(target=node.stop.set).start())
     node.run()
     return 0
 
@@ -76,5 +80,12 @@ def _keep_log_nameless() -> None:
     logging.getLogger("bundle.listen").setLevel(logging.INFO)
     for name in ("pydicom", "pynetdicom"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    logging.getLogger("pynetdicom.transport").setLevel(logging.ERROR)  # why a peer cannot be reached
+    transport = logging.getLogger("pynetdicom.transport")  # tells why a peer cannot be reached
+    transport.setLevel(logging.ERROR)
+    transport.addFilter(lambda record: not record.exc_info)  # it tells of TLS twice, then with a traceback
     warnings.simplefilter("ignore")
+    threading.excepthook = _say
+
+
+def _say(error: threading.ExceptHookArgs) -> None:
+    _log.error("a connection has ended by an error: %s", error.exc_type.__name__)

@@ -63,7 +63,7 @@ class StudyQueue:
         """
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for state in STATES:
-            (self.folder / state).mkdir(exist_ok=True)
+            (self.folder / state).mkdir(mode=0o700, exist_ok=True)  # the folder may be of others, and open to all
         lock = FileLock(self.folder / "node.lock", blocking=False)
         try:
             lock.acquire()
@@ -85,7 +85,8 @@ class StudyQueue:
         """Goes on from what an ended node has left: what was received stays open, what was processed waits again."""
         with self._lock:
             for part in (self.folder / RECEIVING).glob("*/*.part"):
-                part.unlink()
+                if part.is_file():  # not what the application has left of a study that is tried again
+                    part.unlink()
             for study in self.studies(PROCESSING):
                 self.move(study, WAITING)
             for study in self.studies(RECEIVING):
@@ -187,11 +188,18 @@ class StudyQueue:
 
     def claim(self) -> Path | None:
         """Gives the study that has waited longest, to be processed, or None."""
+        failed = None
         with self._lock:
             for study in self.studies(WAITING):
-                (study / REASON).unlink(missing_ok=True)
-                return self.move(study, PROCESSING)
-            return None
+                try:
+                    (study / REASON).unlink(missing_ok=True)
+                    return self.move(study, PROCESSING)
+                except OSError as error:  # such as of a folder that somebody else has put there
+                    _log.error("study %s: cannot be taken up: %s", study.name, error.strerror)
+                    failed = error
+        if failed is not None:
+            raise failed
+        return None
 
     def move(self, study: Path, state: str) -> Path:
         """Brings a study to another state; its folder's time of change tells when."""

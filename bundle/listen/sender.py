@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pydicom import dcmread
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
@@ -18,6 +20,7 @@ from bundle.listen.connection import cut
 from bundle.listen.settings import Peer
 
 _CONNECTION, _ANSWER = 10.0, 300.0  # s
+_SLOWEST = 1e5  # bytes per s: what a large object takes to be sent comes on top of the time to answer
 _DUPLICATE = 0x0111  # an object that the peer has already, of an answer that got lost
 _OUT_OF_RESOURCES = range(0xA700, 0xA800)
 _UNCOMPRESSED = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
@@ -67,11 +70,11 @@ class Sender:
         finally:
             if association.is_established and not stop.is_set():
                 association.release()
+        self._taken.difference_update(files)  # files of the same names may be others the next time
         if refused:
             raise RefusedError(
                 f"{self._peer.ae_title} refuses {len(refused)} of {len(files)}: {', '.join(sorted(set(refused)))}"
             )
-        self._taken.difference_update(files)
         return True
 
     def abort(self) -> None:
@@ -81,23 +84,29 @@ class Sender:
 
     def _associate(self, files: Sequence[Path], stop: threading.Event) -> Association:
         entity = AE(self._title)
-        entity.connection_timeout, entity.dimse_timeout, entity.network_timeout = _CONNECTION, _ANSWER, _ANSWER
+        entity.connection_timeout, entity.network_timeout = _CONNECTION, _ANSWER
         tls = None if self._context is None else (self._context, self._peer.host)
         self._association = None
 
         def on_open(event: evt.Event) -> None:
             self._association = event.assoc  # before the peer answers, which it may never do
+            connection: Any = event.assoc.dul.socket
+            connection.socket.settimeout(_ANSWER)  # else a peer that reads no more is waited for without end
             if stop.is_set():
                 cut(event.assoc)
 
-        association = entity.associate(
-            self._peer.host,
-            self._peer.port,
-            contexts=_contexts(files),
-            ae_title=self._peer.ae_title,
-            tls_args=tls,
-            evt_handlers=[(evt.EVT_CONN_OPEN, on_open)],
-        )
+        where = f"{self._peer.ae_title} at {self._peer.host}:{self._peer.port}"
+        try:
+            association = entity.associate(
+                self._peer.host,
+                self._peer.port,
+                contexts=_contexts(files),
+                ae_title=self._peer.ae_title,
+                tls_args=tls,
+                evt_handlers=[(evt.EVT_CONN_OPEN, on_open)],
+            )
+        except socket.gaierror as error:
+            raise PeerAwayError(f"{where} cannot be reached: {error.strerror}") from error
         if not association.is_established:
             if association.is_rejected:
                 how = "rejects the association"
@@ -105,13 +114,14 @@ class Sender:
                 how = "accepts none of the kinds of objects, or no association"
             else:
                 how = "cannot be reached"
-            raise PeerAwayError(f"{self._peer.ae_title} at {self._peer.host}:{self._peer.port} {how}")
+            raise PeerAwayError(f"{where} {how}")
         return association
 
     def _store(self, association: Association, file: Path) -> str | None:
         """Gives why a file is refused, None for one that is taken."""
         dataset = dcmread(file)
         kind = dataset.SOPClassUID.name
+        association.dimse_timeout = _ANSWER + file.stat().st_size / _SLOWEST
         try:
             status = association.send_c_store(dataset).get("Status")
         except ValueError:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 from pydicom import dcmread
 from pynetdicom import (
@@ -31,7 +31,8 @@ from bundle.listen.settings import Settings
 SUCCESS, OUT_OF_RESOURCES, CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xC000  # PS3.4, table B.2-1
 _REJECTED, _BY_USER, _CALLING_AE_TITLE = 1, 1, 3  # PS3.8, table 9-21
 _IDLE = 600.0  # s without data after which an association is ended
-_HANDSHAKE = 30.0  # s for TLS
+_STALL = 60.0  # s for a peer to go on in the middle of a handshake or a PDU, or to take what is sent to it
+_ASSOCIATIONS = 100  # at once; those that have connected and left again, as monitors do, count for 30 s
 _PDU = 131072  # bytes, fewer turns than with the usual 16 KiB
 
 _log = logging.getLogger(__name__)
@@ -45,6 +46,9 @@ class Receiver:
         self._queue = queue
         self._context = context
         self._studies: WeakKeyDictionary[Association, str] = WeakKeyDictionary()  # of the latest object: its hash
+        self._lock = threading.Lock()
+        self._open: WeakSet[Association] = WeakSet()
+        self._has_ended = False
 
     @contextmanager
     def running(self) -> Iterator[int]:
@@ -58,6 +62,7 @@ class Receiver:
         entity.require_called_aet = True
         entity.maximum_pdu_size = _PDU
         entity.network_timeout = _IDLE
+        entity.maximum_associations = _ASSOCIATIONS
         entity.supported_contexts = VerificationPresentationContexts
         for storage in AllStoragePresentationContexts:
             entity.add_supported_context(str(storage.abstract_syntax), ALL_TRANSFER_SYNTAXES)
@@ -66,7 +71,9 @@ class Receiver:
             server = entity.make_server(
                 address,
                 evt_handlers=[
+                    (evt.EVT_CONN_OPEN, self._on_open),
                     (evt.EVT_REQUESTED, self._on_request),
+                    (evt.EVT_REJECTED, self._on_rejected),
                     (evt.EVT_PDU_RECV, self._on_data),
                     (evt.EVT_C_STORE, self._on_store),
                     (evt.EVT_ABORTED, self._on_abort),
@@ -74,7 +81,9 @@ class Receiver:
                 server_class=_Server,
             )
         except OSError as error:
-            raise OSError(f"Cannot listen on {address[0]}:{address[1]}: {error}. Choose another --port.") from error
+            raise OSError(
+                f"Cannot listen on {address[0]}:{address[1]}: {error}. Choose another --host or --port."
+            ) from error
         assert isinstance(server, _Server)
         server.tls = self._context
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True)
@@ -84,9 +93,17 @@ class Receiver:
         finally:
             socketserver.BaseServer.shutdown(server)  # that of pynetdicom is for servers that it has started itself
             server.server_close()
-            for association in server.active_associations:
-                cut(association)
+            with self._lock:
+                self._has_ended = True
+                for association in self._open:
+                    cut(association)
             thread.join()
+
+    def _on_open(self, event: evt.Event) -> None:
+        with self._lock:
+            self._open.add(event.assoc)
+            if self._has_ended:  # while the connection was being made
+                cut(event.assoc)
 
     def _on_request(self, event: evt.Event) -> None:
         requestor: Any = event.assoc.requestor
@@ -100,6 +117,15 @@ class Receiver:
                 _log.warning("association of %r at %s rejected: --allow does not name it", title, address)
                 event.assoc.acse.send_reject(_REJECTED, _BY_USER, _CALLING_AE_TITLE)
                 event.assoc.kill()  # waits until that is sent, before the connection is closed
+
+    def _on_rejected(self, event: evt.Event) -> None:
+        requestor: Any = event.assoc.requestor
+        acceptor: Any = event.assoc.acceptor
+        called, address = requestor.primitive.called_ae_title.strip(), requestor.address_info.address
+        reason = acceptor.primitive.reason_str
+        _log.warning(
+            "association of %r at %s, which calls %r, rejected: %s", requestor.ae_title, address, called, reason
+        )
 
     def _on_data(self, event: evt.Event) -> None:
         if key := self._studies.get(event.assoc):
@@ -135,11 +161,10 @@ class _Server(ThreadedAssociationServer):
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """Makes an association of a connection."""
+        request.settimeout(_STALL)  # else a peer that was switched off is waited for without end
         if self.tls is not None:
             try:
-                request.settimeout(_HANDSHAKE)
                 request = self.tls.wrap_socket(request, server_side=True)
-                request.settimeout(None)
             except OSError as error:
                 reason = getattr(error, "reason", None) or type(error).__name__
                 _log.warning("connection of %s refused: TLS failed: %s", client_address[0], reason)

@@ -26,9 +26,10 @@ class Peer:
     def parse(cls, text: str) -> Peer:
         title, _, address = text.partition("@")
         host, _, port = address.rpartition(":")
+        host = host.strip("[]")
         if not host or not port.isdecimal() or not 0 < int(port) < 65536:
             raise ValueError(f"{text!r} is not AET@HOST:PORT, such as PACS@10.0.0.5:104.")
-        return cls(ae_title(title), host.strip("[]"), int(port))
+        return cls(ae_title(title), host, int(port))
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,12 @@ def ae_title(text: str) -> str:
     if not _AE_TITLE.fullmatch(text) or not text.strip():
         raise ValueError(f"{text!r} is no AE title: 1 to 16 ASCII characters, no backslash.")
     return text.strip()
+
+
+def _path(text: str) -> Path:
+    if not text:  # as of a shell's variable that is not set; Path takes it for the current folder
+        raise ValueError("the path is empty.")
+    return Path(text)
 
 
 def _positive(text: Any) -> float:
@@ -147,8 +154,8 @@ class _Option:
 
 
 _OPTIONS = {
-    "queue": _Option(Path, "where studies wait; made where it is missing, of one node alone", "FOLDER"),
-    "bundle": _Option(Path, "the model bundle (default: the one that python -m bundle deploy finds)", "FOLDER"),
+    "queue": _Option(_path, "where studies wait; made where it is missing, of one node alone", "FOLDER"),
+    "bundle": _Option(_path, "the model bundle (default: the one that python -m bundle deploy finds)", "FOLDER"),
     "ae_title": _Option(ae_title, "of this node; associations that call another are rejected", "AET"),
     "host": _Option(str, "the address to listen on; another than loopback needs --allow"),
     "port": _Option(_port, "the port to listen on"),
@@ -158,9 +165,9 @@ _OPTIONS = {
     "send_to": _Option(
         Peer.parse, "who takes the results (default: they stay in the folder results of the queue)", "AET@HOST:PORT"
     ),
-    "tls_cert": _Option(Path, "certificate of this node, PEM: associations are by TLS alone", "FILE"),
-    "tls_key": _Option(Path, "its private key, PEM", "FILE"),
-    "tls_ca": _Option(Path, "certificates of authorities, PEM: who sends must have a certificate of theirs", "FILE"),
+    "tls_cert": _Option(_path, "certificate of this node, PEM: associations are by TLS alone", "FILE"),
+    "tls_key": _Option(_path, "its private key, PEM", "FILE"),
+    "tls_ca": _Option(_path, "certificates of authorities, PEM: who sends must have a certificate of theirs", "FILE"),
     "send_tls": _Option(
         bool, "send by TLS; the peer's certificate must name its HOST, and be of --tls-ca or the system's authorities"
     ),
@@ -179,7 +186,7 @@ _OPTIONS = {
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options; one that is not given is None, so that a file may give it."""
     parser.add_argument(
-        "--config", type=Path, metavar="FILE", help="JSON object of these options; an option given wins"
+        "--config", type=_told(_path), metavar="FILE", help="JSON object of these options; an option given wins"
     )
     defaults = {field.name: field.default for field in fields(Settings)}
     for name, option in _OPTIONS.items():
@@ -259,10 +266,11 @@ def _converted(path: Path, key: str, kind: Callable[[Any], Any], value: Any) -> 
     numeric = kind in (_positive, _not_negative, _port, _count)
     wanted: tuple[type, ...] = (bool,) if kind is bool else (int, float) if numeric else (str,)
     if not isinstance(value, wanted) or (numeric and isinstance(value, bool)):
-        raise ValueError(f"{path}: {key} is {value!r}, not {'true or false' if kind is bool else wanted[-1].__name__}.")
+        name = "true or false" if kind is bool else "a number" if numeric else "a text"
+        raise ValueError(f"{path}: {key} is {value!r}, not {name}.")
     if kind in (_port, _count) and not isinstance(value, int):
         raise ValueError(f"{path}: {key} is {value!r}, not a whole number.")
     try:
         return kind(value)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise ValueError(f"{path}: {key}: {error}") from error

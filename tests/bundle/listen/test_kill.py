@@ -1,5 +1,7 @@
 """A node that is killed at any point loses nothing and doubles nothing; one that is asked to end does so cleanly."""
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +10,25 @@ from typing import Any
 import pydicom
 import pytest
 
+INTERRUPTED = """
+import argparse, signal, threading
+from bundle import listen
+from bundle.listen import node
+
+class Node:
+    def __init__(self, *_):
+        self.stop = threading.Event()
+
+    def run(self):
+        with self.stop._cond:  # as wait does
+            signal.raise_signal(signal.SIGTERM)
+        assert self.stop.wait(60)
+
+node.Node = Node
+parser = argparse.ArgumentParser()
+listen.configure(parser)
+listen.run(parser.parse_args(["--queue", "queue"]))
+"""
 OPEN = ("--quiet-seconds", "600")
 QUICK = ("--quiet-seconds", "1.5", "--patience-minutes", "0.02")
 
@@ -186,3 +207,25 @@ def test_a_signal_ends_it_cleanly_whatever_it_does(
     eventually(lambda: "3 results sent" in node.text)
     assert len(set(peer.received)) == 3
     assert not node.names("failed")
+
+
+def test_no_peer_can_bring_a_traceback_into_the_log(
+    start_verb: Callable[..., Any],
+    scanner: Callable[..., Any],
+    eventually: Callable[..., Any],
+) -> None:
+    node = start_verb(*OPEN)
+    association = scanner(node.port).associate()
+    connection = association.dul.socket.socket
+    connection.sendall(b"\x04\0\0\0\0\x06" + b"\0\0\0\2\1\3")  # an empty command
+    eventually(lambda: "a connection has ended by an error: AttributeError" in node.text)
+    eventually(lambda: not association.is_established)
+    association = scanner(node.port).associate()
+    assert association.send_c_echo().Status == 0
+    association.release()
+    assert node.terminate() == 0
+    assert "Traceback" not in node.text
+
+
+def test_a_signal_at_any_moment_ends_it() -> None:
+    subprocess.run([sys.executable, "-c", INTERRUPTED], cwd=Path(__file__).parents[3], check=True, timeout=30)

@@ -158,7 +158,7 @@ def test_a_bundle_that_is_missing_is_told_at_the_start(start_verb: Callable[...,
 
 
 def test_a_port_that_is_taken_is_told_at_the_start(listen: Callable[..., Any], tmp_path: Path) -> None:
-    with pytest.raises(OSError, match=r"Cannot listen on 127\.0\.0\.1:\d+: .*Choose another --port"):
+    with pytest.raises(OSError, match=r"Cannot listen on 127\.0\.0\.1:\d+: .*Choose another --host or --port"):
         Node(Settings(queue=tmp_path / "other", port=listen().port), []).run()
 
 

@@ -144,3 +144,21 @@ def test_results_go_to_no_peer_of_another_authority(
     eventually(lambda: "cannot be reached" in caplog.text)
     assert "certificate verify failed" in caplog.text
     assert not peer.received
+
+
+def test_a_peer_whose_certificate_is_wrong_is_told_of_in_lines(
+    authority: Authority,
+    start_verb: Callable[..., Any],
+    scanner: Callable[..., Any],
+    pacs: Callable[..., Any],
+    study: Callable[..., list[Path]],
+    eventually: Callable[..., Any],
+) -> None:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(*authority.pair("pacs"))
+    peer = f"PACS@127.0.0.1:{pacs(ssl_context=context).port}"
+    node = start_verb("--quiet-seconds", "0.5", "--send-to", peer, "--send-tls")
+    scanner(node.port).send(study())
+    eventually(lambda: "cannot be reached" in node.text)
+    assert node.text.count("certificate verify failed") == 1
+    assert "Traceback" not in node.text

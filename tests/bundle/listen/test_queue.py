@@ -224,8 +224,49 @@ def test_the_hashes_of_two_queues_differ(tmp_path: Path) -> None:
     assert names[0] != names[1]
 
 
-def test_the_images_of_patients_are_for_the_owner_alone(queue_of: Callable[..., StudyQueue]) -> None:
+def test_the_images_of_patients_are_for_the_owner_alone(queue_of: Callable[..., StudyQueue], tmp_path: Path) -> None:
     assert queue_of().folder.stat().st_mode & 0o777 == 0o700
+    shutil.rmtree(tmp_path / "queue")
+    (tmp_path / "queue").mkdir(mode=0o755)  # made by others, such as a mounted disk
+    queue = queue_of()
+    assert {(queue.folder / state).stat().st_mode & 0o777 for state in STATES} == {0o700}
+
+
+def test_a_study_that_is_tried_again_and_reopened_outlives_a_kill(queue_of: Callable[..., StudyQueue]) -> None:
+    queue = queue_of()
+    queue.receive("1.2", "1.2.1", b"first")
+    queue.close()
+    study = claimed(queue)
+    (study / "output.part").mkdir()  # what the application has left
+    queue.fail(study, "why")
+    queue.retry_failed()
+    queue.receive("1.2", "1.2.2", b"second")
+
+    queue = queue_of()
+    (study,) = queue.studies("receiving")
+    assert {path.read_bytes() for path in (study / "images").iterdir()} == {b"first", b"second"}
+
+
+def test_a_study_that_cannot_be_claimed_holds_up_no_other(
+    queue_of: Callable[..., StudyQueue], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    queue = queue_of()
+    for study in ("1.2", "1.3"):
+        queue.receive(study, f"{study}.1", study.encode())
+    queue.close()
+    first, _ = queue.studies("waiting")
+    utime = os.utime
+
+    def fail(path: Path) -> None:
+        if path == first:
+            raise PermissionError(1, "Operation not permitted")
+        utime(path)
+
+    monkeypatch.setattr(os, "utime", fail)
+    assert next((claimed(queue) / "images").iterdir()).read_bytes() == b"1.3"
+    with pytest.raises(PermissionError):
+        queue.claim()
+    assert f"study {first.name}: cannot be taken up: Operation not permitted" in caplog.text
 
 
 def test_done_studies_are_removed_and_results_without_a_peer_stay(queue_of: Callable[..., StudyQueue]) -> None:

@@ -142,6 +142,23 @@ def test_an_object_that_is_refused_fails_the_study_after_the_others_were_sent(
     assert len((bundle_folder / "runs").read_text().splitlines()) == 1  # the same objects, not made anew
 
 
+def test_results_that_are_made_anew_after_a_refusal_are_all_sent(
+    pacs: Callable[..., Any], study: Callable[..., list[Path]]
+) -> None:
+    refuses = True
+    peer = pacs(answer=lambda count: 0xC000 if refuses and count == 1 else 0)
+    sender = Sender("ANOMALY", Peer("PACS", "127.0.0.1", peer.port), None)
+    files = study(0, slices=2)
+    with pytest.raises(RefusedError):
+        sender.send(files, Event())
+    refuses = False
+    for file, new in zip(files, study(1, slices=2), strict=True):
+        new.replace(file)
+    uids = [pydicom.dcmread(file).SOPInstanceUID for file in files]
+    assert sender.send(files, Event())
+    assert peer.received[1:] == uids
+
+
 @pytest.fixture
 def results(study: Callable[..., list[Path]], tmp_path: Path) -> list[Path]:
     """Every kind of object that the bundle writes."""
@@ -227,6 +244,18 @@ def test_a_peer_that_accepts_nothing_is_tried_again(results: list[Path], pacs: C
         Sender("ANOMALY", Peer("PACS", "127.0.0.1", peer.port), None).send(results, Event())
 
 
+def test_a_peer_whose_name_is_not_known_is_away(
+    study: Callable[..., list[Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    sender = Sender("ANOMALY", Peer("PACS", "pacs.example", 104), None)
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    with pytest.raises(PeerAwayError, match="PACS at pacs.example:104 cannot be reached: Name or service not known"):
+        sender.send(study(), Event())
+
+
 ACCEPTANCE, ANSWER, RELEASE = 2, 4, 6  # types of PDU, which are the first bytes
 
 
@@ -260,6 +289,49 @@ def swallow() -> Iterator[Callable[[int, int], tuple[int, Event]]]:
     yield start
     for one in sockets:
         one.close()
+
+
+def test_a_large_object_has_time_to_be_sent(
+    pacs: Callable[..., Any], study: Callable[..., list[Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = study(slices=1)
+    monkeypatch.setattr("bundle.listen.sender._ANSWER", 0.5)
+    monkeypatch.setattr("bundle.listen.sender._SLOWEST", files[0].stat().st_size / 60.0)
+    peer = pacs(answer=lambda count: int(Event().wait(1.5)))  # as long as a slow line takes
+    assert Sender("ANOMALY", Peer("PACS", "127.0.0.1", peer.port), None).send(files, Event())
+
+
+def test_a_peer_that_stops_reading_is_away(
+    pacs: Callable[..., Any],
+    study: Callable[..., list[Path]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    eventually: Callable[..., Any],
+) -> None:
+    monkeypatch.setattr("bundle.listen.sender._ANSWER", 0.5)
+    dataset = pydicom.dcmread(study()[0])
+    dataset.PixelData = bytes(2**25)  # more than is on the way
+    dataset.save_as(tmp_path / "large.dcm")
+    port, caught = pacs().port, []
+
+    def accept_and_read_no_more() -> None:
+        near, far = listener.accept()[0], socket.create_connection(("127.0.0.1", port))
+        sockets.extend((near, far))
+        far.sendall(near.recv(2**16))
+        near.sendall(far.recv(2**16))
+
+    def send() -> None:
+        try:
+            Sender("ANOMALY", Peer("PACS", *listener.getsockname()), None).send([tmp_path / "large.dcm"], Event())
+        except PeerAwayError as error:
+            caught.append(str(error))
+
+    with socket.create_server(("127.0.0.1", 0)) as listener, contextlib.ExitStack() as stack:
+        sockets: list[socket.socket] = []
+        stack.callback(lambda: [one.close() for one in sockets])
+        for target in (accept_and_read_no_more, send):
+            Thread(target=target, daemon=True).start()
+        assert eventually(lambda: caught) == ["PACS does not answer, or has ended the association"]
 
 
 @pytest.mark.parametrize("kind", [ACCEPTANCE, ANSWER, RELEASE])

@@ -1,6 +1,8 @@
 """What a node takes in, from whom, and when a study is complete."""
 
+import socket
 import subprocess
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import pytest
 from pydicom.uid import ExplicitVRBigEndian, JPEGLSLossless, RLELossless
 
 from bundle.listen.queue import StudyQueue
+from bundle.listen.server import _Server
 from bundle.listen.settings import Caller
 
 CALLING_AE_TITLE, CALLED_AE_TITLE = 3, 7  # diagnostics of a rejection, PS3.8 table 9-21
@@ -124,10 +127,28 @@ def test_a_disk_without_room_refuses(
     assert not node.names("receiving")
 
 
-def test_another_called_ae_title_is_rejected(listen: Callable[..., Any], scanner: Callable[..., Any]) -> None:
+def test_another_called_ae_title_is_rejected(
+    listen: Callable[..., Any],
+    scanner: Callable[..., Any],
+    caplog: pytest.LogCaptureFixture,
+    eventually: Callable[..., Any],
+) -> None:
     association = scanner(listen().port, called="OTHER").associate()
     assert association.is_rejected
     assert association.acceptor.primitive.diagnostic == CALLED_AE_TITLE
+    message = "'CT1' at 127.0.0.1, which calls 'OTHER', rejected: Called AE title not recognised"
+    eventually(lambda: message in caplog.text)
+
+
+def test_connections_that_ask_for_nothing_keep_nobody_out(
+    listen: Callable[..., Any], scanner: Callable[..., Any]
+) -> None:
+    node = listen()
+    for _ in range(12):  # as monitors make them
+        socket.create_connection(("127.0.0.1", node.port)).close()
+    association = scanner(node.port).associate()
+    assert association.send_c_echo().Status == 0
+    association.release()
 
 
 @pytest.mark.parametrize(
@@ -226,6 +247,42 @@ def test_a_study_whose_sending_broke_off_is_waited_for(
     assert "broke off" not in caplog.text
     association.dul.socket.socket.close()  # as when the sender is switched off
     eventually(lambda: "broke off" in caplog.text)
+
+
+def test_a_sender_that_falls_silent_in_the_middle_of_an_object_has_broken_off(
+    listen: Callable[..., Any],
+    scanner: Callable[..., Any],
+    study: Callable[..., list[Path]],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    eventually: Callable[..., Any],
+) -> None:
+    monkeypatch.setattr("bundle.listen.server._STALL", 0.5)
+    association = scanner(listen().port).associate(study())
+    association.send_c_store(study()[0])
+    association.dul.socket.socket.sendall(b"\x04\0\0\0\1\0half")  # and the connection stays
+    eventually(lambda: "broke off" in caplog.text)
+
+
+def test_a_connection_that_is_made_while_the_node_ends_is_closed(
+    listen: Callable[..., Any], scanner: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, ended = threading.Event(), threading.Event()
+    finish_request = _Server.finish_request
+
+    def wait(*args: Any) -> None:
+        made.set()
+        assert ended.wait(60)
+        finish_request(*args)
+
+    monkeypatch.setattr(_Server, "finish_request", wait)
+    node = listen()
+    with socket.create_connection(("127.0.0.1", node.port)) as connection:
+        assert made.wait(60)
+        node.end()
+        ended.set()
+        connection.settimeout(20)  # an association is waited for during 30 s
+        assert connection.recv(1) == b""
 
 
 def test_an_object_for_a_study_that_waits_is_added_to_it(
