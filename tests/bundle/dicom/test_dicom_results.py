@@ -100,6 +100,13 @@ def test_missing_uid_is_named(acquire, write) -> None:
         write(volume)
 
 
+def test_headers_that_highdicom_stumbles_over_are_refused_without_telling_them(acquire, write) -> None:
+    volume = copy.deepcopy(acquire())
+    volume.sources[0].ImageCenterPointCoordinatesSequence = [Dataset()]  # of a slide, without all that a slide has
+    with pytest.raises(ValueError, match=r"headers make no DICOM results \(AttributeError\)"):
+        write(volume)
+
+
 def test_several_files_of_a_multi_frame_class_are_refused(acquire, write) -> None:
     with pytest.raises(ValueError, match="several files of Nuclear Medicine"):
         write(acquire(SOPClassUID="1.2.840.10008.5.1.4.1.1.20"))
@@ -136,7 +143,12 @@ def test_a_radiograph_has_all_but_a_map(finding, errors, tmp_path: Path, modalit
 
 @pytest.mark.filterwarnings("ignore")  # of pydicom, when the test writes the odd sources
 def test_nothing_of_the_patient_is_printed_logged_or_warned_of(acquire, write, caplog, capfd) -> None:
-    volume = acquire(PatientName="Secretname", PatientID="Secretid" * 10, PatientBirthDate="1950-secret")
+    volume = acquire(
+        PatientName="Secretname",
+        PatientID="Secretid" * 10,
+        PatientBirthDate="1950-secret",
+        StudyInstanceUID="1.2.secret",
+    )
     capfd.readouterr()
     caplog.clear()
     with warnings.catch_warnings(record=True) as caught:
