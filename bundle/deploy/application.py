@@ -74,6 +74,9 @@ def analyse(study: Path, out: Path, bundle: Path, rules: Path, secondary_capture
             raise RuntimeError(
                 f"Ended by a signal: {len(results.waiting)} of the chosen series have no results. Run it again."
             )
+        for name in results.unreadable:
+            for earlier in (out / name).glob("*.dcm"):  # of another run, would pass for what was found in this one
+                earlier.unlink()
         results.write(out)
     return results
 

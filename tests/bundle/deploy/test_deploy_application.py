@@ -250,6 +250,17 @@ def test_what_cannot_be_read_costs_the_others_nothing(study, deploy) -> None:
     assert "._copy" not in run.said
 
 
+def test_a_series_that_can_no_longer_be_read_keeps_no_objects_of_an_earlier_run(study, deploy) -> None:
+    folder = study()
+    (one,) = deploy(folder).results["series"]
+    file = next(folder.iterdir())
+    file.write_bytes(file.read_bytes()[:-500])
+    run = deploy(folder)
+    assert run.code == 3
+    assert list(run.results["unreadable"]) == [one["series"]]
+    assert list(run.out.rglob("*.dcm")) == []
+
+
 def test_a_series_with_nothing_in_it_costs_the_others_nothing(study, deploy, phantom) -> None:
     array, affine = phantom
     folder = study(series=0)
