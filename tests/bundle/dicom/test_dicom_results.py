@@ -49,7 +49,7 @@ def write(anomaly_map, finding, tmp_path: Path) -> Callable[..., list[Path]]:
 
 @pytest.mark.parametrize("options", [{}, {"modality": "MR"}, {"enhanced": True}, {"modality": "MR", "enhanced": True}])
 def test_all_objects_are_valid_and_of_the_study(acquire, write, errors, options: dict) -> None:
-    volume = acquire(**options)
+    volume = acquire(**options, PatientWeight="70.5", PatientSize="1.8")
     paths = write(volume, secondary_capture=True)
     assert [path.name for path in paths] == NAMES
     assert {path.name: errors(path) for path in paths} == {name: [] for name in NAMES}
@@ -62,6 +62,8 @@ def test_all_objects_are_valid_and_of_the_study(acquire, write, errors, options:
             "StudyInstanceUID",
             "StudyID",
             "StudyDescription",
+            "PatientWeight",
+            "PatientSize",
         ):
             assert dataset[keyword].value == source[keyword].value
         assert dataset.SeriesDescription.endswith("not for clinical use")
