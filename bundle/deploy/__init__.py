@@ -13,8 +13,8 @@ of the patient and study of their series, results.json is of no one.
 
 The rules are a JSON file; see bundle/deploy/rules.json, which is used without --rules.
 
-Exit codes: 0 all chosen series are written; 1 a wrong input, or nothing can be written; 3 some series or files could
-not be read, the others are written; 4 no series passes the rules.
+Exit codes: 0 all chosen series are written; 1 a wrong input, nothing can be written, or a signal ended the run; 3 some
+series or files could not be read, the others are written; 4 no series passes the rules.
 
 bundle/deploy is also the application folder for `monai-deploy package`, which makes a container of it.
 """

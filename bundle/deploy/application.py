@@ -70,7 +70,14 @@ def analyse(study: Path, out: Path, bundle: Path, rules: Path, secondary_capture
         predictor = Predictor(bundle, cache_dir=folder)
         choice, results = read_choice(rules, predictor.facts["input"]), Results(predictor.facts)
         AnomalyApplication(study, out, choice, predictor, results, str(folder), secondary_capture).run()
-    results.write(out)
+        if results.waiting:  # the SDK ends its graph at a signal, and says nothing
+            raise RuntimeError(
+                f"Ended by a signal: {len(results.waiting)} of the chosen series have no results. Run it again."
+            )
+        for name in results.unreadable:
+            for earlier in (out / name).glob("*.dcm"):  # of another run, would pass for what was found in this one
+                earlier.unlink()
+        results.write(out)
     return results
 
 

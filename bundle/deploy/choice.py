@@ -50,18 +50,23 @@ class Choice:
             tells anything of a patient.
         """
         chosen: dict[str, Series] = {}
-        left_out: dict[str, str] = {}
+        others: list[tuple[str, str]] = []
         for _, group in groupby(sorted(found, key=_study), key=_study):
             study = list(group)
             taken = self._taken(study)
             for series in study:
                 name = series_name(series)
                 if series not in taken:
-                    left_out[name] = self._reason(series)
+                    others.append((name, self._reason(series)))
                 elif name in chosen:
-                    left_out[f"{name} (again)"] = "another series has its UID"
+                    others.append((name, "another series has its UID"))
                 else:
                     chosen[name] = series
+        left_out: dict[str, str] = {}
+        for name, reason in others:
+            while name in chosen or name in left_out:  # of another patient or study
+                name += " (again)"
+            left_out[name] = reason
         order = {series: place for place, series in enumerate(found)}
         return dict(sorted(chosen.items(), key=lambda item: order[item[1]])), left_out
 
@@ -124,6 +129,8 @@ def _rule(what: str, given: Any, trained: Mapping[str, Any]) -> Rule:
     conditions = {name: value for name, value in given.items() if name != "take"}
     if conditions.get("orientation") == TRAINED:
         conditions["orientation"] = str(trained["plane"])
+    if not isinstance(conditions.get("description", ""), str | None):
+        raise ValueError(f"{what}: description {given['description']!r} is no text.")
     if type(conditions.get("min_slices", 0)) is not int:
         raise ValueError(f"{what}: min_slices {given['min_slices']!r} is no whole number.")
     try:
@@ -139,6 +146,8 @@ def _modality(given: Any, trained: Mapping[str, Any]) -> tuple[str, ...] | None:
     names = [given] if isinstance(given, str) else given
     if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
         raise ValueError(f"modality {given!r} is neither a name nor a list of names.")
+    if TRAINED in (names or ()):
+        raise ValueError(f"modality {given!r}: '{TRAINED}' stands by itself, not in a list. Give it a rule of its own.")
     return None if names is None else tuple(names)
 
 

@@ -30,6 +30,7 @@ class Results:
 
     def __init__(self, facts: dict[str, Any]) -> None:
         self._model = {name: facts[name] for name in ("method", "version", "checkpoint_sha256", "untrained")}
+        self.waiting: set[str] = set()  # names of chosen series that are neither written nor have failed
         self.series: list[dict[str, Any]] = []
         self.left_out: dict[str, str] = {}
         self.unreadable: dict[str, str] = {}
@@ -50,6 +51,7 @@ class Results:
             files: relative to the folder of the results.
         """
         found = scored.prediction
+        self.waiting.remove(scored.name)
         self.series.append(
             {
                 "series": scored.name,
@@ -70,6 +72,7 @@ class Results:
     def fail(self, name: str, error: Exception) -> None:
         """Adds a series that was wanted and has no results."""
         logger.error("%s: %s", name, error)
+        self.waiting.remove(name)
         self.unreadable[name] = f"cannot be used: {_PRIVATE}"
 
     def refuse(self, path: str, reason: str) -> None:

@@ -73,6 +73,8 @@ def reference_images(volume: Volume) -> list[Dataset]:
     if not is_placed(volume):
         places = [Dataset() for _ in places]
         orientation = Dataset()
+        for keyword in ("ImagePositionPatient", "ImageOrientationPatient"):
+            header.pop(keyword, None)
         if not header.get("FrameOfReferenceUID"):
             header.pop("FrameOfReferenceUID", None)
     elif not header.get("FrameOfReferenceUID"):
@@ -228,7 +230,7 @@ def _is_sound(source: Dataset, tag: Any) -> bool:
         values = element.value if element.VM > 1 else [element.value]
         if element.VR in _PARSED:
             for value in values:
-                validate_value(element.VR, value, config.RAISE)
+                validate_value(element.VR, str(value), config.RAISE)  # numbers are no longer the text that is judged
         if element.keyword in _VALUES:
             for value in values:
                 _VALUES[element.keyword](value)

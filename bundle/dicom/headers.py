@@ -179,8 +179,8 @@ def _header(path: Path, dataset: Dataset, frame: int | None) -> Header:
     spacing = numbers("PixelSpacing", 2)
     if sop_class in RADIOGRAPH_CLASSES and spacing is None:
         spacing = numbers("ImagerPixelSpacing", 2) or numbers("NominalScannedPixelSpacing", 2)
-    step = numbers("SpacingBetweenSlices", 1) or numbers("SliceThickness", 1)
     low, high = _SPACING_LIMITS
+    steps = [numbers(keyword, 1) or (0.0,) for keyword in ("SpacingBetweenSlices", "SliceThickness")]
     if spacing and not all(low <= each <= high for each in spacing):
         raise UnreadableSeriesError(f"{path}: pixels of {spacing} mm cannot be. Correct its PixelSpacing.")
     orientation = numbers("ImageOrientationPatient", 6)
@@ -206,6 +206,6 @@ def _header(path: Path, dataset: Dataset, frame: int | None) -> Header:
         position=numbers("ImagePositionPatient", 3),
         orientation=orientation,
         spacing=spacing,
-        step=step[0] if step and low <= step[0] <= high else None,
+        step=next((step for (step,) in steps if low <= step <= high), None),
         traits=tuple(text(keyword) for keyword in TRAITS),
     )

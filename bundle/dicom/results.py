@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from pydicom import Dataset
+from pydicom.config import disable_value_validation
 
 from bundle.dicom.derived import is_placed, reference_images, save
 from bundle.dicom.finding import Finding
@@ -44,20 +45,33 @@ def write_dicom(
         The files.
 
     Raises:
-        ValueError: If map, mask or scores do not fit the scan, the map is not finite, or the sources lack a UID.
+        ValueError: If map, mask or scores do not fit the scan, the map is not finite, the sources lack a UID, or
+            their headers are such as highdicom stumbles over.
         OSError: naming the file that cannot be written.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of pydicom and highdicom, for they print names and birth dates
-        images = reference_images(volume)
-        files: dict[str, Dataset] = {}
-        if mask is not None:
-            files["segmentation.dcm"] = segmentation(volume, images, mask, finding)
-        if is_placed(volume):
-            files["anomaly_map.dcm"] = parametric_map(volume, images, anomaly_map, finding)
-        segment = files.get("segmentation.dcm")
-        files["report.dcm"] = report(volume, images, list(files.values()), segment, finding)
-        if secondary_capture:
-            captures = secondary_captures(volume, images, anomaly_map, mask, finding)
-            files |= {f"overlay_{k:03d}.dcm": each for k, each in zip(finding.top_slices, captures, strict=True)}
+    # pydicom and highdicom warn with names and birth dates, and validation logs UIDs.
+    with warnings.catch_warnings(), disable_value_validation():
+        warnings.simplefilter("ignore")
+        try:
+            files = _objects(volume, anomaly_map, mask, finding, secondary_capture)
+        except (AttributeError, LookupError, TypeError) as error:
+            raise ValueError(f"Its headers make no DICOM results ({type(error).__name__}). Export it again.") from error
         return [save(dataset, Path(folder, name)) for name, dataset in files.items()]
+
+
+def _objects(
+    volume: Volume, anomaly_map: np.ndarray, mask: np.ndarray | None, finding: Finding, secondary_capture: bool
+) -> dict[str, Dataset]:
+    """Makes the objects, by the names of their files."""
+    images = reference_images(volume)
+    files: dict[str, Dataset] = {}
+    if mask is not None:
+        files["segmentation.dcm"] = segmentation(volume, images, mask, finding)
+    if is_placed(volume):
+        files["anomaly_map.dcm"] = parametric_map(volume, images, anomaly_map, finding)
+    segment = files.get("segmentation.dcm")
+    files["report.dcm"] = report(volume, images, list(files.values()), segment, finding)
+    if secondary_capture:
+        captures = secondary_captures(volume, images, anomaly_map, mask, finding)
+        files |= {f"overlay_{k:03d}.dcm": each for k, each in zip(finding.top_slices, captures, strict=True)}
+    return files

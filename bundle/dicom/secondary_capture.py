@@ -26,6 +26,7 @@ from bundle.dicom.volume import Volume
 SERIES_NUMBER = 9004
 NOTICE = "NOT FOR CLINICAL USE"
 OPACITY = 0.6  # of the highest score
+_LOSSY = ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod")
 
 
 def secondary_captures(
@@ -73,6 +74,9 @@ def secondary_captures(
         # The attribute is about annotation that identifies the patient: the notice is none, but the source's may be.
         capture.BurnedInAnnotation = burned
         capture.Laterality = images[0].get("Laterality")  # empty where unknown
+        for keyword in _LOSSY:  # what was ever compressed so stays so
+            if keyword in images[0]:
+                setattr(capture, keyword, images[0][keyword].value)
         capture.DerivationDescription = description(name, finding)
         capture.SourceImageSequence = [_source(volume, k)]
         made.append(capture)

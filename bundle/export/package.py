@@ -6,6 +6,7 @@ import copy
 import json
 import os
 import shutil
+import stat
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -125,6 +126,8 @@ def _copy_code(folder: Path) -> None:
         if (ROOT / name).is_file():  # a bundle that was exported has what its own export had
             (folder / name).parent.mkdir(exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
+    for path in (folder, *folder.rglob("*")):  # or else a bundle of read-only code could be neither finished nor used
+        path.chmod(path.stat().st_mode | stat.S_IWUSR)
 
 
 def _mark(metadata: Path, checkpoint: Path) -> None:
@@ -149,10 +152,13 @@ def _copy_weights(configs: dict[str, dict[str, Any]], bundle_root: str, models: 
                 continue
             pretrained = weights == PRETRAINED
             source = teacher_weights(teacher["name"], Path(bundle_root, "models")) if pretrained else Path(weights)
-            if not (models / source.name).exists():
-                shutil.copy(source, models / source.name)
+            copied = models / source.name
+            if copied.exists() and file_sha256(copied) != file_sha256(source):  # another file of that name
+                copied = models / f"{file_sha256(source)[:12]}-{source.name}"
+            if not copied.exists():
+                shutil.copy(source, copied)
             if not pretrained:
-                teacher["weights"] = f"$@bundle_root + '/models/{source.name}'"
+                teacher["weights"] = f"$@bundle_root + {f'/models/{copied.name}'!r}"
 
 
 def _teachers(value: Any, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -165,6 +171,7 @@ def _teachers(value: Any, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _zip(folder: Path, out: Path) -> None:
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+    # Installed code may have no times of its own, but 1970, which a zip cannot say.
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, strict_timestamps=False) as archive:
         for file in sorted(folder.rglob("*")):
             archive.write(file, file.relative_to(folder.parent))

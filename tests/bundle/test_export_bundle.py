@@ -3,6 +3,8 @@
 import hashlib
 import json
 import os
+import shutil
+import stat
 import subprocess
 import sys
 import zipfile
@@ -19,6 +21,7 @@ import torch
 from monai.bundle import ConfigParser
 
 from bundle.__main__ import main
+from bundle.export import package
 from bundle.export.package import merged_configs, write_bundle
 from scripts.predictor import Predictor
 
@@ -140,6 +143,45 @@ def test_weights_of_teachers_come_along_and_a_file_is_found_in_the_bundle(model_
     for got, wanted in zip(detector.teachers[0](black), expected[1:], strict=False):
         np.testing.assert_allclose(got.numpy(), wanted.detach().numpy(), rtol=1e-3, atol=1e-5)
     assert not (out / "models" / "calibration.json").exists()
+
+
+def test_weights_of_one_name_are_kept_apart(model_bundle: Path, tmp_path: Path) -> None:
+    overrides: dict[str, Any] = {}
+    for number, teacher in enumerate(("local_teacher", "global_teacher")):
+        weights = tmp_path / teacher / "model.pt"  # the name of the checkpoint, too
+        weights.parent.mkdir()
+        weights.write_bytes(bytes([number]))
+        overrides[f"network_def#{teacher}#weights"] = str(weights)
+    checkpoint = model_bundle / "models" / "model.pt"
+    out = write_bundle(configs_of(model_bundle, "data/ct.json"), overrides, checkpoint, None, tmp_path / "out")
+    config = ConfigParser(ConfigParser.load_config_file(out / "configs" / "inference.json"))
+    config["bundle_root"] = str(out)
+    for number, teacher in enumerate(("local_teacher", "global_teacher")):
+        copied = Path(config.get_parsed_content(f"network_def#{teacher}#weights"))
+        assert copied.parent == out / "models"
+        assert copied.read_bytes() == bytes([number])
+    assert (out / "models" / "model.pt").read_bytes() == checkpoint.read_bytes()
+    assert len(list((out / "models").iterdir())) == 3
+
+
+def test_code_that_is_read_only_and_without_times_makes_a_bundle_that_can_be_written(
+    model_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = tmp_path / "code"
+    shutil.copytree(model_bundle, code, ignore=shutil.ignore_patterns("__pycache__"))
+    for path in (*code.rglob("*"), code):
+        os.utime(path, (0, 0))
+        path.chmod(path.stat().st_mode & ~0o222)
+    monkeypatch.setattr(package, "ROOT", code)
+    checkpoint = code / "models" / "model.pt"
+    out = write_bundle([], {}, checkpoint, None, tmp_path / "medical_anomaly_pdd")
+    assert [path for path in (out, *out.rglob("*")) if not path.stat().st_mode & stat.S_IWUSR] == []
+    archive = write_bundle([], {}, checkpoint, None, tmp_path / "zoo.zip")
+    with zipfile.ZipFile(archive) as zipped:
+        names = {name for name in zipped.namelist() if not name.endswith("/")}
+    assert names == {f"medical_anomaly_pdd/{path.relative_to(out)}" for path in out.rglob("*") if path.is_file()}
+    for path in (code, *code.rglob("*")):  # for pytest to remove
+        path.chmod(path.stat().st_mode | stat.S_IWUSR)
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,11 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from pydicom import Dataset, dcmread
 
 from bundle.dicom.conversion import series_name
@@ -247,6 +250,17 @@ def test_what_cannot_be_read_costs_the_others_nothing(study, deploy) -> None:
     assert "._copy" not in run.said
 
 
+def test_a_series_that_can_no_longer_be_read_keeps_no_objects_of_an_earlier_run(study, deploy) -> None:
+    folder = study()
+    (one,) = deploy(folder).results["series"]
+    file = next(folder.iterdir())
+    file.write_bytes(file.read_bytes()[:-500])
+    run = deploy(folder)
+    assert run.code == 3
+    assert list(run.results["unreadable"]) == [one["series"]]
+    assert list(run.out.rglob("*.dcm")) == []
+
+
 def test_a_series_with_nothing_in_it_costs_the_others_nothing(study, deploy, phantom) -> None:
     array, affine = phantom
     folder = study(series=0)
@@ -309,6 +323,46 @@ def test_two_runs_do_not_write_to_one_folder(study, deploy, tmp_path: Path) -> N
     assert run.code == 1
     assert f"Another run writes to {out}" in run.said
     assert (out / "results.json").read_text() == "{}"
+
+
+def test_a_signal_ends_a_run_with_an_error_and_not_with_the_results_so_far(
+    study, deploy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scoring = import_module("bundle.deploy.scoring")
+    read: Callable[..., Any] = scoring.read_series
+
+    def interrupted(series: Any) -> Any:
+        signal.raise_signal(signal.SIGINT)
+        return read(series)
+
+    study(series=0)
+    folder = study(series=1)
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(scoring, "read_series", interrupted)
+    run = deploy(folder)
+    assert signal.getsignal(signal.SIGINT) is before
+    assert run.code == 1
+    assert not run.results
+    assert re.search(r"Ended by a signal: [12] of the chosen series have no results. Run it again", run.said)
+    assert not {".volumes", ".lock"} & {path.name for path in run.out.iterdir()}
+
+
+def test_no_other_run_comes_between_the_objects_and_what_is_told_of_them(
+    study, deploy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = import_module("bundle.deploy.results").Results
+    write: Callable[..., Path] = results.write
+    seen = []
+
+    def watched(self: Any, folder: Path) -> Path:
+        with pytest.raises(Timeout):
+            FileLock(folder / ".lock", blocking=False).acquire()
+        seen.append(folder)
+        return write(self, folder)
+
+    monkeypatch.setattr(results, "write", watched)
+    assert deploy(study()).results["series"]
+    assert len(seen) == 1
 
 
 @pytest.mark.parametrize(

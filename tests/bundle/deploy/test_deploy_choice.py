@@ -97,13 +97,19 @@ def test_the_reason_names_the_rules_where_they_differ(choose, rules) -> None:
 
 
 def test_a_series_that_shares_its_uid_with_another_is_left_out(study, tmp_path: Path) -> None:
-    study(patient="a", SeriesInstanceUID="1.2.3")
-    study(patient="b", SeriesInstanceUID="1.2.3")
+    for patient in "abc":
+        study(patient=patient, SeriesInstanceUID="1.2.3")
+    study(patient="0", SeriesInstanceUID="1.2.3", slices=2)
     found = find_series(tmp_path / "study", progress=False).series
     chosen, left_out = read_choice(DEFAULT_RULES, CT).choose(found)
-    assert len(found) == 2
-    assert list(chosen) == [series_name(found[0])]
-    assert list(left_out.values()) == ["another series has its UID"]
+    assert len(found) == 4
+    name = series_name(found[0])
+    assert list(chosen) == [name]
+    assert left_out == {
+        f"{name} (again)": "2 slices, fewer than 5",
+        f"{name} (again) (again)": "another series has its UID",
+        f"{name} (again) (again) (again)": "another series has its UID",
+    }
 
 
 @pytest.mark.parametrize(
@@ -118,11 +124,13 @@ def test_a_series_that_shares_its_uid_with_another_is_left_out(study, tmp_path: 
         ({"rules": [{}, {"modalities": "CT"}]}, "rule 2 has modalities"),
         ({"rules": [{"take": "two"}]}, "all, first, largest"),
         ({"rules": [{"description": "("}]}, "no regular expression"),
-        ({"rules": [{"description": 3}]}, "rule 1"),
+        ({"rules": [{"description": 3}]}, "rule 1: description 3 is no text"),
+        ({"rules": [{"description": 0}]}, "rule 1: description 0 is no text"),
         ({"rules": [{"orientation": "oblique"}]}, "axial, coronal, sagittal"),
         ({"rules": [{"min_slices": "5"}]}, "whole number"),
         ({"rules": [{"modality": [3]}]}, "list of names"),
         ({"rules": [{"modality": 3}]}, "list of names"),
+        ({"rules": [{"modality": ["trained", "PT"]}]}, "'trained' stands by itself"),
     ],
 )
 def test_a_wrong_file_is_named_with_what_is_wrong(tmp_path: Path, content, text: str) -> None:

@@ -211,6 +211,8 @@ def test_rounded_positions_are_even(tmp_path: Path) -> None:
     [
         ({"SpacingBetweenSlices": 4, "SliceThickness": 5}, 4),
         ({"SliceThickness": 5}, 5),
+        ({"SpacingBetweenSlices": 0, "SliceThickness": 5}, 5),
+        ({"SpacingBetweenSlices": -4, "SliceThickness": 5}, 5),
         ({"SliceThickness": None}, 1),
     ],
 )

@@ -49,7 +49,7 @@ def write(anomaly_map, finding, tmp_path: Path) -> Callable[..., list[Path]]:
 
 @pytest.mark.parametrize("options", [{}, {"modality": "MR"}, {"enhanced": True}, {"modality": "MR", "enhanced": True}])
 def test_all_objects_are_valid_and_of_the_study(acquire, write, errors, options: dict) -> None:
-    volume = acquire(**options)
+    volume = acquire(**options, PatientWeight="70.5", PatientSize="1.8")
     paths = write(volume, secondary_capture=True)
     assert [path.name for path in paths] == NAMES
     assert {path.name: errors(path) for path in paths} == {name: [] for name in NAMES}
@@ -62,6 +62,8 @@ def test_all_objects_are_valid_and_of_the_study(acquire, write, errors, options:
             "StudyInstanceUID",
             "StudyID",
             "StudyDescription",
+            "PatientWeight",
+            "PatientSize",
         ):
             assert dataset[keyword].value == source[keyword].value
         assert dataset.SeriesDescription.endswith("not for clinical use")
@@ -97,6 +99,13 @@ def test_missing_uid_is_named(acquire, write) -> None:
     volume = copy.deepcopy(acquire())
     del volume.sources[2].SOPInstanceUID
     with pytest.raises(ValueError, match="SOPInstanceUID"):
+        write(volume)
+
+
+def test_headers_that_highdicom_stumbles_over_are_refused_without_telling_them(acquire, write) -> None:
+    volume = copy.deepcopy(acquire())
+    volume.sources[0].ImageCenterPointCoordinatesSequence = [Dataset()]  # of a slide, without all that a slide has
+    with pytest.raises(ValueError, match=r"headers make no DICOM results \(AttributeError\)"):
         write(volume)
 
 
@@ -136,7 +145,12 @@ def test_a_radiograph_has_all_but_a_map(finding, errors, tmp_path: Path, modalit
 
 @pytest.mark.filterwarnings("ignore")  # of pydicom, when the test writes the odd sources
 def test_nothing_of_the_patient_is_printed_logged_or_warned_of(acquire, write, caplog, capfd) -> None:
-    volume = acquire(PatientName="Secretname", PatientID="Secretid" * 10, PatientBirthDate="1950-secret")
+    volume = acquire(
+        PatientName="Secretname",
+        PatientID="Secretid" * 10,
+        PatientBirthDate="1950-secret",
+        StudyInstanceUID="1.2.secret",
+    )
     capfd.readouterr()
     caplog.clear()
     with warnings.catch_warnings(record=True) as caught:

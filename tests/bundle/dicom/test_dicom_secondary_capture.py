@@ -76,6 +76,18 @@ def test_burnt_in_annotation_of_the_source_is_declared(capture) -> None:
     assert capture(BurnedInAnnotation="YES")[0].BurnedInAnnotation == "YES"
 
 
+def test_lossy_compression_of_the_source_is_declared(capture, errors, tmp_path) -> None:
+    lossy = {
+        "LossyImageCompression": "01",
+        "LossyImageCompressionRatio": 10,
+        "LossyImageCompressionMethod": "ISO_14495_1",
+    }
+    made = capture(**lossy)[0]
+    assert {keyword: made[keyword].value for keyword in lossy} == lossy
+    assert errors(save(made, tmp_path / "overlay.dcm")) == []
+    assert "LossyImageCompression" not in capture()[0]
+
+
 def test_grey_values_follow_the_window_of_the_source(capture) -> None:
     made, volume = capture(masked=False)  # the phantom's window is 40 +- 40 HU
     expected = np.clip(volume.array[:, :, 2].T / 80, 0, 1) * 255
