@@ -84,13 +84,13 @@ def test_folder_without_permission_does_not_stop_the_search(tmp_path, monkeypatc
     touch(tmp_path, "locked/a.png", "open/train/NORMAL/a.jpeg", "open/test/NORMAL/b.jpeg")
     is_dir, listed = Path.is_dir, Path.iterdir
 
-    def refuse(path):  # permissions do not hold back an administrator
+    def let_in(path):  # permissions do not hold back an administrator
         if "locked" in path.parts:
             raise PermissionError(13, "Permission denied", str(path))
-        return listed(path)
+        return True
 
-    monkeypatch.setattr(Path, "iterdir", refuse)
-    monkeypatch.setattr(Path, "is_dir", lambda path: refuse(path.parent) and is_dir(path))
+    monkeypatch.setattr(Path, "iterdir", lambda path: let_in(path) and listed(path))
+    monkeypatch.setattr(Path, "is_dir", lambda path: let_in(path.parent) and is_dir(path))
     monkeypatch.setattr(os, "access", lambda path, mode: path.name != "locked")
     assert find_layout(tmp_path)[0] == "zhanglab"
     assert find_layout(tmp_path, "more", [Layout("more", "", lambda root: ["sample"])]) == ("more", ["sample"])
