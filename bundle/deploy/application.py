@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -89,29 +89,19 @@ def _owned(out: Path) -> Iterator[Path]:
     there goes.
     """
     scratch, lock = out / ".volumes", FileLock(out / ".lock", blocking=False)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout as error:
-        raise RuntimeError(f"Another run writes to {out}: wait for its end, or choose another folder.") from error
-    except OSError as error:
-        raise _unwritable(out, error) from error
-    try:
+    with ExitStack() as at_the_end:
         try:
+            out.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+            at_the_end.callback(lock.release)
+            at_the_end.callback(Path(lock.lock_file).unlink, missing_ok=True)
             (out / FILE).unlink(missing_ok=True)  # of an earlier run, which this one might not replace
             if scratch.exists():
                 shutil.rmtree(scratch)
             scratch.mkdir(mode=0o700)
+            at_the_end.callback(shutil.rmtree, scratch)
+        except Timeout as error:
+            raise RuntimeError(f"Another run writes to {out}: wait for its end, or choose another folder.") from error
         except OSError as error:
-            raise _unwritable(out, error) from error
-        try:
-            yield scratch
-        finally:
-            shutil.rmtree(scratch)
-    finally:
-        Path(lock.lock_file).unlink(missing_ok=True)
-        lock.release()
-
-
-def _unwritable(out: Path, error: OSError) -> OSError:
-    return OSError(f"Cannot write to {out}: {error}. Choose a folder that can be written.")
+            raise OSError(f"Cannot write to {out}: {error}. Choose a folder that can be written.") from error
+        yield scratch

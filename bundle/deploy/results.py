@@ -30,10 +30,15 @@ class Results:
 
     def __init__(self, facts: dict[str, Any]) -> None:
         self._model = {name: facts[name] for name in ("method", "version", "checkpoint_sha256", "untrained")}
-        self.waiting: set[str] = set()  # names of chosen series that are neither written nor have failed
+        self.chosen: set[str] = set()  # names of the series that are wanted
         self.series: list[dict[str, Any]] = []
         self.left_out: dict[str, str] = {}
         self.unreadable: dict[str, str] = {}
+
+    @property
+    def waiting(self) -> set[str]:
+        """Names of the chosen series that are neither written nor have failed."""
+        return self.chosen - {one["series"] for one in self.series} - self.unreadable.keys()
 
     @property
     def exit_code(self) -> int:
@@ -51,7 +56,6 @@ class Results:
             files: relative to the folder of the results.
         """
         found = scored.prediction
-        self.waiting.remove(scored.name)
         self.series.append(
             {
                 "series": scored.name,
@@ -72,7 +76,6 @@ class Results:
     def fail(self, name: str, error: Exception) -> None:
         """Adds a series that was wanted and has no results."""
         logger.error("%s: %s", name, error)
-        self.waiting.remove(name)
         self.unreadable[name] = f"cannot be used: {_PRIVATE}"
 
     def refuse(self, path: str, reason: str) -> None:

@@ -67,6 +67,6 @@ class SelectSeries(Operator):
         chosen, left_out = self.choice.choose(found.series)
         for name, reason in left_out.items():
             self.results.leave_out(name, reason)
-        self.results.waiting = set(chosen)
+        self.results.chosen = set(chosen)
         logger.info("%d of %d series are scored.", len(chosen), len(found.series))
         return [Selected(name, series) for name, series in chosen.items()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import filecmp
 import json
 import os
 import shutil
@@ -153,7 +154,7 @@ def _copy_weights(configs: dict[str, dict[str, Any]], bundle_root: str, models: 
             pretrained = weights == PRETRAINED
             source = teacher_weights(teacher["name"], Path(bundle_root, "models")) if pretrained else Path(weights)
             copied = models / source.name
-            if copied.exists() and file_sha256(copied) != file_sha256(source):  # another file of that name
+            if copied.exists() and not filecmp.cmp(copied, source, shallow=False):  # another file of that name
                 copied = models / f"{file_sha256(source)[:12]}-{source.name}"
             if not copied.exists():
                 shutil.copy(source, copied)

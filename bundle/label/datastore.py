@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,23 +29,19 @@ class SharedDatastore(LocalDatastore):
             self._handler.on_moved = lambda event: self._init_from_datastore_file()  # where `replacing` has written
 
     def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
-        with self._writing:
-            self._read_again()
+        with self._read_again():
             super().update_image_info(image_id, info)
 
     def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
-        with self._writing:
-            self._read_again()
+        with self._read_again():
             super().update_label_info(label_id, label_tag, info)
 
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
-        with self._writing:
-            self._read_again()
+        with self._read_again():
             return super().add_image(image_id, image_filename, image_info)
 
     def save_label(self, *label: Any) -> str:
-        with self._writing:
-            self._read_again()
+        with self._read_again():
             return super().save_label(*label)
 
     @cached_property
@@ -51,9 +49,13 @@ class SharedDatastore(LocalDatastore):
         # Not MONAI Label's own lock, which it takes within.
         return FileLock(Path(self._datastore_path, ".writing.lock"))
 
-    def _read_again(self) -> None:
-        self._config_ts = 0  # two writings may have the same time
-        self._init_from_datastore_file()
+    @contextmanager
+    def _read_again(self) -> Iterator[None]:
+        """Nobody else writes within it, and what others have written before is known."""
+        with self._writing:
+            self._config_ts = 0  # two writings may have the same time
+            self._init_from_datastore_file()
+            yield
 
     def _init_from_datastore_file(self, throw_exception: bool = False) -> None:
         with self._writing:  # which would take away what another thread is changing

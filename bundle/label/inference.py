@@ -17,10 +17,9 @@ from monailabel.transform.writer import Writer
 from bundle.label.errors import NotCalibratedError, OptionError
 from bundle.label.options import DISPLAYS, LABELS, Options, checked, identity, offered, result_dtype, result_extension
 from bundle.label.requests import is_name
+from scripts.data.scans import SCAN_SUFFIXES
 from scripts.predictor import Prediction, Predictor
 from scripts.transforms.summary import NOTICE
-
-_NIFTI = (".nii", ".nii.gz")
 
 
 class AnomalyTask(InferTask):
@@ -76,7 +75,7 @@ class AnomalyTask(InferTask):
             RuntimeError: if the model's output is not finite.
         """
         path = str(request["image"])
-        if not path.endswith(_NIFTI):
+        if not path.endswith(SCAN_SUFFIXES):
             raise ValueError(f"{Path(path).name} is no NIfTI (.nii, .nii.gz).")
         while True:
             used, options = identity(self.predictor), self.check(request)

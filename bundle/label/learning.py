@@ -105,7 +105,8 @@ class AnyUnseen(Strategy):
             image: info.get("strategy", {}).get("random", {}).get("ts", 0)  # where MONAI Label notes it, in seconds
             for image, info in _unseen(datastore).items()
         }
-        longest = [image for image, when in offered.items() if when == min(offered.values())]
+        earliest = min(offered.values(), default=0)
+        longest = [image for image, when in offered.items() if when == earliest]
         return {"id": random.choice(longest)} if longest else None
 
 

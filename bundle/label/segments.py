@@ -35,7 +35,10 @@ def labels_of(file: str | Path, scan: str | Path) -> list[int]:
         mask = SimpleITK.ReadImage(str(file))
     except RuntimeError:
         raise ValueError("The label is not a NIfTI or NRRD that can be read.") from None
-    if mask.GetSize() != (size := SimpleITK.ReadImage(str(scan)).GetSize()):
+    header = SimpleITK.ImageFileReader()
+    header.SetFileName(str(scan))
+    header.ReadImageInformation()
+    if mask.GetSize() != (size := header.GetSize()):
         raise ValueError(f"The label has {mask.GetSize()} voxels, and its series {size}: draw it on the series itself.")
     return [int(value) for value in np.unique(SimpleITK.GetArrayFromImage(mask)) if value > 0]
 
