@@ -90,7 +90,7 @@ class Predictor:
     def forget(self, image: str | Path) -> None:
         """Removes what was kept of a scan, see ``cache_dir``, while its file is still there."""
         with self._running, contextlib.suppress(FileNotFoundError):
-            forget_scan(image, self.cache_dir or self.bundle / "cache")
+            forget_scan(image, self._model().scan_cache_dir)
 
     @property
     def calibration(self) -> Calibration:
@@ -156,7 +156,7 @@ class Predictor:
             "version": metadata["version"],
             "input": get("input_settings").settings,
         }
-        names = ("device", "preprocessing", "inferer", "postprocessing", "threshold", "calibration")
+        names = ("device", "preprocessing", "inferer", "postprocessing", "threshold", "calibration", "scan_cache_dir")
         return _Model(network, facts, *map(get, names))
 
 
@@ -171,6 +171,7 @@ class _Model(NamedTuple):
     postprocessing: Any
     threshold: float | None
     calibration: Calibration
+    scan_cache_dir: str
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:
