@@ -17,7 +17,7 @@ from tqdm import tqdm
 from bundle.configured import add_options, given, parsed
 
 BASELINES: dict[str, dict[str, Any]] = {
-    "mean_image": {"score_pooling": "mean", "network_def": {"_target_": "scripts.baselines.MeanImage"}},
+    "mean_image": {"score_pooling": "mean", "network_def": {"_target_": "scripts.networks.baselines.MeanImage"}},
     "nearest_neighbours": {"score_pooling": "max"},
 }
 
@@ -50,7 +50,11 @@ def evaluate(method: str, config: ConfigParser, seed: int = 0, results_dir: Path
         results_dir: where the evaluation's files go; None writes none, and no MLflow run.
     """
     if method == "nearest_neighbours":
-        nearest = {"_target_": "scripts.baselines.NearestNeighbours", "detector": config["network_def"], "seed": seed}
+        nearest = {
+            "_target_": "scripts.networks.baselines.NearestNeighbours",
+            "detector": config["network_def"],
+            "seed": seed,
+        }
         config["network_def"] = nearest
     for name, value in BASELINES[method].items():
         config[name] = value

@@ -19,12 +19,19 @@ from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser
 
 from bundle.configured import add_options, given, parsed
-from scripts.calibration import LEVELS, METHOD, PIXEL_RATES, PixelTail, patients_needed, risk_controlling_threshold
 from scripts.data.datalist import datalist_hash, datalist_name
 from scripts.data.scans import is_scan
 from scripts.files import file_sha256, replacing
 from scripts.handlers import ProgressBar
-from scripts.provenance import git_commit
+from scripts.model.calibration import (
+    LEVELS,
+    METHOD,
+    PIXEL_RATES,
+    PixelTail,
+    patients_needed,
+    risk_controlling_threshold,
+)
+from scripts.model.provenance import git_commit
 
 RATES = {"volume": 0.05, "image": 0.05, "pixel": 0.005}
 _SCORING = ("score_pooling", "scan_pooling", "foreground_only")
@@ -92,7 +99,7 @@ def score(config: ConfigParser) -> "PatientScores":
     ]
     config["validate#postprocessing"]["transforms"] += foreground
     config["validate#key_metric"] = config["validate#additional_metrics"] = None
-    reader = "scripts.checkpoints.CheckpointReader"
+    reader = "scripts.model.checkpoints.CheckpointReader"
     config["validate#handlers"] = [part for part in config["validate#handlers"] if part["_target_"] == reader]
     evaluator: Any = config.get_parsed_content("validate#evaluator")
     scores = PatientScores()

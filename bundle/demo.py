@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from scripts.predictor import NAME
+from scripts.model.predictor import NAME
 
 ROOT = Path(__file__).parent.parent
 # 32 normal scans: 18 to train on, 9 to calibrate on, the fewest that allow a rate of 0.1, and 5 to test.

@@ -13,7 +13,7 @@ def default_bundle() -> Path:
     Raises:
         FileNotFoundError: If there is neither.
     """
-    from scripts.predictor import NAME, REMEDY  # which imports MONAI, and MONAI the SDK of MONAI Deploy
+    from scripts.model.predictor import NAME, REMEDY  # which imports MONAI, and MONAI the SDK of MONAI Deploy
 
     metadata = ROOT / "configs" / "metadata.json"
     if metadata.is_file() and EXPORTED in json.loads(metadata.read_text(encoding="utf-8")):

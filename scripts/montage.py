@@ -12,8 +12,8 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
+from scripts.data.planes import AXCODES, check_plane
 from scripts.figures import COLOUR_MAP, DPI, SKY, WIDTH, overlay
-from scripts.transforms.reading import AXCODES, check_plane
 
 NOTICE = "Research use only, not for clinical use"
 BAR = 1.3  # inches, of the colour bar and the gaps

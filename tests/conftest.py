@@ -20,7 +20,7 @@ from monai.bundle import ConfigWorkflow
 from monai.utils import set_determinism
 
 from bundle import prepare
-from bundle.phantom import write_phantoms
+from bundle.phantom.slices import write_phantoms
 from tests.model_bundle import make_model_bundle
 from tests.programs import find_program
 

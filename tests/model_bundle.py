@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from bundle.phantom_volumes import write_phantom_volumes
+from bundle.phantom.volumes import write_phantom_volumes
 
 ROOT = Path(__file__).parents[1]
 RATE = 0.25  # that four patients allow, with some pixels to spare

@@ -49,7 +49,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the application; gives the exit code."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
-    logging.getLogger("bundle").setLevel(logging.INFO)  # not all: highdicom would name UIDs
+    for name in ("bundle", "scripts.dicom"):  # not all: highdicom would name UIDs
+        logging.getLogger(name).setLevel(logging.INFO)
     return deploy(args.input, args.output, args.bundle, args.rules, args.secondary_capture)
 
 

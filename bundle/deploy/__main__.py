@@ -26,7 +26,8 @@ def main() -> int:
         parser.add_argument(flag, f"--{name}", type=Path, default=given, help=f"{variable}, or else {default}")
     args = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
-    logging.getLogger("bundle").setLevel(logging.INFO)
+    for name in ("bundle", "scripts.dicom"):
+        logging.getLogger(name).setLevel(logging.INFO)
     try:
         capture = _secondary_capture(Path(os.environ.get("HOLOSCAN_CONFIG_PATH", _APP / "app.yaml")))
         model = model_bundle(args.model)

@@ -17,7 +17,7 @@ from bundle.deploy.results import FILE, Results
 from bundle.deploy.scoring import ScoreSeries
 from bundle.deploy.selecting import SelectSeries
 from bundle.deploy.writing import WriteResults
-from scripts.predictor import Predictor
+from scripts.model.predictor import Predictor
 
 
 class AnomalyApplication(Application):

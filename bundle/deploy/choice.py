@@ -9,9 +9,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from bundle.dicom.conversion import series_name
-from bundle.dicom.rules import Rules
-from bundle.dicom.series import Series
+from scripts.dicom.conversion import series_name
+from scripts.dicom.rules import Rules
+from scripts.dicom.series import Series
 
 TRAINED = "trained"  # the word for what the model bundle was trained on
 ORDERS = ("priority", "alternatives")
@@ -93,7 +93,7 @@ def read_choice(path: Path, trained: Mapping[str, Any]) -> Choice:
 
     Args:
         path: JSON.
-        trained: the input settings of the model bundle, see ``scripts.predictor.Predictor.facts``.
+        trained: the input settings of the model bundle, see ``scripts.model.predictor.Predictor.facts``.
 
     Raises:
         FileNotFoundError: If there is no such file.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from bundle.dicom.series import Series
-from bundle.dicom.volume import Volume
-from scripts.predictor import Prediction
+from scripts.dicom.series import Series
+from scripts.dicom.volume import Volume
+from scripts.model.predictor import Prediction
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from typing import Any
 
 from bundle.deploy.messages import Scored
 from scripts.files import replacing
-from scripts.provenance import installed
+from scripts.model.provenance import installed
 from scripts.transforms.summary import NOTICE
 
 logger = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ class Results:
     """Gathers what ``results.json`` says.
 
     Args:
-        facts: of the model bundle, see ``scripts.predictor.Predictor.facts``.
+        facts: of the model bundle, see ``scripts.model.predictor.Predictor.facts``.
     """
 
     def __init__(self, facts: dict[str, Any]) -> None:

@@ -9,9 +9,9 @@ from monai.deploy.core import Fragment, Operator, OperatorSpec
 
 from bundle.deploy.messages import Scored, Selected
 from bundle.deploy.results import Results
-from bundle.dicom.conversion import converted_volume
-from bundle.dicom.series import read_series
-from scripts.predictor import Predictor
+from scripts.dicom.conversion import converted_volume
+from scripts.dicom.series import read_series
+from scripts.model.predictor import Predictor
 
 
 class ScoreSeries(Operator):

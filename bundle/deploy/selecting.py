@@ -12,7 +12,7 @@ from monai.deploy.core import Fragment, Operator, OperatorSpec
 from bundle.deploy.choice import Choice
 from bundle.deploy.messages import Selected
 from bundle.deploy.results import Results
-from bundle.dicom.series import find_series
+from scripts.dicom.series import find_series
 
 logger = logging.getLogger(__name__)
 

@@ -12,16 +12,16 @@ from monai.deploy.core import Fragment, Operator, OperatorSpec
 
 from bundle.deploy.messages import Scored
 from bundle.deploy.results import Results
-from bundle.dicom.derived import is_placed
-from bundle.dicom.exporter import finding_of
-from bundle.dicom.results import write_dicom
-from bundle.dicom.volume import mask_volume
+from scripts.dicom.derived import is_placed
+from scripts.dicom.exporter import finding_of
+from scripts.dicom.results import write_dicom
+from scripts.dicom.volume import mask_volume
 
 logger = logging.getLogger(__name__)
 
 
 class WriteResults(Operator):
-    """Writes ``<folder>/<series>/*.dcm``, see ``bundle.dicom.results.write_dicom``; older ones there are replaced.
+    """Writes ``<folder>/<series>/*.dcm``, see ``scripts.dicom.results.write_dicom``; older ones there are replaced.
 
     The SDK has no writers of parametric maps, TID 1500 reports and secondary captures.
 
@@ -29,7 +29,7 @@ class WriteResults(Operator):
 
     Args:
         folder: of all series.
-        facts: name the algorithm, see ``scripts.predictor.Predictor.facts``.
+        facts: name the algorithm, see ``scripts.model.predictor.Predictor.facts``.
         results: are told scores, volumes and files.
         secondary_capture: whether to write overlays as ordinary pictures as well.
     """

@@ -39,12 +39,12 @@ from bundle.configured import add_options, given, parsed
 from bundle.export.formats import FORMATS, Job
 from bundle.export.int8 import training_images
 from bundle.export.package import write_bundle
-from scripts.checkpoints import load_checkpoint, restored
 from scripts.files import file_sha256
+from scripts.model.checkpoints import load_checkpoint, restored
+from scripts.model.predictor import NAME
+from scripts.model.provenance import git_commit, versions
 from scripts.networks.exported import ExportedDetector, facts_path
 from scripts.networks.weights import weights_hash
-from scripts.predictor import NAME
-from scripts.provenance import git_commit, versions
 
 TOLERANCE = 1e-3  # of what computes in float32, in standard deviations of the maps
 BATCHES = (1, 3)  # the exporters see another size, so a fixed one would show

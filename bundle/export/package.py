@@ -20,10 +20,10 @@ from monai.bundle.utils import merge_kv
 
 from bundle.exported import EXPORTED
 from scripts.files import file_sha256
+from scripts.model.predictor import NAME
+from scripts.model.provenance import git_commit
 from scripts.networks.teachers import PRETRAINED, UNTRAINED
 from scripts.networks.weights import teacher_weights
-from scripts.predictor import NAME
-from scripts.provenance import git_commit
 
 ROOT = Path(__file__).parents[2]
 _FILES = (

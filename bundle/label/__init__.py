@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 
 from bundle.exported import default_bundle
-from scripts.predictor import NAME, REMEDY
+from scripts.model.predictor import NAME, REMEDY
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = ROOT / ".venv-label"

@@ -23,7 +23,7 @@ from bundle.label.inference import AnomalyMap, AnomalySegmentation, AnomalyTask
 from bundle.label.learning import AnomalyScoring, AnyUnseen, MostAnomalous, MostUncertain
 from bundle.label.studies import DicomStudies
 from bundle.label.training import AnomalyTraining
-from scripts.predictor import NAME, Predictor
+from scripts.model.predictor import NAME, Predictor
 from scripts.transforms.summary import NOTICE
 
 

@@ -18,7 +18,7 @@ from bundle.label.errors import NotCalibratedError, OptionError
 from bundle.label.options import DISPLAYS, LABELS, Options, checked, identity, offered, result_dtype, result_extension
 from bundle.label.requests import is_name
 from scripts.data.scans import SCAN_SUFFIXES
-from scripts.predictor import Prediction, Predictor
+from scripts.model.predictor import Prediction, Predictor
 from scripts.transforms.summary import NOTICE
 
 

@@ -13,7 +13,7 @@ from monailabel.interfaces.tasks.strategy import Strategy
 
 from bundle.label.errors import NotCalibratedError, NotScoredError
 from bundle.label.options import identity
-from scripts.predictor import Predictor
+from scripts.model.predictor import Predictor
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from bundle.label.errors import OptionError
-from scripts.predictor import Predictor
+from scripts.model.predictor import Predictor
 
 DISPLAYS = ("mask", "bands")
 LABELS = ("anomaly", "anomaly, medium", "anomaly, high")  # 1 to 3; of a mask, 1 alone

@@ -15,7 +15,7 @@ from bundle.label.options import LABELS
 
 MANUFACTURER = "medical-anomaly-pdd"  # of the files that the bundle itself writes
 ALGORITHM = "medical_anomaly_pdd"
-_ABNORMALITY = {  # category and type, as of bundle.dicom.codes
+_ABNORMALITY = {  # category and type, as of scripts.dicom.codes
     "CodeValue": "49755003",
     "CodingSchemeDesignator": "SCT",
     "CodeMeaning": "Morphologically Abnormal Structure",

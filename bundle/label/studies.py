@@ -18,11 +18,11 @@ from monailabel.interfaces.datastore import DefaultLabelTag
 from monailabel.interfaces.exception import ImageNotFoundException
 from pydicom import Dataset
 
-from bundle.dicom.localisers import is_localiser
 from bundle.label.datastore import SharedDatastore
 from bundle.label.errors import EmptyMaskError
 from bundle.label.learning import NORMAL
 from bundle.label.segments import ALGORITHM, MANUFACTURER, labels_of, require_convertible, segment_info
+from scripts.dicom.localisers import is_localiser
 
 _UID = re.compile(r"[0-9.]{1,64}")
 _LISTED_FOR = 30  # seconds, after which the server is asked again

@@ -22,7 +22,7 @@ from bundle.calibrate import RATES
 from bundle.label.errors import OptionError
 from bundle.label.learning import NORMAL
 from scripts.files import file_sha256, replacing
-from scripts.predictor import Predictor
+from scripts.model.predictor import Predictor
 
 logger = logging.getLogger(__name__)
 

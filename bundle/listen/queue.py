@@ -15,9 +15,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from bundle.dicom.privacy import group_of
-from bundle.dicom.salt import FILE as SALT
-from bundle.dicom.salt import salt_of
+from scripts.dicom.privacy import group_of
+from scripts.dicom.salt import FILE as SALT
+from scripts.dicom.salt import salt_of
 
 RECEIVING, WAITING, PROCESSING, SENDING = UNDONE = ("receiving", "waiting", "processing", "sending")
 RESULTS, DONE, FAILED = ("results", "done", "failed")

@@ -33,6 +33,8 @@ from scripts.files import replacing
 logger = logging.getLogger(__name__)
 
 SCAN_SUFFIXES = (".nii", ".nii.gz")
+_LETTER = r"[^\W\d_]"
+MASK_PATTERN = rf"(?<!{_LETTER})(lesions?|masks?|segs?|segmentations?|labels?)(?!{_LETTER})"
 
 # The fields of a header that place its voxels, of the same names in NIfTI-1 and NIfTI-2.
 _PLACE = ("pixdim", "xyzt_units", "qform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y",

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from scripts.data.landmarks import HistogramLandmarks
+from scripts.data.planes import check_plane, plane_axis
 from scripts.data.scans import Scan, is_scan, open_all, open_scan
-from scripts.transforms.reading import check_plane, plane_axis
 
 logger = logging.getLogger(__name__)
 

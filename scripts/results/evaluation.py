@@ -16,14 +16,14 @@ import torch
 from ignite.engine import Engine, Events
 from matplotlib.figure import Figure
 
-from scripts.calibration import Calibration
+from scripts.data.planes import slice_name
 from scripts.data.scans import is_scan
 from scripts.figures import Case, heat_map_grid, roc_and_pr, score_histogram
 from scripts.metrics import ClassMetrics, PixelMetrics, VolumeMetrics, class_means
+from scripts.model.calibration import Calibration
+from scripts.model.provenance import Provenance
 from scripts.networks.detector import Detector
-from scripts.provenance import Provenance
 from scripts.results.false_alarms import FalseAlarms
-from scripts.transforms.reading import slice_name
 
 logger = logging.getLogger(__name__)
 

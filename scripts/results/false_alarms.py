@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from scripts.calibration import Calibration
 from scripts.data.scans import is_scan
+from scripts.model.calibration import Calibration
 
 
 class FalseAlarms:

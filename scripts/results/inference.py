@@ -18,12 +18,12 @@ from monai.data import MetaTensor
 from PIL import Image
 from torch import Tensor
 
-from scripts.calibration import Calibration
 from scripts.data.scans import is_scan, save_like
 from scripts.figures import luminance, overlay
+from scripts.model.calibration import Calibration
+from scripts.model.provenance import Provenance, current_config, device_name, git_commit, versions
 from scripts.montage import montage
 from scripts.networks.detector import Detector
-from scripts.provenance import Provenance, current_config, device_name, git_commit, versions
 from scripts.transforms.reading import ToPlaned
 from scripts.transforms.summary import NOTICE
 

@@ -11,8 +11,8 @@ from ignite.engine import Engine, Events
 from mlflow.entities import Metric, Param, RunStatus, RunTag
 from mlflow.tracking import MlflowClient
 
+from scripts.model.provenance import Provenance, current_config, device_name, flattened, git_commit, versions
 from scripts.networks.detector import Detector
-from scripts.provenance import Provenance, current_config, device_name, flattened, git_commit, versions
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ import torch
 from ignite.engine import Engine, Events
 from mlflow.entities import Dataset, DatasetInput, RunStatus
 
-from scripts.serving import register_model
+from scripts.tracking.registry import register_model
 from scripts.tracking.run import Run
 
 

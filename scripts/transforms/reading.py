@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,9 @@ from monai.utils import SpaceKeys
 from scripts.data.borders import borders
 from scripts.data.foreground import foreground_quantiles
 from scripts.data.images import read_image, read_mask
+from scripts.data.planes import AXCODES, check_plane, plane_axis, slice_name
 from scripts.data.scans import is_scan, open_scan
 
-# Directions of rows, columns and slices as radiologists look at a plane: patient's right on the left of the picture,
-# anterior or superior on top (sagittal: anterior on the left).
-AXCODES = {"axial": "PLS", "coronal": "ILP", "sagittal": "IPL"}
 # An image file has no place in a patient: it is taken as if it were an axial slice with pixels of 1 mm.
 IMAGE_AFFINE = np.array([[0.0, -1, 0, 0], [-1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
 
@@ -129,25 +127,3 @@ class ToPlaned(Orientationd):
     def __init__(self, keys: KeysCollection, plane: str = "axial", allow_missing_keys: bool = False) -> None:
         check_plane(plane)
         super().__init__(keys, axcodes=AXCODES[plane], labels=None, allow_missing_keys=allow_missing_keys)
-
-
-def plane_axis(affine: np.ndarray, shape: Sequence[int], plane: str) -> tuple[int, int, bool]:
-    """The array axis along which a plane's slices lie, how many there are, and whether the axis runs against them."""
-    orientation = nib.io_orientation(affine)
-    wanted = nib.orientations.axcodes2ornt(AXCODES[plane])[2]
-    axis = int(np.flatnonzero(orientation[:, 0] == wanted[0])[0])
-    return axis, shape[axis], bool(orientation[axis, 1] != wanted[1])
-
-
-def slice_name(path: str, plane: str, index: int) -> str:
-    """How one slice of a scan is called in messages, and told apart from the others."""
-    return f"{path} ({plane} slice {index})"
-
-
-def check_plane(plane: str) -> None:
-    """
-    Raises:
-        ValueError: if there is no such plane.
-    """
-    if plane not in AXCODES:
-        raise ValueError(f"plane must be {', '.join(AXCODES)}, got '{plane}'.")

@@ -7,7 +7,7 @@ from typing import Any
 
 from monai.transforms import Transform
 
-from scripts.calibration import Calibration
+from scripts.model.calibration import Calibration
 
 NOTICE = "For research. Not for clinical use."
 

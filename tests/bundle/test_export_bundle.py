@@ -23,7 +23,7 @@ from monai.bundle import ConfigParser
 from bundle.__main__ import main
 from bundle.export import package
 from bundle.export.package import merged_configs, write_bundle
-from scripts.predictor import Predictor
+from scripts.model.predictor import Predictor
 
 ROOT = Path(__file__).parents[2]
 

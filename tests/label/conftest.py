@@ -28,8 +28,8 @@ from bundle import label
 from bundle.__main__ import main
 from bundle.export.package import write_bundle
 from bundle.label.app import AnomalyApp
-from bundle.phantom_volumes import write_phantom_volumes
-from scripts.predictor import NAME
+from bundle.phantom.volumes import write_phantom_volumes
+from scripts.model.predictor import NAME
 from tests.model_bundle import TINY
 from tests.programs import find_program
 

@@ -17,9 +17,9 @@ from bundle.label.app import AnomalyApp
 from bundle.label.errors import OptionError
 from bundle.label.inference import AnomalyMap
 from bundle.label.options import result_dtype
-from scripts.calibration import Calibration
 from scripts.files import file_sha256
-from scripts.predictor import Predictor
+from scripts.model.calibration import Calibration
+from scripts.model.predictor import Predictor
 
 
 def post(client: TestClient, model: str, image: str = "anomalous1", output: str = "json", **params: Any) -> Any:

@@ -17,7 +17,7 @@ from monailabel.interfaces.utils.app import app_instance, clear_cache
 from monailabel.main import Main
 from requests_toolbelt.multipart import decoder
 
-from scripts.predictor import NAME, Predictor
+from scripts.model.predictor import NAME, Predictor
 
 
 @pytest.fixture

@@ -26,8 +26,8 @@ from pydicom import Dataset, dcmread
 
 from bundle.label.segments import MANUFACTURER, labels_of, require_convertible, segment_info
 from bundle.label.studies import DicomStudies, labelled_series
-from bundle.phantom_dicom import write_series
-from scripts.predictor import Predictor
+from bundle.phantom.dicom import write_series
+from scripts.model.predictor import Predictor
 
 ROOT = Path(__file__).parents[2]
 ABNORMAL = ("49755003", "SCT", "Morphologically Abnormal Structure")

@@ -8,9 +8,9 @@ import pytest
 from fastapi.testclient import TestClient
 
 from bundle.label.training import install, possible_rates, split
-from scripts.calibration import patients_needed
 from scripts.data.datalist import load_datalist
 from scripts.files import file_sha256
+from scripts.model.calibration import patients_needed
 
 
 def train(client: TestClient, **params: Any) -> Any:

@@ -21,8 +21,8 @@ from sklearn.metrics import roc_auc_score
 
 from bundle import prepare
 from bundle.__main__ import main
-from bundle.phantom_dicom import write_radiograph, write_series
-from bundle.phantom_volumes import write_phantom_volumes
+from bundle.phantom.dicom import write_radiograph, write_series
+from bundle.phantom.volumes import write_phantom_volumes
 from scripts.metrics import ItemCurves
 from scripts.networks.detector import Detector
 

@@ -13,9 +13,9 @@ from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from PIL import Image
 
+from scripts.data.planes import AXCODES
 from scripts.data.scans import save_like
 from scripts.transforms import CropToForegroundd, MapInverted, ResizeInPlaned
-from scripts.transforms.reading import AXCODES
 
 ROOT = Path(__file__).parents[2]
 SHAPE, SPACING = (44, 36, 28), np.diag([1.5, 2.0, 2.5])

@@ -13,9 +13,9 @@ from monai.transforms import Compose
 from PIL import Image
 
 from scripts.data.foreground import foreground_quantiles
+from scripts.data.planes import AXCODES, plane_axis, slice_name
 from scripts.data.scans import UnreadableScanError, open_scan
 from scripts.transforms import LoadScand, ToPlaned
-from scripts.transforms.reading import AXCODES, plane_axis, slice_name
 
 ROOT = Path(__file__).parents[2]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from scripts.calibration import Calibration
+from scripts.model.calibration import Calibration
 from scripts.transforms import ResultSummaryd
 
 SCORED = {

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from scripts.provenance import git_commit, installed
+from scripts.model.provenance import git_commit, installed
 
 PACKAGES = ("torch", "torchvision", "timm", "monai", "numpy", "numba", "onnxruntime", "openvino", "mamba-ssm")
 # Of what a processor says it can do, what decides how fast networks run on it.

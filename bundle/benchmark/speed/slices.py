@@ -9,7 +9,7 @@ import numpy as np
 
 from bundle.benchmark.speed.measuring import Call, Case, timed
 from bundle.benchmark.speed.settings import Settings
-from bundle.phantom_volumes import write_phantom_volumes
+from bundle.phantom.volumes import write_phantom_volumes
 from scripts.transforms import LoadScand
 
 _SHAPE, _SMALL_SHAPE = (256, 256, 64), (64, 64, 16)

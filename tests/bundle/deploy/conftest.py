@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from bundle.__main__ import main
-from bundle.phantom_dicom import write_series
-from tests.bundle.dicom.conftest import errors, frame_affines
+from bundle.phantom.dicom import write_series
+from tests.dicom.conftest import errors, frame_affines
 
 __all__ = ["errors", "frame_affines"]
 

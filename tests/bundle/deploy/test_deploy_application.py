@@ -17,9 +17,9 @@ import pytest
 from filelock import FileLock, Timeout
 from pydicom import Dataset, dcmread
 
-from bundle.dicom.conversion import series_name
-from bundle.dicom.series import find_series
-from bundle.phantom_dicom import write_series
+from bundle.phantom.dicom import write_series
+from scripts.dicom.conversion import series_name
+from scripts.dicom.series import find_series
 
 ROOT = Path(__file__).parents[3]
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # from RAS, and back

@@ -8,8 +8,8 @@ import pytest
 
 from bundle.deploy import DEFAULT_RULES
 from bundle.deploy.choice import read_choice
-from bundle.dicom.conversion import series_name
-from bundle.dicom.series import find_series
+from scripts.dicom.conversion import series_name
+from scripts.dicom.series import find_series
 
 CT = {"intensity": "Windowedd", "plane": "axial"}
 MR = {"intensity": "ScaleByForegroundd", "plane": "axial"}

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from bundle.deploy.__main__ import model_bundle as model_bundle_in
-from bundle.phantom_dicom import write_series
+from bundle.phantom.dicom import write_series
 
 ROOT = Path(__file__).parents[3]
 APP = ROOT / "bundle" / "deploy"

@@ -22,7 +22,7 @@ from pynetdicom.association import Association
 
 from bundle.listen.node import Node
 from bundle.listen.settings import Peer, Settings
-from bundle.phantom_dicom import write_series
+from bundle.phantom.dicom import write_series
 
 ROOT = Path(__file__).parents[3]
 APPLICATION = str(Path(__file__).with_name("application.py"))

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pydicom
 
-from bundle.dicom.series import find_series, read_series
 from bundle.listen import APPLICATION
-from scripts.predictor import Predictor
+from scripts.dicom.series import find_series, read_series
+from scripts.model.predictor import Predictor
 
 
 def test_a_ct_comes_in_and_its_segmentation_map_and_report_go_out(

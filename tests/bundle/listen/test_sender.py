@@ -20,11 +20,11 @@ from pydicom.uid import (
 )
 from pynetdicom import AE
 
-from bundle.dicom.finding import Finding
-from bundle.dicom.results import write_dicom
-from bundle.dicom.series import find_series, read_series
 from bundle.listen.sender import PeerAwayError, RefusedError, Sender
 from bundle.listen.settings import Peer
+from scripts.dicom.finding import Finding
+from scripts.dicom.results import write_dicom
+from scripts.dicom.series import find_series, read_series
 
 
 def test_a_peer_that_is_away_is_tried_until_it_is_back(

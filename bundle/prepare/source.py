@@ -1,0 +1,200 @@
+"""What a data set says of itself, be it images, NIfTI scans or DICOM, before it is examined and dealt out."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bundle.prepare.dicom_tree import DicomTree, read_labels
+from bundle.prepare.layouts import LAYOUTS, Layout, Sample, find_layout, read_table
+from bundle.prepare.nifti_tree import NiftiTree
+from scripts.data.planes import AXCODES
+from scripts.data.scans import MASK_PATTERN
+from scripts.dicom.rules import Rules
+from scripts.dicom.salt import VARIABLE
+
+_ONLY_FOR = {  # options that one layout alone understands
+    "nifti": ("mask_pattern", "image_pattern", "label_without_mask"),
+    "dicom": ("normal", "labels", "dicom_modality", "description", "orientation", "min_slices", "salt"),
+}
+# May name a patient, or tell nothing of what the datalist holds.
+_NOT_KEPT = ("verb", "folder", "out", "csv", "cache", "labels", "salt", "test_patients", "force")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set as it was found.
+
+    Attributes:
+        layout: one of `LAYOUTS`, nifti or dicom.
+        root: the datalist's paths are relative to it.
+        name: of the data set.
+        modality: such as CT; unknown where nothing tells.
+        command: that reads it; of DICOM without what may name a patient.
+        samples: not yet examined.
+        tested: groups that were asked for by `--test-patients`.
+        left_out: file or name, and reason, of what is no sample.
+        notes: for the user.
+    """
+
+    layout: str
+    root: Path
+    name: str
+    modality: str
+    command: str
+    samples: list[Sample]
+    tested: list[str]
+    left_out: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments that say what the data set is."""
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="the unpacked data set")
+    parser.add_argument("--layout", choices=["auto", *LAYOUTS, *_ONLY_FOR], default="auto", help="default: %(default)s")
+    parser.add_argument("--csv", type=Path, help="table of columns image,label[,mask,group,class,split]")
+    parser.add_argument("--modality", default="unknown", help="for instance CT (default: that of DICOM, else unknown)")
+    parser.add_argument(
+        "--cache", type=Path, help="uncompressed copies of scans, to be kept as safe as these (default: cache, by JSON)"
+    )
+    nifti = parser.add_argument_group(
+        "NIfTI scans",
+        "In folders of any nesting, masks beside them; a mask that is not empty makes a scan anomalous. A patient is "
+        "BIDS's sub-XX, else the topmost folder that is no class word (normal, healthy, control, good, abnormal, "
+        "anomaly, patients, disease, ungood) or split (train, val, test).",
+    )
+    nifti.add_argument(
+        "--mask-pattern",
+        metavar="REGEX",
+        help="in names of masks; the rest is the name of the scan (default: the words lesion, mask, seg, label)",
+    )
+    nifti.add_argument("--image-pattern", metavar="GLOB", help="which others are scans, for instance '*flair*'")
+    nifti.add_argument(
+        "--label-without-mask",
+        type=int,
+        choices=(0, 1),
+        help="of scans that have neither mask nor class word: 0 normal, 1 anomalous",
+    )
+    dicom = parser.add_argument_group(
+        "DICOM",
+        "In folders of any nesting; each wanted series becomes scans/<modality>-<hash>.nii beside JSON. Nothing that "
+        "is written names a patient: groups are hashes of the PatientID, keyed with a secret salt.",
+    )
+    labels = dicom.add_mutually_exclusive_group()
+    labels.add_argument("--normal", action="store_true", help="all series are normal")
+    labels.add_argument(
+        "--labels",
+        type=Path,
+        metavar="CSV",
+        help="key,label[,mask]: PatientID, StudyInstanceUID or SeriesInstanceUID; 0 or 1; NIfTI on the series' grid",
+    )
+    dicom.add_argument("--dicom-modality", nargs="+", metavar="CODE", help="CT, MR, … (default: all but radiographs)")
+    dicom.add_argument("--description", metavar="REGEX", help="in the SeriesDescription")
+    dicom.add_argument("--orientation", choices=tuple(AXCODES), help="of the acquired slices")
+    dicom.add_argument(
+        "--min-slices", type=int, help=f"of a series, to be no localiser or the like (default: {Rules.min_slices})"
+    )
+    dicom.add_argument(
+        "--salt", help=f"better by the environment, {VARIABLE} (default: that in salt.txt by JSON, or a new one)"
+    )
+
+
+def find(args: argparse.Namespace, cache_dir: Path) -> Source:
+    """Reads what the data set says of itself; converts DICOM.
+
+    Raises:
+        FileNotFoundError: If the folder or a table is missing.
+        ValueError: If the layout is unknown or unclear, or an option does not fit it.
+    """
+    scans = args.out.parent / "scans"
+    nifti = NiftiTree(
+        cache_dir,
+        args.mask_pattern or MASK_PATTERN,
+        args.image_pattern or "*",
+        args.label_without_mask,
+        skip=(cache_dir, scans),
+    )
+    dicom = DicomTree(
+        scans,
+        cache_dir,
+        Rules(
+            tuple(args.dicom_modality) if args.dicom_modality else None,
+            args.description,
+            args.orientation,
+            Rules.min_slices if args.min_slices is None else args.min_slices,
+        ),
+        None if args.labels is None else read_labels(args.labels),
+        args.normal,
+        args.salt,
+    )
+    trees = [
+        Layout("nifti", ".nii or .nii.gz in folders of any nesting, masks beside them", nifti.read),
+        Layout("dicom", "DICOM files in folders of any nesting", dicom.read),
+    ]
+    if args.csv is None:
+        layout, samples = find_layout(args.folder, args.layout, trees)
+    elif args.layout in ("auto", "csv"):
+        layout, samples = "csv", read_table(args.folder, args.csv)
+    else:
+        raise ValueError(f"--csv is a layout of its own: leave out --layout {args.layout}.")
+    for only, options in _ONLY_FOR.items():
+        given = [option for option in options if getattr(args, option) not in (None, False)]
+        if given and layout != only:
+            raise ValueError(
+                f"--{given[0].replace('_', '-')} is for {only}, and {args.folder} is read as {layout}. Leave it out, "
+                f"or say --layout {only}."
+            )
+    if layout == "dicom":
+        return _of_dicom(args, dicom, samples)
+    if not samples:
+        raise ValueError(f"{args.csv}: has no rows. Give it one an image.")
+    return Source(
+        layout,
+        args.folder,
+        args.folder.resolve().name,
+        args.modality,
+        shlex.join(["python", "-m", "bundle", *sys.argv[1:]]),
+        samples,
+        _tested(args.test_patients, samples),
+        {path.relative_to(args.folder).as_posix(): reason for path, reason in nifti.left_out.items()},
+    )
+
+
+def _of_dicom(args: argparse.Namespace, tree: DicomTree, samples: list[Sample]) -> Source:
+    groups = {sample.group for sample in samples}
+    tested = [name if name in groups else tree.group_of(name) for name in args.test_patients]
+    size = sum(sample.image.stat().st_size for sample in samples) / 2**20
+    return Source(
+        "dicom",
+        tree.scans,
+        args.out.stem,
+        "+".join(sorted(tree.modalities)) if args.modality == "unknown" else args.modality,
+        _command_without_names(args),
+        samples,
+        _tested(tested, samples),
+        tree.left_out,
+        [f"Converted {len(samples)} series to uncompressed NIfTI: {size:.1f} MiB in {tree.scans}.", tree.salt_note],
+    )
+
+
+def _tested(groups: list[str], samples: list[Sample]) -> list[str]:
+    there = sorted({sample.group for sample in samples})
+    for group in groups:
+        if group not in there:
+            raise ValueError(
+                f"--test-patients: there is no patient {group!r}. There are: {', '.join(there[:12])}"
+                + (", …." if len(there) > 12 else ".")
+            )
+    return groups
+
+
+def _command_without_names(args: argparse.Namespace) -> str:
+    words = ["python", "-m", "bundle", "prepare", "…"]
+    for option, value in vars(args).items():
+        if option not in _NOT_KEPT and value not in (None, False):
+            values = [] if value is True else map(str, value if isinstance(value, list) else [value])
+            words += [f"--{option.replace('_', '-')}", *values]
+    return shlex.join(words)

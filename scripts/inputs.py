@@ -1,0 +1,162 @@
+"""What an inference is asked for: images, NIfTI scans and DICOM series, each opened once beforehand."""
+
+from __future__ import annotations
+
+import glob
+import logging
+import os
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tqdm import tqdm
+
+from scripts.data.datalist import load_datalist, load_items
+from scripts.data.images import IMAGE_SUFFIXES, read_image
+from scripts.data.planes import check_plane
+from scripts.data.scans import MASK_PATTERN, SCAN_SUFFIXES, is_scan, open_all, open_scan, scan_stem
+from scripts.dicom.conversion import converted, series_name
+from scripts.dicom.rules import Rules
+from scripts.dicom.series import Series, find_series
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Inputs:
+    """What was found.
+
+    Attributes:
+        items: as MONAI's datasets take them: ``image``, a file, and ``name``, unique and without what identifies a
+            patient of a DICOM file.
+        unreadable: file or series to the reason why it cannot be used.
+        left_out: the same for what is no scan and was never meant, as localisers.
+        series: of the items that come from DICOM, by ``image``.
+        dicom: whether there was any DICOM, whose file names may tell who a patient is.
+    """
+
+    items: list[dict[str, str]] = field(default_factory=list)
+    unreadable: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+    series: dict[str, Series] = field(default_factory=dict)
+    dicom: bool = False
+
+
+def find_inputs(
+    path: str | None,
+    cache_dir: str,
+    dataset_dir: str | None = None,
+    plane: str = "axial",
+    bias_correction: bool = False,
+) -> Inputs:
+    """Finds what can be scored at ``path``: an image, a NIfTI, a DICOM file or DICOMDIR, a folder (searched through) of
+    any of these, a glob, or a datalist (its ``test`` split).
+
+    Everything is opened once, so that what is damaged costs a line in the log and not the run. DICOM series become
+    NIfTI in the cache.
+
+    Args:
+        path: see above.
+        cache_dir: see ``scripts.data.scans.open_scan``.
+        dataset_dir: of a datalist's files.
+        plane: that will be looked at.
+        bias_correction: see ``open_scan``.
+
+    Raises:
+        ValueError: if no path is given, or nothing at it can be scored.
+        FileNotFoundError: if there is nothing at ``path``.
+    """
+    check_plane(plane)
+    if not path:
+        raise ValueError(
+            "No input: say what to look at with --input PATH (an image, a NIfTI, a folder of these or of DICOM files, "
+            "a glob or a datalist)."
+        )
+    found = Inputs()
+    files, dicom_root = _files(str(path), dataset_dir)
+    if os.path.isdir(path):  # where a folder is meant, masks beside scans are not; a file or glob is taken at its word
+        masks = [file for file in files if is_scan(file) and re.search(MASK_PATTERN, Path(file).name, re.IGNORECASE)]
+        found.left_out = {file: f"{file}: named like a mask" for file in masks}
+        files = [file for file in files if file not in found.left_out]
+    opened, found.unreadable = open_all(files, lambda file: _check(file, cache_dir, bias_correction))
+    good = [file for file in files if file in opened]  # a datalist may name one twice
+    found.items = [{"image": file, "name": name} for file, name in zip(good, _names(good), strict=True)]
+    if dicom_root is not None:
+        _add_series(found, dicom_root, cache_dir, plane, bias_correction)
+    for reason in found.left_out.values():
+        logger.info("Left out: %s", reason)
+    for reason in found.unreadable.values():
+        logger.error("Unreadable: %s", reason)
+    if not found.items:
+        reasons = [*found.unreadable.values(), *found.left_out.values()]
+        if not reasons:
+            kinds = ", ".join((*IMAGE_SUFFIXES, *SCAN_SUFFIXES))
+            raise ValueError(f"{path} holds no image; looked for {kinds} and DICOM.")
+        raise ValueError(f"Nothing of {path} can be scored, for {len(reasons)} reasons; the first: {reasons[0]}")
+    return found
+
+
+def _files(path: str, dataset_dir: str | None) -> tuple[list[str], Path | None]:
+    """The image and scan files, and where to look for DICOM."""
+    if os.path.isdir(path):
+        return sorted(str(file) for file in Path(path).rglob("*") if _is_wanted(file)), Path(path)
+    if path.endswith(".json"):
+        load_datalist(path)
+        return [item["image"] for item in load_items(path, "test", dataset_dir)], None
+    if os.path.isfile(path):
+        known = path.lower().endswith((*IMAGE_SUFFIXES, *SCAN_SUFFIXES))
+        return ([path], None) if known else ([], Path(path))
+    found = sorted(file for file in glob.glob(path, recursive=True) if _is_wanted(Path(file)))
+    if not found and not glob.has_magic(path):
+        raise FileNotFoundError(f"There is no file or folder {path}.")
+    return found, None
+
+
+def _is_wanted(file: Path) -> bool:
+    return file.name.lower().endswith((*IMAGE_SUFFIXES, *SCAN_SUFFIXES)) and file.is_file()
+
+
+def _check(file: str, cache_dir: str, bias_correction: bool) -> None:
+    if is_scan(file):
+        open_scan(file, cache_dir, bias_correction=bias_correction)
+    else:
+        read_image(file)
+
+
+def _names(files: list[str]) -> list[str]:
+    """A short name for each: the file's own, or as much of its path as tells it from the others."""
+    parts = [(path.parent / (scan_stem(path) if is_scan(path) else path.stem)).parts for path in map(Path, files)]
+    names, length = ["" for _ in files], 1
+    while True:
+        names = ["_".join(part[-length:]).strip("/_") for part in parts]
+        repeated = {name for name, count in Counter(names).items() if count > 1}
+        if not repeated or length >= max(map(len, parts)):
+            break
+        length += 1
+    taken: Counter[str] = Counter()
+    for place, name in enumerate(names):  # a.png beside a.tif
+        taken[name] += 1
+        names[place] = name if taken[name] == 1 else f"{name}_{taken[name]}"
+    return names
+
+
+def _add_series(found: Inputs, root: Path, cache_dir: str, plane: str, bias_correction: bool) -> None:
+    """Adds the DICOM series below ``root``, converted."""
+    there = find_series(root)
+    found.unreadable |= there.refused
+    found.dicom = bool(there.series or there.refused)
+    for series in tqdm(there.series, "Reading DICOM series", leave=False, disable=not there.series):
+        name = series_name(series)
+        reason = Rules(modality=(series.modality,), min_slices=1).why_not(series)
+        if reason is not None:
+            found.left_out[name] = f"{name}: {reason}"
+            continue
+        try:
+            image = converted(series, cache_dir, plane)
+            open_scan(image, cache_dir, bias_correction=bias_correction)
+        except (ValueError, OSError) as error:
+            found.unreadable[name] = f"{name}: {error}"
+            continue
+        found.items.append({"image": image, "name": name})
+        found.series[image] = series

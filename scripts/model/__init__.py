@@ -1,0 +1,1 @@
+"""A trained model: its checkpoint, where it comes from, what its scores mean, and how it is run."""
