@@ -1,6 +1,5 @@
-"""Files that an evaluation and an inference leave behind."""
+"""What is found in a scan, and the files that an evaluation and an inference leave behind."""
 
-from scripts.results.evaluation import EvaluationResults
-from scripts.results.inference import InferenceResults
+from scripts.results.result import NOTICE, Result
 
-__all__ = ["EvaluationResults", "InferenceResults"]
+__all__ = ["NOTICE", "Result"]

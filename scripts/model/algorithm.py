@@ -1,0 +1,38 @@
+"""The name that results give to what made them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+LONGEST = 64  # characters of a DICOM long string (LO)
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """Name, version and weights of a trained model, fit for DICOM.
+
+    Attributes:
+        name: Name of the method, as "PDD".
+        version: Version of this software.
+        model_hash: Leading hexadecimal digits of the checkpoint's SHA-256.
+        untrained: Whether a teacher has random weights, so that the scores mean nothing.
+
+    Raises:
+        ValueError: If a name is empty, too long for DICOM, not in ASCII, or has a backslash.
+
+    >>> Algorithm("PDD", "0.6.0", "0123456789abcdef").untrained
+    False
+    """
+
+    name: str
+    version: str
+    model_hash: str
+    untrained: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("name", "version", "model_hash"):
+            text = getattr(self, name)
+            if not (text.strip() and text.isascii() and text.isprintable() and len(text) <= LONGEST):
+                raise ValueError(f"{name} {text!r} is not 1 to {LONGEST} ASCII characters.")
+            if "\\" in text:
+                raise ValueError(f"{name} {text!r} has a backslash, which divides values in DICOM.")
