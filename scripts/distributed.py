@@ -1,20 +1,65 @@
 """Training in several processes."""
 
+import logging
+import os
+
 import torch
 import torch.distributed as dist
+from monai.data import DistributedSampler
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import Dataset
 
 from scripts.networks.detector import Detector
 
 
-def data_parallel(network: Detector, device: torch.device) -> DistributedDataParallel:
-    """Wraps a detector for training in the processes of the default group, one device each.
+def join() -> None:
+    """Joins the processes that ``torchrun`` has started, if it has; only the first of them logs."""
+    if not dist.is_torchelastic_launched():
+        return
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    if rank() > 0:
+        logging.disable(logging.INFO)
+
+
+def leave() -> None:
+    """Leaves the processes again."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    """Number of this process among those that train together; 0 where it is alone."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def sampler(dataset: Dataset, shuffle: bool = False, seed: int = 0) -> DistributedSampler | None:
+    """Makes a sampler that shares a data set out among the processes; None for an empty one.
+
+    Args:
+        dataset: Data set with a length.
+        shuffle: Whether the order is drawn anew in each epoch; then every process gets the same number of items.
+        seed: Seed of the order.
+    """
+    items = len(dataset)  # type: ignore[arg-type]
+    if not items:
+        return None
+    world = dist.get_world_size() if dist.is_initialized() else 1
+    even = shuffle or items < world
+    return DistributedSampler(dataset, num_replicas=world, rank=rank(), shuffle=shuffle, seed=seed, even_divisible=even)
+
+
+def data_parallel(network: Detector, device: torch.device) -> Detector | DistributedDataParallel:
+    """Moves a detector to its device, and wraps it for training where several processes have joined.
 
     Batch statistics of the distiller span all processes, so that n processes with batch b train as one with n x b.
     """
     network = network.to(device)
+    if not dist.is_initialized():
+        return network
     convert = nn.SyncBatchNorm.convert_sync_batchnorm if device.type == "cuda" else _convert_for_cpu
     network.distiller = convert(network.distiller)
     return DistributedDataParallel(network, device_ids=[device] if device.type == "cuda" else None)

@@ -28,6 +28,7 @@ class Inputs:
     """What was found.
 
     Attributes:
+        path: What was asked for.
         items: as MONAI's datasets take them: ``image``, a file, and ``name``, unique and without what identifies a
             patient of a DICOM file.
         unreadable: file or series to the reason why it cannot be used.
@@ -36,6 +37,7 @@ class Inputs:
         dicom: whether there was any DICOM, whose file names may tell who a patient is.
     """
 
+    path: str = ""
     items: list[dict[str, str]] = field(default_factory=list)
     unreadable: dict[str, str] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
@@ -73,7 +75,7 @@ def find_inputs(
             "No input: say what to look at with --input PATH (an image, a NIfTI, a folder of these or of DICOM files, "
             "a glob or a datalist)."
         )
-    found = Inputs()
+    found = Inputs(str(path))
     files, dicom_root = _files(str(path), dataset_dir)
     if os.path.isdir(path):  # where a folder is meant, masks beside scans are not; a file or glob is taken at its word
         masks = [file for file in files if is_scan(file) and re.search(MASK_PATTERN, Path(file).name, re.IGNORECASE)]

@@ -88,14 +88,15 @@ def load_items(
 
 
 def load_test_items(path: str | Path, dataset_dir: str | Path | None = None) -> list[Item]:
-    """Gives the items of the test split, once it is sure that metrics can be computed of them.
+    """Reads the items of the test split, and checks that metrics can be computed of them.
 
-    Where the anomalies have masks, a normal item has an empty ``mask``.
+    All have the same keys: `image`, `label`, `group`; `mask`, empty for a normal item, where every anomaly has one; and
+    `class` where every item has one.
     """
     items = load_items(path, "test", dataset_dir)
     masked = has_masks(items)
-    if masked:
-        items = [{"mask": "", **item} for item in items]
+    keys = ["image", "label", "group", *["mask"] * masked, *["class"] * has_classes(items)]
+    items = [{key: item.get(key, "") for key in keys} for item in items]
     if not (masked and all(is_scan(item["image"]) for item in items)):  # of scans, slices are ranked
         require_both_classes(items, path)
     return items
@@ -116,7 +117,7 @@ def load_calibration_items(path: str | Path, dataset_dir: str | Path | None = No
             "train again; slices held out of training scans (held_out_slices) do not qualify, as their patients were "
             "trained on."
         )
-    return sorted(normal, key=lambda item: item["group"])
+    return sorted(({key: item[key] for key in ("image", "label", "group")} for item in normal), key=_by_group)
 
 
 def has_masks(items: list[Item]) -> bool:
@@ -166,12 +167,31 @@ def datalist_hash(path: str | Path) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
-def training_facts(path: str | Path) -> dict[str, int]:
-    """Counts what is trained on: `patients`, `images` (or scans), and the `duplicates` found in all splits."""
+def datalist_facts(path: str | Path) -> dict[str, Any]:
+    """What a model keeps of the datalist it was trained on: `data` (its name), `datalist_sha256`, `modality` (None if
+    unknown) and of the training split the number of `patients`, `images` (or scans) and `duplicates` of all splits.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not a datalist.
+    """
     datalist = load_datalist(path)
     items = datalist.get("training", [])
     patients = len({item["group"] for item in items})
-    return {"patients": patients, "images": len(items), "duplicates": int(datalist.get("n_duplicates", 0))}
+    return {
+        "data": datalist_name(path),
+        "datalist_sha256": datalist_hash(path),
+        "modality": datalist.get("modality") or None,
+        "training": {
+            "patients": patients,
+            "images": len(items),
+            "duplicates": int(datalist.get("n_duplicates", 0)),
+        },
+    }
+
+
+def _by_group(item: Item) -> str:
+    return str(item["group"])
 
 
 def _normals_only(datalist: dict[str, Any], split: str) -> bool:

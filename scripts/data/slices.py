@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scripts.data.landmarks import HistogramLandmarks
-from scripts.data.planes import check_plane, plane_axis
+from scripts.data.planes import plane_axis
 from scripts.data.scans import Scan, is_scan, open_all, open_scan
+
+if TYPE_CHECKING:
+    from scripts.transforms.preprocessing import Preprocessing
 
 logger = logging.getLogger(__name__)
 
@@ -19,42 +21,37 @@ Item = dict[str, Any]
 
 
 class NormalSlices:
-    """Chooses of each scan the slices without anomaly that are trained on.
+    """Choice of each scan's slices without anomaly, which are trained on.
 
     Args:
-        cache_dir: see ``open_scan``.
-        plane: axial, coronal or sagittal.
-        slice_range: first and last of a scan's slices that are taken: numbers from 0 on if both are integers, else
+        preprocessing: Transform that reads the slices; its plane, cache and landmarks count here. The landmarks are
+            learnt at once from ``training``, before the first image needs them.
+        training: Items of the training split.
+        slice_range: First and last of a scan's slices that are taken: numbers from 0 on if both are integers, else
             parts of its length in 0..1; None takes all.
-        min_body_fraction: of a slice that must be foreground, in 0..1; a slice without any is never taken.
-        abnormal_subjects: whether slices without anomaly are taken from scans with anomalies (label 1, with a mask).
-        bias_correction: see ``open_scan``.
-        held_out: part of each training scan's slices, in 0..1, that validate instead, for data of too few patients to
+        min_body_fraction: Share of a slice that must be foreground, in 0..1; a slice without any is never taken.
+        abnormal_subjects: Whether slices without anomaly are taken from scans with anomalies (label 1, with a mask).
+        held_out: Share of each training scan's slices, in 0..1, that validate instead, for data of too few patients to
             spare one: neighbours of such a slice are trained on, so no calibration rests on them.
-        landmarks: learnt at once from ``training``, before the first image needs them.
-        training: items of the training split, if there are landmarks to learn.
     """
 
     def __init__(
         self,
-        cache_dir: str | Path,
-        plane: str = "axial",
+        preprocessing: Preprocessing,
+        training: Sequence[Item] = (),
         slice_range: Sequence[float] | None = None,
         min_body_fraction: float = 0.0,
         abnormal_subjects: bool = False,
-        bias_correction: bool = False,
         held_out: float = 0.0,
-        landmarks: HistogramLandmarks | None = None,
-        training: Sequence[Item] = (),
     ) -> None:
-        check_plane(plane)
         if not 0 <= held_out < 1:
             raise ValueError(f"held_out must be in [0, 1), got {held_out}.")
-        self.cache_dir, self.plane, self.slice_range = cache_dir, plane, slice_range
+        self.cache_dir, self.plane = preprocessing.cache_dir, preprocessing.plane
+        self.bias_correction = preprocessing.bias_correction
+        self.slice_range, self.held_out = slice_range, held_out
         self.min_body_fraction, self.abnormal_subjects = min_body_fraction, abnormal_subjects
-        self.bias_correction, self.held_out = bias_correction, held_out
-        if landmarks is not None:
-            landmarks.learn([scan.quantiles for scan in self._scans(training).values()])
+        if preprocessing.landmarks is not None:
+            preprocessing.landmarks.learn([scan.quantiles for scan in self._scans(training).values()])
 
     def training(self, items: Sequence[Item]) -> list[Item]:
         """Gives the slices of the training split, each an item with ``slice``, without those held out.
@@ -103,7 +100,7 @@ class NormalSlices:
         if items and not self.abnormal_subjects:
             raise ValueError(
                 f"{len(items)} scans to train on have anomalies ({items[0]['image']}, …). Their slices without anomaly "
-                "are taken only with --abnormal_subjects True: an anomaly often changes more than its mask shows."
+                "are taken only with --slices#abnormal_subjects True: an anomaly often changes more than its mask."
             )
         for item in items:
             if "mask" not in item or not is_scan(item["image"]):

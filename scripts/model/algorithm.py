@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+from scripts.files import file_sha256
+
+_ROOT = Path(__file__).parents[2]
 LONGEST = 64  # characters of a DICOM long string (LO)
 
 
@@ -36,3 +43,20 @@ class Algorithm:
                 raise ValueError(f"{name} {text!r} is not 1 to {LONGEST} ASCII characters.")
             if "\\" in text:
                 raise ValueError(f"{name} {text!r} has a backslash, which divides values in DICOM.")
+
+
+def algorithm_of(network: Any, facts: Mapping[str, Any], checkpoint: Path) -> Algorithm:
+    """Names a restored model.
+
+    Args:
+        network: Detector, or an exported one in its place.
+        facts: Facts of its training, see ``scripts.model.provenance.Provenance``.
+        checkpoint: Checkpoint that it was restored from.
+    """
+    metadata = json.loads((_ROOT / "configs" / "metadata.json").read_text(encoding="utf-8"))
+    return Algorithm(
+        name=str(facts.get("method", "anomaly detector")),
+        version=metadata["version"],
+        model_hash=file_sha256(checkpoint)[:16],
+        untrained=bool(network.untrained_teachers()),
+    )

@@ -2,21 +2,21 @@
 
 Conformal risk control (Angelopoulos et al., arXiv 2208.02814) over normal patients whom the training never saw. The
 unit is the patient, never the slice or the pixel: slices of one head resemble each other, those of two heads do not. Of
-each calibration patient i let r_i(t), in 0..1, be the part of his units whose score lies above t (a score equal to t
+each calibration patient i let r_i(t), in 0..1, be the part of their units whose score lies above t (a score equal to t
 does not):
 
-- volume: 1 if any of his scans scores above t, else 0;
-- image: the part of his slices or images, empty slices of scans not counted;
-- pixel: the part of the foreground pixels of all his scans.
+- scan: 1 if any of their scans scores above t, else 0;
+- slice: the part of their slices (an image is one), empty slices of scans not counted;
+- mask: the part of the foreground voxels of all their scans.
 
 The threshold of n patients at a rate a is ``t = inf { t : (r_1(t) + … + r_n(t) + 1) / (n + 1) <= a }``. For a new
 normal patient, exchangeable with these n, E[r(t)] <= a: in finite samples, for any model and distribution of scores. At
-the volume level this is split conformal prediction. The expectation is over the draw of the calibration patients too;
+the scan level this is split conformal prediction. The expectation is over the draw of the calibration patients too;
 one draw of few may give more or less. There is such a t only if n >= 1 / a - 1.
 
-The p-value of a scan with score s is ``(1 + #{i : his highest score >= s}) / (n + 1)``, that of an image
-``(1 + sum of the parts of their images that score >= s) / (n + 1)``. Of a new normal patient, P(p <= a) <= a for every
-a: for the lowest of all his scans, and for one image of his drawn at random.
+The p-value of a scan with score s is ``(1 + #{i : highest score of patient i >= s}) / (n + 1)``, that of a slice
+``(1 + sum of the parts of their slices that score >= s) / (n + 1)``. Of a new normal patient, P(p <= a) <= a for every
+a: for the lowest of all their scans, and for one of their slices drawn at random.
 """
 
 from __future__ import annotations
@@ -24,21 +24,24 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from scripts.files import file_sha256
 from scripts.metrics.float_bits import ordered_bits, scores_of
 
+if TYPE_CHECKING:
+    from scripts.transforms import AnomalyScored, Preprocessing
+
 logger = logging.getLogger(__name__)
 
 METHOD = "conformal risk control over patients, arXiv 2208.02814"
-LEVELS = ("volume", "image", "pixel")
-PIXEL_RATES = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001)  # that a viewer may choose from
-REMEDY = "Calibrate this checkpoint with these configs: `python -m bundle calibrate`."
+LEVELS = ("scan", "slice", "mask")
+MASK_RATES = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001)  # a viewer may choose from these
+REMEDY = "Calibrate the model: `python -m bundle calibrate MODEL`."
 
 _TOLERANCE = 1e-9  # of sums of parts of patients
 _DROPPED_BITS = 12  # of a float32: what is left tells pixels apart to 0.05 %, in 2^20 bins
@@ -80,7 +83,7 @@ def risk_controlling_threshold(patients: Sequence[np.ndarray], rate: float) -> f
     """The smallest score t for which the parts of patients' scores above t sum up to no more than the rate allows.
 
     Args:
-        patients: of each his scores (N_i,), finite; one without scores counts as a patient without false alarms.
+        patients: Scores (N_i,) of each patient, finite; one without scores counts as a patient without false alarms.
         rate: promised, in (0, 1).
 
     Raises:
@@ -98,7 +101,7 @@ def p_values(scores: np.ndarray, patients: Sequence[np.ndarray]) -> np.ndarray:
 
     Args:
         scores: of the new scans or images.
-        patients: of each the scores (N_i,) to compare with, for scans his highest alone.
+        patients: Scores (N_i,) of each patient to compare with, for scans the highest alone.
     """
     values, weights = _weighted(patients)
     order = np.argsort(values)
@@ -106,22 +109,22 @@ def p_values(scores: np.ndarray, patients: Sequence[np.ndarray]) -> np.ndarray:
     return (1 + at_least[np.searchsorted(values[order], scores)]) / (len(patients) + 1)
 
 
-class PixelTail:
-    """The threshold of pixels, as ``risk_controlling_threshold``, in constant memory.
+class VoxelTail:
+    """Threshold of voxels, as ``risk_controlling_threshold``, in constant memory.
 
     Scores are told apart by the leading bits of their float32 pattern. A threshold is the highest score of such a bin,
     so the promise holds as it is, and the threshold is at most 0.05 % above the exact one.
     """
 
     def __init__(self) -> None:
-        self.patients = self.pixels = 0
+        self.patients = self.voxels = 0
         self._done: set[str] = set()
         self._patient: str | None = None
         self._counts = np.zeros(_BINS, np.int64)  # of the patient at hand
         self._parts = np.zeros(_BINS)  # summed over those before
 
     def add(self, patient: str, scores: np.ndarray) -> None:
-        """Adds the foreground pixels (N,) of a scan; the scans of a patient follow one another.
+        """Adds the foreground voxels (N,) of a scan; the scans of a patient follow one another.
 
         Raises:
             ValueError: for a score that is not finite, or when a patient comes back after another one.
@@ -134,14 +137,14 @@ class PixelTail:
             self._patient, self.patients = patient, self.patients + 1
         bins = (ordered_bits(_finite(scores).astype(np.float32)) >> _DROPPED_BITS) + _BINS // 2
         self._counts += np.bincount(bins, minlength=_BINS)
-        self.pixels += scores.size
+        self.voxels += scores.size
 
     def threshold(self, rate: float) -> float:
-        """Gives the threshold of all patients so far; raises as ``risk_controlling_threshold``."""
+        """Threshold of all patients so far; raises as ``risk_controlling_threshold``."""
         budget = risk_budget(self.patients, rate)
         self._close()
-        if not self.pixels:
-            raise ValueError("no pixel of a calibration patient is foreground")
+        if not self.voxels:
+            raise ValueError("no voxel of a calibration patient is foreground")
         first = max(_first_within(self._parts, budget), int(np.flatnonzero(self._parts)[0]))
         highest = (first - _BINS // 2 << _DROPPED_BITS) | (1 << _DROPPED_BITS) - 1
         return float(scores_of(np.array([highest], np.int32))[0])
@@ -153,31 +156,59 @@ class PixelTail:
         self._patient = None
 
 
-class Calibration:
-    """What ``python -m bundle calibrate`` found out about a checkpoint; without the file, no thresholds and p-values.
+def scorer(
+    checkpoint: str | Path, network: Any, amp: bool, preprocessing: Preprocessing, scoring: AnomalyScored
+) -> dict[str, Any]:
+    """Names all that changes a score: a calibration counts for scores of just these.
 
     Args:
-        path: of the file; "" where none is wanted.
-        checkpoint: that is in use; its hash must be the one in the file.
-        scoring: how scores are made, name to JSON value, as the configs name them; the same as in the file.
+        checkpoint: Checkpoint that the network is restored from; hashed where it is there.
+        network: Detector, or an exported one in its place.
+        amp: Whether a detector computes in bfloat16.
+        preprocessing: Way of an image to the network.
+        scoring: Way of a map to scores.
+
+    Returns:
+        JSON values by name.
+    """
+    exported = getattr(network, "runtime", None)
+    return {
+        "checkpoint": file_sha256(checkpoint) if Path(checkpoint).is_file() else None,
+        "runtime": exported or "PyTorch",
+        "export": network.sha256 if exported else None,
+        "precision": network.precision if exported else "bfloat16" if amp else "float32",
+        **preprocessing.settings,
+        **scoring.settings,
+    }
+
+
+class Calibration:
+    """Thresholds and p-values that ``python -m bundle calibrate`` has found for a model; without the file, none.
+
+    Args:
+        path: Calibration file; "" where none is wanted.
+        scorer: What scores are made by, see `scorer`; the same as in the file.
 
     Attributes:
-        patients: normal ones that were calibrated on; 0 without a file.
-        pixel_threshold, image_threshold, volume_threshold: None where there is none.
-        pixel_thresholds: of other rates that the patients allow, by rate.
-        rates: promised, by level.
+        patients: Number of normal patients that were calibrated on; 0 without a file.
+        scan_threshold, slice_threshold, mask_threshold: None where there is none.
+        mask_thresholds: Thresholds of the mask at other rates that the patients allow, by rate.
+        rates: Promised false-positive rates by level.
 
     Raises:
-        ValueError: if the file is none, or of another checkpoint or other settings.
+        ValueError: If the file is no calibration, or one of other scores.
+
+    >>> Calibration().scan_threshold is None
+    True
     """
 
-    def __init__(self, path: str | Path, checkpoint: str | Path, **scoring: Any) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Path = "", scorer: Mapping[str, Any] | None = None) -> None:
+        self.path, self.scorer = Path(path), dict(scorer or {})
         self.patients, self.rates = 0, dict[str, float]()
-        self.pixel_threshold: float | None = None
-        self.image_threshold: float | None = None
-        self.volume_threshold: float | None = None
-        self.pixel_thresholds: dict[float, float] = {}
+        self.scan_threshold: float | None = None
+        self.slice_threshold: float | None = None
+        self.mask_threshold: float | None = None
+        self.mask_thresholds: dict[float, float] = {}
         self._facts: dict[str, Any] | None = None
         if not str(path):
             return
@@ -187,7 +218,7 @@ class Calibration:
             )
             return
         content = self._read()
-        self._check(content, Path(checkpoint), scoring)
+        self._check(content["scorer"])
         try:
             self._take(content)
         except (KeyError, TypeError) as error:
@@ -198,48 +229,53 @@ class Calibration:
         """All that the file says, but the patients' scores; None without a file."""
         return self._facts
 
-    def volume_p_value(self, score: float) -> float:
-        """Of a scan, against the highest scores of patients, in (0, 1]; NaN without a file."""
+    @property
+    def thresholds(self) -> dict[str, float | None]:
+        """The three thresholds under the names that every output uses."""
+        return {f"{level}_threshold": getattr(self, f"{level}_threshold") for level in LEVELS}
+
+    def scan_p_value(self, score: float) -> float:
+        """P-value of a scan against the highest scores of patients, in (0, 1]; NaN without a file."""
         return float(p_values(np.array([score]), self._highest)[0]) if self.patients else math.nan
 
-    def image_p_values(self, scores: np.ndarray) -> np.ndarray:
-        """Of images or slices (N,), each as one drawn from a patient at random, in (0, 1]; NaN without a file."""
-        return p_values(scores, self._images) if self.patients else np.full(len(scores), math.nan)
+    def slice_p_values(self, scores: np.ndarray) -> np.ndarray:
+        """P-values (N,) of slices, each as one drawn from a patient at random, in (0, 1]; NaN without a file."""
+        return p_values(scores, self._slices) if self.patients else np.full(len(scores), math.nan)
 
     def _read(self) -> dict[str, Any]:
         try:
             content = json.loads(self.path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(f"{self.path} is no calibration ({error}). {REMEDY}") from error
-        if not isinstance(content, dict) or not {"checkpoint_sha256", "scoring"} <= content.keys():
-            raise ValueError(f"{self.path} is no calibration. {REMEDY}")
+        if not isinstance(content, dict) or "scorer" not in content:
+            raise ValueError(f"{self.path} is no calibration of this version. {REMEDY}")
         return content
 
-    def _check(self, content: dict[str, Any], checkpoint: Path, scoring: dict[str, Any]) -> None:
-        # A checkpoint that is missing is reported by who reads it.
-        if checkpoint.is_file() and content["checkpoint_sha256"] != file_sha256(checkpoint):
-            raise ValueError(f"{self.path} was made for another checkpoint than {checkpoint}. {REMEDY}")
-        theirs = content["scoring"]
-        different = sorted(
-            name for name in {*theirs, *scoring} if theirs.get(name, "none") != scoring.get(name, "none")
-        )
+    def _check(self, theirs: Mapping[str, Any]) -> None:
+        ours = {**self.scorer}
+        if ours.get("checkpoint", "") is None:  # a checkpoint that is missing is reported by its reader
+            ours["checkpoint"] = theirs.get("checkpoint")
+        different = sorted(name for name in {*theirs, *ours} if theirs.get(name) != ours.get(name))
         if different:
-            pairs = ", ".join(
-                f"{name} {theirs.get(name, 'none')}, now {scoring.get(name, 'none')}" for name in different
-            )
-            raise ValueError(f"{self.path} was made with other scores than configured ({pairs}). {REMEDY}")
+            pairs = ", ".join(f"{name} {_short(theirs.get(name))}, now {_short(ours.get(name))}" for name in different)
+            raise ValueError(f"{self.path} was made for other scores than these ({pairs}). {REMEDY}")
 
     def _take(self, content: dict[str, Any]) -> None:
         levels = content["levels"]
-        self.volume_threshold, self.image_threshold, self.pixel_threshold = (
+        self.scan_threshold, self.slice_threshold, self.mask_threshold = (
             levels[level]["threshold"] for level in LEVELS
         )
-        self.pixel_thresholds = {one["rate"]: one["threshold"] for one in levels["pixel"]["thresholds"]}
+        self.mask_thresholds = {one["rate"]: one["threshold"] for one in levels["mask"]["thresholds"]}
         self.rates = {level: levels[level]["rate"] for level in LEVELS}
         self._highest = [np.array([patient["score"]]) for patient in content["scores"]]
-        self._images = [np.array(patient["images"], float) for patient in content["scores"]]
+        self._slices = [np.array(patient["slices"], float) for patient in content["scores"]]
         self.patients = len(self._highest)
         self._facts = {name: value for name, value in content.items() if name != "scores"}
+
+
+def _short(value: Any) -> str:
+    """Names a value, of a hash its first digits."""
+    return value[:12] if isinstance(value, str) and len(value) == 64 else "none" if value is None else str(value)
 
 
 def _weighted(patients: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

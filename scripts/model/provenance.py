@@ -1,6 +1,5 @@
-"""What a model, a run or a result was made of: configuration, versions, commit, machine."""
+"""Origin of a model, a run or a result: data, seed, versions, commit, machine."""
 
-import inspect
 import subprocess
 from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
@@ -8,41 +7,40 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from monai.bundle import ConfigParser
+
+from scripts.data.datalist import datalist_facts
 
 PACKAGES = ("monai", "torch", "torchvision", "timm", "pytorch-ignite", "numpy", "mlflow", "mamba-ssm")
 
 
 class Provenance:
-    """Where a model comes from: filled in training, restored from the checkpoint by evaluation and inference.
+    """Facts about a training, filled in by it and restored from the checkpoint by everything after it.
 
     Args:
-        facts: name to JSON value; None is left out.
+        datalist: Path of the datalist that is trained on; None where the facts come from a checkpoint.
+        facts: JSON values by name; None is left out.
+
+    >>> Provenance(method="PDD", seed=0, early_stop_patience=None).facts
+    {'method': 'PDD', 'seed': 0}
     """
 
-    def __init__(self, **facts: Any) -> None:
+    def __init__(self, datalist: str | Path | None = None, **facts: Any) -> None:
         self.facts = {name: value for name, value in facts.items() if value is not None}
+        if datalist is not None:
+            self.facts |= datalist_facts(datalist) | {"git_commit": git_commit()}
+
+    @property
+    def run_name(self) -> str:
+        """Name of a run of this training where none is given."""
+        return "{method} {data} seed {seed}".format(
+            **{"method": "a method", "data": "unknown data", "seed": "?"} | self.facts
+        )
 
     def state_dict(self) -> dict[str, Any]:
         return dict(self.facts)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.facts = dict(state)
-
-
-def current_config() -> dict[str, Any]:
-    """The merged configuration that is being resolved further up the call stack, overrides included; empty outside one.
-
-    A bundle's objects get their arguments only, never the whole configuration they belong to, and MONAI saves it only
-    for its own tracking settings; the parser that is building the caller is the one place where it can be had.
-    """
-    frame = inspect.currentframe()
-    while frame is not None:
-        parser = frame.f_locals.get("self")
-        if isinstance(parser, ConfigParser):
-            return {name: value for name, value in parser.get().items() if name != "_meta_"}
-        frame = frame.f_back
-    return {}
 
 
 def flattened(config: dict[str, Any]) -> dict[str, Any]:
@@ -74,7 +72,7 @@ def versions(more: Iterable[str] = ()) -> dict[str, str]:
 
 
 def installed(packages: Iterable[str]) -> dict[str, str]:
-    """The versions of those of the packages that are installed."""
+    """Versions of those of the packages that are installed."""
     found = {}
     for package in packages:
         try:
@@ -86,22 +84,14 @@ def installed(packages: Iterable[str]) -> dict[str, str]:
 
 def git_commit() -> str:
     """Commit of this code, with ``-dirty`` behind it if files differ from it; ``unknown`` outside a checkout."""
-    describe = [
-        "git",
-        "-C",
-        str(Path(__file__).parent),
-        "describe",
-        "--always",
-        "--dirty",
-        "--abbrev=40",
-        "--exclude=*",
-    ]
+    describe = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
     try:
-        return subprocess.run(describe, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        done = subprocess.run([*describe, "--exclude=*"], capture_output=True, text=True, check=True, timeout=10)
+        return done.stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return "unknown"
 
 
 def device_name() -> str:
-    """The accelerator's name, or the processor and its threads."""
+    """Name of the accelerator, or the processor and its threads."""
     return torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"

@@ -6,7 +6,7 @@ import heapq
 import json
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ from scripts.model.calibration import Calibration
 from scripts.model.provenance import Provenance
 from scripts.networks.detector import Detector
 from scripts.results.false_alarms import FalseAlarms
+from scripts.transforms.preprocessing import Preprocessing
 
 logger = logging.getLogger(__name__)
 
@@ -81,8 +82,7 @@ class EvaluationResults:
         output_dir: made if missing.
         network, provenance: described in ``metrics.json``.
         calibration: gives the p-values and thresholds; in ``metrics.json`` with the false alarms that there were.
-        reading: see ``InferenceResults``.
-        plane: of the slices.
+        preprocessing: Way of the images to the network, whose first part makes what a picture shows.
         cases: images shown at either end.
         pixels, lesions: of the same engine, hold what is written of each item; None where there are no masks. The
             metrics of classes have the settings of ``pixels``.
@@ -94,14 +94,14 @@ class EvaluationResults:
         network: Detector,
         provenance: Provenance,
         calibration: Calibration,
-        reading: Callable[[dict[str, Any]], dict[str, Any]],
-        plane: str,
+        preprocessing: Preprocessing,
         cases: int = 6,
         pixels: PixelMetrics | None = None,
         lesions: VolumeMetrics | None = None,
     ) -> None:
         self.output_dir, self.network, self.provenance, self.cases = Path(output_dir), network, provenance, cases
-        self.calibration, self.reading, self.plane = calibration, reading, plane
+        self.calibration = calibration
+        self.reading, self.plane = preprocessing.reading, preprocessing.plane
         self.pixels, self.lesions = pixels, lesions
 
     def attach(self, engine: Engine) -> None:
@@ -125,8 +125,10 @@ class EvaluationResults:
             if "organ" in item:
                 common["class"] = item["organ"]
             score = float(item["score"])
-            p_value = {"p_value": self.calibration.volume_p_value(score)} if self.calibration.patients else {}
-            self._items.append({**common, "label": int(item["label"]), "score": score, **p_value})
+            p_value = {"p_value": self.calibration.scan_p_value(score)} if self.calibration.patients else {}
+            threshold = self.calibration.scan_threshold
+            verdict = {} if threshold is None else {"scan_threshold": threshold, "abnormal": score > threshold}
+            self._items.append({**common, "label": int(item["label"]), "score": score, **p_value, **verdict})
             scores, labels = item["image_scores"].tolist(), [int(label) for label in item["image_labels"]]
             numbers = item["image_numbers"].tolist()
             rows = [
@@ -137,7 +139,7 @@ class EvaluationResults:
             if self.calibration.patients:
                 # Without masks the one row stands for the whole scan, with its highest slice.
                 sliced = "ground_truth" in item
-                values = self.calibration.image_p_values(np.array(scores)).tolist() if sliced else [p_value["p_value"]]
+                values = self.calibration.slice_p_values(np.array(scores)).tolist() if sliced else [p_value["p_value"]]
                 rows = [{**row, "p_value": value} for row, value in zip(rows, values, strict=True)]
             self._images += rows
             for kept in (self._highest, self._lowest, *self._of_label.values()):
@@ -180,7 +182,8 @@ class EvaluationResults:
             "images": {"normal": int((labels == 0).sum()), "anomalous": int((labels == 1).sum())},
             "items": len(items),
             "groups": int(items["group"].nunique()),
-            "threshold": self.calibration.pixel_threshold,
+            **self.calibration.thresholds,
+            "scorer": self.calibration.scorer,
             "calibration": self._false_alarms.summary(),
             "teachers": self.network.identities(),
             "model": self.provenance.facts,

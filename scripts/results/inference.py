@@ -5,27 +5,33 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import torch
 from ignite.engine import Engine, Events
-from monai.data import MetaTensor
 from PIL import Image
 from torch import Tensor
 
 from scripts.data.scans import is_scan, save_like
 from scripts.figures import luminance, overlay
+from scripts.model.algorithm import algorithm_of
 from scripts.model.calibration import Calibration
-from scripts.model.provenance import Provenance, current_config, device_name, git_commit, versions
+from scripts.model.provenance import Provenance, device_name, git_commit, versions
 from scripts.montage import montage
 from scripts.networks.detector import Detector
+from scripts.results.result import NOTICE, Result
+from scripts.transforms.preprocessing import Preprocessing
 from scripts.transforms.reading import ToPlaned
-from scripts.transforms.summary import NOTICE
+
+if TYPE_CHECKING:
+    from scripts.dicom.exporter import DicomExporter
+    from scripts.inputs import Inputs
 
 logger = logging.getLogger(__name__)
 
@@ -33,40 +39,30 @@ logger = logging.getLogger(__name__)
 _DISPLAY_PERCENTILES = (75.0, 99.9)
 
 
-class Exporter(Protocol):
-    """Writes the results of items that came from something else than the file that was scored, as a DICOM series."""
-
-    def takes(self, image: str) -> bool: ...
-
-    def write(self, image: str, name: str, folder: Path, outcome: Mapping[str, Any]) -> dict[str, str]: ...
-
-
 class InferenceResults:
     """Writes into ``output_dir``:
 
-    - ``scores.csv``, a line an item, and ``slices.csv``, a line a slice of a scan, where calibrated with p-values;
+    - ``scores.csv``, a line an item with score, thresholds, p-value and verdict, and ``slices.csv``, a line a slice of
+      a scan;
     - ``maps/NAME`` (float32) and, where there is a threshold, ``masks/NAME`` (0 and 1, or 0 and 255 as PNG): NIfTI on
       the grid of a scan, TIFF and PNG in the pixels of an image;
     - ``overlays/NAME.png``: an image, or the slices of a scan with the highest scores;
-    - what ``exporter`` adds for the items it takes;
+    - ``dicom/NAME/`` for DICOM series;
     - ``manifest.json`` with all that the results depend on.
 
-    Takes decollated outputs with ``name``, ``anomaly_map`` (1, i, j, k) and ``pred`` (1, i, j, k) or None, the mask, on
-    the grid of the file, and ``result``, see ``scripts.transforms.ResultSummaryd``.
+    Takes decollated batches with ``image`` and ``name``, and outputs with ``found``, a ``Result``.
 
     Args:
-        output_dir: made if missing.
-        network, provenance: described in the manifest.
-        reading: the first part of the preprocessing, which makes of {"image": file} what a picture shows: (C, rows,
-            columns, slices) in [0, 1].
-        plane: of the slices.
-        threshold: of the masks, if there are any.
-        calibration: described in the manifest.
-        unreadable: name to reason, for inputs that could not be used.
-        left_out: the same for those that were not meant to be.
-        display_range: anomaly values at which the colours of the overlays begin and end; None takes percentiles of
+        output_dir: Folder, made if missing.
+        network: Detector, described in the manifest.
+        provenance: Facts of the model, for the manifest.
+        preprocessing: Way of the images to the network, whose first part makes what a picture shows.
+        calibration: Thresholds, described in the manifest.
+        checkpoint: Checkpoint whose hash identifies the weights.
+        inputs: What was found to score, what could not be used, and what was not meant to be.
+        display_range: Anomaly values at which the colours of the overlays begin and end; None takes percentiles of
             the run, so that overlays of one run can be compared with each other, but not with those of another.
-        exporter: see above.
+        secondary_capture: Whether DICOM results have colour overlays as ordinary pictures too.
     """
 
     def __init__(
@@ -74,21 +70,19 @@ class InferenceResults:
         output_dir: str | Path,
         network: Detector,
         provenance: Provenance,
-        reading: Callable[[dict[str, Any]], dict[str, Any]],
-        plane: str,
-        threshold: float | None,
+        preprocessing: Preprocessing,
         calibration: Calibration,
-        unreadable: Mapping[str, str] | None = None,
-        left_out: Mapping[str, str] | None = None,
+        checkpoint: str | Path,
+        inputs: Inputs,
         display_range: Sequence[float] | None = None,
-        exporter: Exporter | None = None,
+        secondary_capture: bool = False,
     ) -> None:
         self.output_dir, self.network, self.provenance = Path(output_dir), network, provenance
-        self.reading, self.plane = reading, plane
-        self.threshold, self.calibration = threshold, calibration
-        self.failed, self.left_out = dict(unreadable or {}), dict(left_out or {})
-        self.display_range, self.exporter = display_range, exporter
-        self.config = current_config()
+        self.reading, self.plane = preprocessing.reading, preprocessing.plane
+        self.calibration, self.checkpoint, self.inputs = calibration, Path(checkpoint), inputs
+        self.failed, self.left_out = dict(inputs.unreadable), dict(inputs.left_out)
+        self.display_range, self.secondary_capture = display_range, secondary_capture
+        self.exporter: DicomExporter | None = None
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self._start)
@@ -122,39 +116,41 @@ class InferenceResults:
 
     def _write_item(self, item: dict[str, Any]) -> None:
         image, name = item["image"].meta["filename_or_obj"], item["name"]
-        exported = self.exporter is not None and self.exporter.takes(image)
-        anomaly_map = _array(item["anomaly_map"])
-        mask = _array(item["pred"]) if item["pred"] is not None else None
-        result = item["result"]
-        row = {"image": name if exported else image, "score": result["anomaly_score"]}
-        if result["p_value"] is not None:
-            row["p_value"] = result["p_value"]
+        exporter = self._exporter() if image in self.inputs.series else None
+        found: Result = item["found"]
+        found = replace(
+            found, anomaly_map=_array(found.anomaly_map), mask=None if found.mask is None else _array(found.mask)
+        )
+        row = {"image": image if exporter is None else name, **found.verdict()}
         if is_scan(image):
-            row |= {"top_slice": result["top_slice"], "slices": len(result["slice_scores"])}
-            self._slices.append(_slice_table(result, row["image"]))
-        if exported:
-            outcome = {
-                "anomaly_map": anomaly_map,
-                "mask": mask,
-                **{key: result[key] for key in ("slice_scores", "top_slices", "threshold", "plane")},
-                "score": result["anomaly_score"],
-            }
-            row |= self.exporter.write(image, name, self.output_dir, outcome)  # type: ignore[union-attr]
+            row |= {"top_slice": found.top_slices[0], "slices": len(found.slice_scores)}
+            self._slices.append(_slice_table(found, row["image"]))
+        if exporter is None:
+            row |= self._write_arrays(image, name, found)
         else:
-            row |= self._write_arrays(image, name, anomaly_map, mask)
+            row |= exporter.write(image, name, self.output_dir, found)
         row["overlay"] = f"overlays/{name}.png"
+        anomaly_map = np.asarray(found.anomaly_map)
         inside = anomaly_map[anomaly_map != 0]  # it is 0 outside the foreground
         self._percentiles.append(np.percentile(inside if inside.size else anomaly_map, _DISPLAY_PERCENTILES))
         self._rows.append(row)
-        self._picture(item, image, row)
+        self._picture(item["found"], image, row, name)
 
-    def _write_arrays(self, image: str, name: str, anomaly_map: np.ndarray, mask: np.ndarray | None) -> dict[str, str]:
+    def _exporter(self) -> DicomExporter:
+        if self.exporter is None:  # here, as highdicom takes a second to import
+            from scripts.dicom.exporter import DicomExporter
+
+            algorithm = algorithm_of(self.network, self.provenance.facts, self.checkpoint)
+            self.exporter = DicomExporter(self.inputs.series, algorithm, secondary_capture=self.secondary_capture)
+        return self.exporter
+
+    def _write_arrays(self, image: str, name: str, found: Result) -> dict[str, str]:
         scan = is_scan(image)
         suffixes = {"map": ".nii.gz" if scan else ".tiff", "mask": ".nii.gz" if scan else ".png"}
-        arrays = {"map": anomaly_map} | ({} if mask is None else {"mask": mask})
+        arrays = {"map": found.anomaly_map} | ({} if found.mask is None else {"mask": found.mask})
         paths = {kind: f"{kind}s/{name}{suffixes[kind]}" for kind in arrays}
-        for kind, array in arrays.items():
-            target = self.output_dir / paths[kind]
+        for kind, given in arrays.items():
+            target, array = self.output_dir / paths[kind], np.asarray(given)
             target.parent.mkdir(exist_ok=True)
             if scan:
                 save_like(image, array, target)
@@ -164,20 +160,21 @@ class InferenceResults:
                 Image.fromarray(array[..., 0]).save(target, compression="tiff_deflate")
         return paths
 
-    def _picture(self, item: dict[str, Any], image: str, row: dict[str, Any]) -> None:
+    def _picture(self, found: Result, image: str, row: dict[str, Any], name: str) -> None:
         """Draws the overlay as soon as its colours are known: at once, or at the end of the run."""
-        scan, name = is_scan(image), item["name"]
-        shown = item["result"]["top_slices"] if scan else [0]
-        maps = _array(self._turn(item["anomaly_map"])[..., shown])
-        masks = _array(self._turn(item["pred"])[..., shown]) if item["pred"] is not None else None
-        scores = [item["result"]["slice_scores"][number] for number in shown]
+        scan = is_scan(image)
+        shown = found.top_slices if scan else [0]
+        maps = _array(self._turn(found.anomaly_map)[..., shown])
+        masks = _array(self._turn(found.mask)[..., shown]) if found.mask is not None else None
+        scores = [found.slice_scores[number] for number in shown]
+        title = f"{name}\n{found.sentence()}"
 
         def draw(low: float, high: float) -> None:
             picture = self.reading({"image": image})["image"]
             grey = _grey(torch.as_tensor(picture[..., shown]).numpy())
             if scan:
                 rows, columns = (float(millimetres) for millimetres in picture.pixdim[:2])
-                figure = montage(grey, maps, masks, shown, scores, (low, high), rows / columns, name, self.plane)
+                figure = montage(grey, maps, masks, shown, scores, (low, high), rows / columns, title, self.plane)
                 figure.savefig(self.output_dir / row["overlay"])
             else:
                 Image.fromarray(overlay(grey[..., 0], maps[..., 0], low, high)).save(self.output_dir / row["overlay"])
@@ -187,7 +184,7 @@ class InferenceResults:
         else:
             self._pictures.append(draw)
 
-    def _turn(self, array: MetaTensor) -> Tensor:
+    def _turn(self, array: Any) -> Tensor:
         return ToPlaned("array", self.plane)({"array": array})["array"]
 
     def _finish(self, engine: Engine) -> None:
@@ -208,14 +205,15 @@ class InferenceResults:
             "git_commit": git_commit(),
             "teachers": self.network.identities(),
             "model": self.provenance.facts,
-            "threshold": self.threshold,
+            "input": self.inputs.path,
+            **self.calibration.thresholds,
             "calibration": self.calibration.facts,
+            "scorer": self.calibration.scorer,
             "plane": self.plane,
             "display_range": [low, high],
             "files": rows,
             "unreadable": self.failed,
             "left_out": self.left_out,
-            "config": self.config,
             "notice": NOTICE,
         }
         (self.output_dir / "manifest.json").write_text(json.dumps(manifest, indent=4, default=str) + "\n")
@@ -228,16 +226,19 @@ class InferenceResults:
         return low, max(high, low + 1e-6)
 
 
-def _slice_table(result: Mapping[str, Any], image: str) -> pd.DataFrame:
-    """A line a slice, with a p-value where there is one."""
-    scores = result["slice_scores"]
+def _slice_table(found: Result, image: str) -> pd.DataFrame:
+    """A line a slice, with p-value and verdict where the model is calibrated."""
+    scores = np.array(found.slice_scores)
     table = pd.DataFrame({"image": image, "slice": range(len(scores)), "score": scores})
-    if result["p_value"] is not None:
-        table["p_value"] = np.array(result["slice_p_values"], dtype=float)
+    if found.slice_threshold is not None:
+        table["slice_threshold"] = found.slice_threshold
+        table["abnormal"] = scores > found.slice_threshold
+    if found.p_value is not None:
+        table["p_value"] = np.array(found.slice_p_values, dtype=float)
     return table
 
 
-def _array(tensor: Tensor | MetaTensor) -> np.ndarray:
+def _array(tensor: Any) -> np.ndarray:
     """(1, ...) -> (...), on the CPU, float32 or uint8."""
     array = torch.as_tensor(tensor[0]).detach().cpu().numpy()
     return array if array.dtype == np.uint8 else array.astype(np.float32)

@@ -6,6 +6,7 @@ from typing import Any
 
 from ignite.engine import Engine
 
+from scripts.model.calibration import Calibration
 from scripts.tracking.run import Run
 
 
@@ -13,15 +14,19 @@ class EvaluationRun(Run):
     """Logs the metrics, also at the training run as ``test_...`` and in its name, and the files of the results.
 
     Args:
-        results_dir: where those files are, written before this handler's turn.
-        others: as of ``Run``.
+        others: Arguments of ``Run``.
+        results_dir: Folder of those files, written before this handler's turn.
+        calibration: Thresholds, which become parameters.
     """
 
     kind = "evaluation"
 
-    def __init__(self, *others: Any, results_dir: str | Path, **more: Any) -> None:
+    def __init__(self, *others: Any, results_dir: str | Path, calibration: Calibration, **more: Any) -> None:
         super().__init__(*others, **more)
-        self.results_dir = Path(results_dir)
+        self.results_dir, self.calibration = Path(results_dir), calibration
+
+    def params(self) -> dict[str, Any]:
+        return {**self.calibration.thresholds, **self.calibration.scorer}
 
     def finish(self, engine: Engine) -> None:
         metrics = {name: value for name, value in engine.state.metrics.items() if math.isfinite(value)}

@@ -3,6 +3,7 @@
 import getpass
 import logging
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from ignite.engine import Engine, Events
 from mlflow.entities import Metric, Param, RunStatus, RunTag
 from mlflow.tracking import MlflowClient
 
-from scripts.model.provenance import Provenance, current_config, device_name, flattened, git_commit, versions
+from scripts.model.provenance import Provenance, device_name, git_commit, versions
 from scripts.networks.detector import Detector
 
 logger = logging.getLogger(__name__)
@@ -21,6 +22,40 @@ _PARAMS_A_CALL = 100
 _SQLITE = "sqlite:///"
 
 
+@dataclass(frozen=True)
+class Tracking:
+    """Place of the MLflow runs.
+
+    Attributes:
+        uri: MLflow's store; the folder of a SQLite file is made.
+        experiment: Name of the experiment, which is made if it does not exist.
+        run_name: Name of the run; None takes one that tells what it is a run of.
+        parent_run_id: MLflow run below which a run is shown, as a suite's; None takes the training's, if any.
+        registered_model: Name in MLflow's registry of the model that a training logs; an empty one registers nothing.
+
+    >>> Tracking("sqlite:///eval/mlruns.db", "headct").run_name is None
+    True
+    """
+
+    uri: str
+    experiment: str
+    run_name: str | None = None
+    parent_run_id: str | None = None
+    registered_model: str = ""
+
+
+def store(trained: str, bundle_root: str | Path) -> str:
+    """Chooses the store of a model's later runs: its training's where that is still there, else one in its folder.
+
+    Args:
+        trained: Store of the training.
+        bundle_root: Model folder.
+    """
+    if not trained.startswith(_SQLITE) or Path(trained.removeprefix(_SQLITE)).is_file():
+        return trained
+    return f"{_SQLITE}{Path(bundle_root).resolve()}/eval/mlruns.db"
+
+
 class Run:
     """One MLflow run, from the start of an engine to its end: FINISHED, FAILED with the error, or KILLED by the user.
 
@@ -28,38 +63,20 @@ class Run:
     an exception.
 
     Args:
-        tracking_uri: of the store; the folder of a SQLite file is made.
-        experiment_name: made if it does not exist.
-        provenance: of the model; a training fills in its run, the others refer to it.
-        network: whose teachers are described in the parameters.
-        run_name: None takes one that tells what it is a run of.
-        params: further parameters.
-        parent_run_id: of the MLflow run below which this one is shown, as a suite's; None takes the training's, if any.
+        tracking: Place of the run.
+        provenance: Facts of the model; a training fills in its run, the others refer to it.
+        network: Detector whose teachers are described in the parameters.
     """
 
     kind: str
 
-    def __init__(
-        self,
-        tracking_uri: str,
-        experiment_name: str,
-        provenance: Provenance,
-        network: Detector,
-        run_name: str | None = None,
-        params: dict[str, Any] | None = None,
-        parent_run_id: str | None = None,
-    ) -> None:
-        self.tracking_uri, self.experiment_name = tracking_uri, experiment_name
-        self.provenance, self.network = provenance, network
-        self.run_name = run_name
-        self.params = params or {}
-        self.parent_run_id = parent_run_id
-        self.config = current_config()
-        self.run_id = ""
+    def __init__(self, tracking: Tracking, provenance: Provenance, network: Detector) -> None:
+        self.tracking, self.provenance, self.network = tracking, provenance, network
+        self.run_name, self.run_id = tracking.run_name, ""
 
     @property
     def client(self) -> MlflowClient:
-        return MlflowClient(self.tracking_uri)
+        return MlflowClient(self.tracking.uri)
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self.start)
@@ -67,9 +84,9 @@ class Run:
         engine.add_event_handler(Events.EXCEPTION_RAISED, self.fail)
 
     def start(self, engine: Engine) -> None:
-        if self.tracking_uri.startswith(_SQLITE):
-            Path(self.tracking_uri.removeprefix(_SQLITE)).parent.mkdir(parents=True, exist_ok=True)
-        mlflow.set_tracking_uri(self.tracking_uri)
+        if self.tracking.uri.startswith(_SQLITE):
+            Path(self.tracking.uri.removeprefix(_SQLITE)).parent.mkdir(parents=True, exist_ok=True)
+        mlflow.set_tracking_uri(self.tracking.uri)
         tags = {
             "kind": self.kind,
             "mlflow.user": getpass.getuser(),
@@ -77,14 +94,13 @@ class Run:
             "mlflow.source.type": "LOCAL",
             "mlflow.source.git.commit": git_commit(),
             **self.tags(),
-            **({} if self.parent_run_id is None else {"mlflow.parentRunId": self.parent_run_id}),
+            **({} if self.tracking.parent_run_id is None else {"mlflow.parentRunId": self.tracking.parent_run_id}),
         }
-        experiment = experiment_id(self.client, self.tracking_uri, self.experiment_name)
+        experiment = experiment_id(self.client, self.tracking.uri, self.tracking.experiment)
         self.run_name = self.run_name or self.default_name()
         self.run_id = self.client.create_run(experiment, run_name=self.run_name, tags=tags).info.run_id
         self._log_params()
-        self.client.log_dict(self.run_id, self.config, "config.json")
-        logger.info("MLflow run '%s', id %s, in %s", self.run_name, self.run_id, self.tracking_uri)
+        logger.info("MLflow run '%s', id %s, in %s", self.run_name, self.run_id, self.tracking.uri)
 
     def default_name(self) -> str:
         return f"{self.kind} of {self.provenance.facts.get('mlflow_run_name', 'an untracked training')}"
@@ -100,6 +116,10 @@ class Run:
             return {}
         tags = {"training_run_id": trained_by, "training_run": str(self.provenance.facts.get("mlflow_run_name"))}
         return tags | {"mlflow.parentRunId": trained_by} if self.exists(trained_by) else tags
+
+    def params(self) -> dict[str, Any]:
+        """Parameters of this kind of run, by name."""
+        return {}
 
     def finish(self, engine: Engine) -> None:
         self.client.set_terminated(self.run_id, RunStatus.to_string(RunStatus.FINISHED))
@@ -125,10 +145,9 @@ class Run:
         self.client.log_batch(run_id or self.run_id, metrics)
 
     def _log_params(self) -> None:
-        facts = {**self.params, **versions(), "git_commit": git_commit(), "device": device_name()}
+        facts = {**self.params(), **versions(), "git_commit": git_commit(), "device": device_name()}
         for index, identity in enumerate(self.network.identities(), start=1):
             facts |= {f"teacher{index}_{name}": value for name, value in identity.items()}
-        facts |= flattened(self.config)
         params = [Param(name.replace("#", "/"), str(value)[:_MAX_VALUE]) for name, value in facts.items()]
         for start in range(0, len(params), _PARAMS_A_CALL):
             self.client.log_batch(self.run_id, params=params[start : start + _PARAMS_A_CALL])

@@ -1,13 +1,15 @@
 """The MLflow run of a training."""
 
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
 from mlflow.entities import Dataset, DatasetInput, RunStatus
 
+from scripts.distributed import rank
+from scripts.model.new_folder import NewModelFolder
+from scripts.model.provenance import flattened
 from scripts.tracking.registry import register_model
 from scripts.tracking.run import Run
 
@@ -17,11 +19,10 @@ class TrainingRun(Run):
     the checkpoint, and the model for MLflow's registry. A resumed training goes on in its run.
 
     Args:
-        optimizer: whose learning rate is logged.
-        checkpoint: written before this handler's turn at the end of the training.
-        validator: whose metrics are logged, if it ran.
-        registered_model_name: name in MLflow's registry; an empty one registers nothing.
-        others: as of ``Run``.
+        others: Arguments of ``Run``.
+        folder: Model folder, written before this handler's turn.
+        optimizer: Optimizer whose learning rate is logged.
+        validator: Engine whose metrics are logged, if it ran.
     """
 
     kind = "training"
@@ -29,18 +30,18 @@ class TrainingRun(Run):
     def __init__(
         self,
         *others: Any,
+        folder: NewModelFolder,
         optimizer: torch.optim.Optimizer,
-        checkpoint: str | Path,
         validator: Engine | None = None,
-        registered_model_name: str = "",
         **more: Any,
     ) -> None:
         super().__init__(*others, **more)
-        self.optimizer, self.checkpoint, self.validator = optimizer, Path(checkpoint), validator
-        self.registered_model_name = registered_model_name
+        self.folder, self.optimizer, self.validator = folder, optimizer, validator
         self._images, self._seconds, self._epoch_started = 0, 0.0, 0.0
 
     def attach(self, engine: Engine) -> None:
+        if rank() > 0:
+            return
         engine.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._count)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._log_epoch)
@@ -55,34 +56,33 @@ class TrainingRun(Run):
                 self.client.delete_tag(resumed, "error")
             return
         super().start(engine)
-        dataset = Dataset(str(self._facts["data"]), str(self._facts["datalist_sha256"])[:8], "local", "{}")
+        self.client.log_dict(self.run_id, self.folder.config, "config.json")
+        facts = self.provenance.facts
+        dataset = Dataset(
+            str(facts.get("data", "unknown data")), str(facts.get("datalist_sha256", ""))[:8], "local", "{}"
+        )
         self.client.log_inputs(self.run_id, datasets=[DatasetInput(dataset, [])])
         self.describe(self._summary())
         self.provenance.facts |= {"mlflow_run_id": self.run_id, "mlflow_run_name": self.run_name}
 
     def default_name(self) -> str:
-        return "{method} {data} seed {seed}".format(**self._facts)
+        return self.provenance.run_name
+
+    def params(self) -> dict[str, Any]:
+        known = {"datalist_sha256": self.provenance.facts.get("datalist_sha256", "")}
+        return known | flattened(self.folder.config)
 
     def tags(self) -> dict[str, str]:
         return {}
-
-    @property
-    def _facts(self) -> dict[str, Any]:
-        return {
-            "method": "a method",
-            "data": "unknown data",
-            "seed": "?",
-            "datalist_sha256": "",
-        } | self.provenance.facts
 
     def _summary(self) -> str:
         teachers = [f"{teacher['name']} ({teacher['weights']})" for teacher in self.network.identities()]
         return f"{self.default_name()}. Teachers: {', '.join(teachers)}."
 
     def finish(self, engine: Engine) -> None:
-        self.client.log_artifact(self.run_id, str(self.checkpoint), "checkpoint")
-        if self.registered_model_name:
-            register_model(self.network, self.config, self.run_id, self.registered_model_name)
+        self.client.log_artifact(self.run_id, str(self.folder.checkpoint), "checkpoint")
+        if name := self.tracking.registered_model:
+            register_model(self.network, self.folder.config, self.run_id, name)
         super().finish(engine)
 
     def _count(self, engine: Engine) -> None:

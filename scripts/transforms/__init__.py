@@ -3,16 +3,16 @@
 from scripts.transforms.channels import SliceToImaged, ToThreeChannelsd
 from scripts.transforms.geometry import CropToForegroundd, ResizeInPlaned
 from scripts.transforms.intensity import MatchLandmarksd, ScaleByForegroundd, ScaleToUnitd, Windowedd
+from scripts.transforms.preprocessing import Preprocessing
 from scripts.transforms.reading import LoadScand, ToPlaned
 from scripts.transforms.scoring import (
-    AnomalyMaskd,
     AnomalyScored,
     ForegroundInverted,
     GroundTruthd,
     MapInverted,
     SliceLabelsd,
 )
-from scripts.transforms.summary import ResultSummaryd
+from scripts.transforms.summary import Resultd
 from scripts.transforms.synthesis import (
     CutPasted,
     FractalNoised,
@@ -23,7 +23,6 @@ from scripts.transforms.synthesis import (
 )
 
 __all__ = [
-    "AnomalyMaskd",
     "AnomalyScored",
     "CropToForegroundd",
     "CutPasted",
@@ -34,11 +33,12 @@ __all__ = [
     "LoadScand",
     "MapInverted",
     "MatchLandmarksd",
+    "Preprocessing",
     "RandCutPasted",
     "RandFractalNoised",
     "RandLesiond",
     "ResizeInPlaned",
-    "ResultSummaryd",
+    "Resultd",
     "ScaleByForegroundd",
     "ScaleToUnitd",
     "SliceLabelsd",

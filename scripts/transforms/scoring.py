@@ -38,6 +38,11 @@ class AnomalyScored(Transform):
         self.pooling, self.scan_pooling, self.top = pooling, scan_pooling, top
         self.foreground_only = foreground_only
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that changes a score, as JSON values."""
+        return {"pooling": self.pooling, "scan_pooling": self.scan_pooling, "foreground_only": self.foreground_only}
+
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         maps = convert_to_tensor(data["pred"], track_meta=False).permute(3, 0, 1, 2)  # (D, 1, H, W)
         foreground = _foreground(data["image"]).to(maps.device)
@@ -52,18 +57,6 @@ class AnomalyScored(Transform):
             "score": scan_score(maps[:, 0], scores, foreground, self.scan_pooling),
             "top_slices": torch.argsort(scores, descending=True, stable=True)[: self.top],
         }
-
-
-class AnomalyMaskd(Transform):
-    """Replaces ``pred`` by the mask of ``anomaly_map``: uint8, 1 above the threshold; without a threshold, by None."""
-
-    def __init__(self, threshold: float | None) -> None:
-        self.threshold = threshold
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        # None, as an engine does not notice that a key is gone.
-        mask = None if self.threshold is None else (data["anomaly_map"] > self.threshold).to(torch.uint8)
-        return {**data, "pred": mask}
 
 
 class MapInverted(Invertd):
@@ -99,7 +92,7 @@ class ForegroundInverted(Invertd):
 
 class GroundTruthd(Transform):
     """Adds ``ground_truth``, uint8: the item's ``mask`` (a file name) as it lies in the file, turned to the plane; all
-    zero like ``anomaly_map`` where ``mask`` is empty.
+    zero like ``anomaly_map`` where ``mask`` is empty. An item without ``mask`` passes.
 
     Args:
         cache_dir: see ``open_scan``.
@@ -115,6 +108,8 @@ class GroundTruthd(Transform):
         Raises:
             ValueError: if the mask is not on the grid of its image.
         """
+        if "mask" not in data:
+            return dict(data)
         if not data["mask"]:
             return {**data, "ground_truth": torch.zeros_like(data["anomaly_map"], dtype=torch.uint8)}
         truth = self.read({"ground_truth": data["mask"]})["ground_truth"]

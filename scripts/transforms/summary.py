@@ -1,50 +1,61 @@
-"""What is said of a scan beside its map and mask."""
+"""From scores and a map to the result of a scan."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from typing import Any
 
+import torch
 from monai.transforms import Transform
 
 from scripts.model.calibration import Calibration
+from scripts.results.result import Result
 
-NOTICE = "For research. Not for clinical use."
 
+class Resultd(Transform):
+    """Adds ``found``, the ``Result`` of what ``AnomalyScored`` and ``MapInverted`` add, and replaces ``pred`` by its
+    mask: uint8, 1 above the mask's threshold; None where there is no threshold.
 
-class ResultSummaryd(Transform):
-    """Adds ``result``, JSON values that MONAI Label hands to its clients, from what ``AnomalyScored`` adds:
-
-    ``anomaly_score``; ``p_value``, None where not calibrated; ``threshold`` of the mask or None; ``plane``;
-    ``top_slice`` and ``top_slices``; ``slice_scores`` and ``slice_p_values``, one a slice of the plane, the latter None
-    for slices without foreground, which were not calibrated on, and where not calibrated; ``notice``.
+    ``result`` is the same in JSON values, without map and mask, as MONAI Label hands it to its clients.
 
     Args:
-        calibration: gives the p-values.
-        threshold: of the mask.
-        plane: of the slices.
+        calibration: Thresholds and p-values.
+        plane: axial, coronal or sagittal.
+        mask_threshold: Value of the map above which a voxel belongs to the mask; None takes the calibrated one.
+
+    >>> from scripts.model.calibration import Calibration
+    >>> data = {"score": torch.tensor(0.5), "slice_scores": torch.tensor([0.5]), "top_slices": torch.tensor([0])}
+    >>> data |= {"empty_slices": torch.tensor([False]), "anomaly_map": torch.tensor([[[[0.2, 0.9]]]])}
+    >>> Resultd(Calibration(), mask_threshold=0.4)(data)["pred"].tolist()
+    [[[[0, 1]]]]
     """
 
-    def __init__(self, calibration: Calibration, threshold: float | None, plane: str) -> None:
-        self.calibration, self.threshold, self.plane = calibration, threshold, plane
+    def __init__(self, calibration: Calibration, plane: str = "axial", mask_threshold: float | None = None) -> None:
+        self.calibration, self.plane = calibration, plane
+        self.mask_threshold = calibration.mask_threshold if mask_threshold is None else mask_threshold
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        score, top = float(data["score"]), [int(number) for number in data["top_slices"]]
-        scores = data["slice_scores"].cpu().double()
-        empty = data["empty_slices"].tolist()
-        known = self.calibration.patients > 0
-        values = self.calibration.image_p_values(scores.numpy()).tolist()
-        result = {
-            "anomaly_score": score,
-            "p_value": self.calibration.volume_p_value(score) if known else None,
-            "threshold": self.threshold,
-            "plane": self.plane,
-            "top_slice": top[0],
-            "top_slices": top,
-            "slice_scores": scores.tolist(),
-            "slice_p_values": [
-                value if known and not nothing else None for value, nothing in zip(values, empty, strict=True)
+        score, scores = float(data["score"]), data["slice_scores"].cpu().double()
+        calibrated = self.calibration.patients > 0
+        p_values = self.calibration.slice_p_values(scores.numpy()).tolist()
+        empty = data["empty_slices"].tolist()  # which were not calibrated on
+        threshold, anomaly_map = self.mask_threshold, data["anomaly_map"]
+        # None, as an engine does not notice that a key is gone.
+        mask = None if threshold is None else (anomaly_map > threshold).to(torch.uint8)
+        found = Result(
+            score=score,
+            scan_threshold=self.calibration.scan_threshold,
+            slice_threshold=self.calibration.slice_threshold,
+            mask_threshold=threshold,
+            p_value=self.calibration.scan_p_value(score) if calibrated else None,
+            false_positive_rate=self.calibration.rates.get("scan") if calibrated else None,
+            slice_scores=scores.tolist(),
+            slice_p_values=[
+                p if calibrated and not nothing else None for p, nothing in zip(p_values, empty, strict=True)
             ],
-            "notice": NOTICE,
-        }
-        return {**data, "result": result}
+            top_slices=[int(number) for number in data["top_slices"]],
+            plane=self.plane,
+            anomaly_map=anomaly_map,
+            mask=mask,
+        )
+        return {**data, "pred": mask, "found": found, "result": found.summary()}

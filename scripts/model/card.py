@@ -1,0 +1,77 @@
+"""The model card: docs/README.md of a model folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ignite.engine import Engine, Events
+
+from scripts.files import replacing
+from scripts.results.result import NOTICE
+
+CARD = "docs/README.md"
+_SCORES = "## Scores"
+_COMMANDS = """## Use
+
+```sh
+python -m bundle calibrate .                       # thresholds, on normal patients who were not trained on
+python -m bundle evaluate .                        # metrics, on the datalist's test split
+python -m bundle infer . INPUT -o OUT              # maps, masks and verdicts
+python -m monai.bundle run inferring --config_file configs/inference.json --input INPUT --output_dir OUT
+```"""
+
+
+def model_card(metadata: dict[str, Any]) -> str:
+    """Describes a model for people who find its folder: data, teachers, hashes, seed.
+
+    Args:
+        metadata: Content of the folder's ``configs/metadata.json``.
+    """
+    model = metadata["model"]
+    training = model.get("training", {})
+    rows = {
+        "Method": model.get("method"),
+        "Data": model.get("data"),
+        "Modality": model.get("modality"),
+        "Trained on": f"{training['patients']} patients, {training['images']} scans or images" if training else None,
+        "Seed": model.get("seed"),
+        "Teachers": "; ".join(
+            f"{one['name']}, {one['weights']}, sha256 {one['sha256'][:12]}" for one in model.get("teachers", [])
+        ),
+        "Checkpoint": f"sha256 {model['checkpoint_sha256'][:12]}",
+        "Datalist": f"sha256 {model['datalist_sha256'][:12]}" if "datalist_sha256" in model else None,
+        "Code": f"version {metadata['version']}, commit {model.get('git_commit', 'unknown')[:12]}",
+        "Trained until": model["created"],
+        "MLflow run": model.get("mlflow_run_name"),
+    }
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items() if value not in (None, ""))
+    return f"# {model['name']}\n\n{NOTICE}\n\n| | |\n|---|---|\n{table}\n\n{_COMMANDS}\n\n{_SCORES}\n\nNot evaluated.\n"
+
+
+class EvaluatedCard:
+    """Puts the scores of an evaluation into the model card.
+
+    Attach it behind the handler that writes ``metrics.json``.
+
+    Args:
+        bundle_root: Model folder.
+        output_dir: Folder of the evaluation's files.
+    """
+
+    def __init__(self, bundle_root: str | Path, output_dir: str | Path) -> None:
+        self.card, self.output_dir = Path(bundle_root) / CARD, Path(output_dir)
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    def __call__(self) -> None:
+        summary = json.loads((self.output_dir / "metrics.json").read_text(encoding="utf-8"))
+        values = {name: value for name, value in summary["metrics"].items() if value is not None}
+        table = "\n".join(f"| {name.replace('_', ' ')} | {value:.3f} |" for name, value in sorted(values.items()))
+        about = f"Test split of {summary['model'].get('data', 'the datalist')}: {summary['items']} scans or images of "
+        about += f"{summary['groups']} patients."
+        head = self.card.read_text(encoding="utf-8").split(_SCORES)[0] if self.card.is_file() else ""
+        with replacing(self.card) as part:
+            part.write_text(f"{head}{_SCORES}\n\n{about}\n\n| metric | |\n|---|---|\n{table}\n", encoding="utf-8")

@@ -1,0 +1,206 @@
+"""A model folder as training writes it: a complete MONAI bundle from the first checkpoint on."""
+
+from __future__ import annotations
+
+import copy
+import filecmp
+import json
+import logging
+import os
+import re
+import shutil
+import stat
+import tempfile
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigParser
+
+from scripts.files import file_sha256, replacing
+from scripts.model.card import model_card
+from scripts.model.configs import ROOT, folder_configs, teachers
+from scripts.model.folder import CHECKPOINT, MODEL, RESUME
+from scripts.model.provenance import Provenance
+from scripts.networks.teachers import PRETRAINED, UNTRAINED
+from scripts.networks.weights import teacher_weights
+
+logger = logging.getLogger(__name__)
+
+_CODE = ("bundle", "configs", "scripts")
+_FILES = ("LICENSE", "pyproject.toml", "constraints.txt", "docs/clinic.md", "docs/data_license.txt")
+# MONAI Label takes a bundle with one of these words in its name for a detector of boxes, or another kind of model.
+_MISLEADING = re.compile("detection|deepedit|deepgrow|classification", re.IGNORECASE)
+
+
+class NewModelFolder:
+    """Names the folder of a training, and makes it.
+
+    Args:
+        path: Folder; None takes ``models/NAME`` below the bundle root, NAME being the run's name, and numbers it where
+            there is one of another training.
+        bundle_root: Folder of the training's bundle, whose ``models/`` holds fetched weights.
+        run_name: Name of the MLflow run; None takes ``Provenance.run_name``.
+        resume: Whether the folder is there already, and goes on.
+        provenance: Facts of the training, for metadata and model card.
+        config: Merged configuration of the training, or its JSON text.
+        remembered: Values by id that later verbs take where they are given no others: datalist, dataset_dir and
+            tracking_uri.
+        checkpoint_interval: Epochs from one checkpoint to the next; 0 writes one at the end alone.
+
+    Attributes:
+        path: Where the folder is or will be.
+
+    Raises:
+        FileExistsError: If ``path`` was given, or ``run_name``, and is there already.
+        FileNotFoundError: If there is nothing to resume.
+        ValueError: If the name would mislead MONAI Label.
+
+    >>> folder = NewModelFolder("models/brain", ".", None, False, Provenance(), {}, {})
+    >>> folder.checkpoint.as_posix()
+    'models/brain/models/model.pt'
+    """
+
+    def __init__(
+        self,
+        path: str | Path | None,
+        bundle_root: str | Path,
+        run_name: str | None,
+        resume: bool,
+        provenance: Provenance,
+        config: Mapping[str, Any] | str,
+        remembered: Mapping[str, Any],
+        checkpoint_interval: int = 1,
+    ) -> None:
+        self.bundle_root, self.resume, self.provenance = Path(bundle_root), resume, provenance
+        self.config: dict[str, Any] = json.loads(config) if isinstance(config, str) else dict(config)
+        self.remembered, self.checkpoint_interval = dict(remembered), checkpoint_interval
+        name = _file_name(run_name or provenance.run_name)
+        self.path = self.bundle_root / "models" / name if path is None else Path(path)
+        if _MISLEADING.search(self.path.name):
+            raise ValueError(f"MONAI Label takes a model named {self.path.name} for another kind: name another folder.")
+        if resume and not self.last.is_file():
+            raise FileNotFoundError(
+                f"There is no checkpoint {self.last} to resume from. Name the folder of the training by --model_dir, "
+                "or leave --resume out."
+            )
+        if not resume and self.path.exists():
+            if path is not None or run_name is not None:
+                raise FileExistsError(
+                    f"{self.path} exists: name another --{'run_name' if path is None else 'model_dir'}, go on with "
+                    "its training by --resume True, or remove the folder."
+                )
+            self.path = next(
+                other for n in range(2, 10**6) if not (other := self.path.with_name(f"{name}-{n}")).exists()
+            )
+
+    @property
+    def checkpoint(self) -> Path:
+        """File of the trained distiller."""
+        return self.path / CHECKPOINT
+
+    @property
+    def last(self) -> Path:
+        """File that a training resumes from."""
+        return self.path / RESUME
+
+    def write(self, save: Callable[[Path], None]) -> None:
+        """Makes the folder as a whole, or, where it is there, replaces its checkpoints.
+
+        Args:
+            save: Writes ``models/model.pt`` and ``models/last.pt`` below the folder that it is given.
+
+        Raises:
+            OSError: If it cannot be written; no half of it is left.
+        """
+        if self.path.exists():
+            save(self.path)
+            self._mark(self.path)
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self.path.parent, prefix=".new-") as temporary:
+            folder = Path(temporary) / self.path.name
+            (folder / "models").mkdir(parents=True)
+            _copy_code(folder)
+            configs = folder_configs(self.config, self._remembered())
+            _link_weights(configs, self.bundle_root, folder / "models")
+            for name, content in configs.items():
+                (folder / "configs" / name).write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")
+            save(folder)
+            self._mark(folder)
+            os.replace(folder, self.path)
+        logger.info("The model folder is %s", self.path)
+
+    def _remembered(self) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name in ("datalist", "dataset_dir"):
+            if self.remembered.get(name) is not None:
+                found[name] = str(Path(self.remembered[name]).resolve())
+        if uri := self.remembered.get("tracking_uri"):
+            store = {"_target_": "scripts.tracking.store", "trained": uri, "bundle_root": "@bundle_root"}
+            found["tracking_uri"] = store
+        return found
+
+    def _mark(self, folder: Path) -> None:
+        """Says in metadata and model card which model this is."""
+        metadata = json.loads((ROOT / "configs" / "metadata.json").read_text(encoding="utf-8"))
+        metadata[MODEL] = {
+            "name": self.path.name,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "checkpoint_sha256": file_sha256(folder / CHECKPOINT),
+            **self.provenance.facts,
+        }
+        metadata["network_data_format"]["inputs"]["image"]["modality"] = self.provenance.facts.get("modality") or "any"
+        with replacing(folder / "configs" / "metadata.json") as part:
+            part.write_text(json.dumps(metadata, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
+        with replacing(folder / "docs" / "README.md") as part:
+            part.write_text(model_card(metadata), encoding="utf-8")
+
+
+def _file_name(name: str) -> str:
+    return _MISLEADING.sub("", re.sub(r"[^\w.-]+", "-", name)).strip("-.") or "model"
+
+
+def _copy_code(folder: Path) -> None:
+    unwanted = shutil.ignore_patterns("__pycache__", ".*")
+    for name in _CODE:
+        shutil.copytree(ROOT / name, folder / name, ignore=unwanted)
+    for overlay in ("data", "methods", "teachers"):  # these are merged into the configs
+        shutil.rmtree(folder / "configs" / overlay, ignore_errors=True)
+    for name in _FILES:
+        if (ROOT / name).is_file():  # a model folder has what its own training's code had
+            (folder / name).parent.mkdir(exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    for path in (folder, *folder.rglob("*")):  # or else a folder of read-only code could be neither finished nor used
+        path.chmod(path.stat().st_mode | stat.S_IWUSR)
+
+
+def _link_weights(configs: dict[str, dict[str, Any]], bundle_root: Path, models: Path) -> None:
+    """Puts the weights of every teacher into the folder, and has the configs name them where they named a file.
+
+    A hard link costs no room; weight files are replaced as a whole and never changed.
+    """
+    for content in configs.values():
+        parser = ConfigParser(copy.deepcopy(content))
+        parser["bundle_root"] = str(bundle_root)
+        for name, teacher in teachers(content.get("network_def")):
+            weights: Any = parser.get_parsed_content(f"{name}#weights") if "weights" in teacher else PRETRAINED
+            if weights == UNTRAINED:
+                continue
+            pretrained = weights == PRETRAINED
+            source = teacher_weights(teacher["name"], bundle_root / "models") if pretrained else Path(weights)
+            linked = models / source.name
+            if linked.exists() and not filecmp.cmp(linked, source, shallow=False):  # another file of that name
+                linked = models / f"{file_sha256(source)[:12]}-{source.name}"
+            if not linked.exists():
+                _link(source.resolve(), linked)
+            if not pretrained:
+                teacher["weights"] = f"$@bundle_root + {f'/models/{linked.name}'!r}"
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another disk, or one without links
+        shutil.copy(source, target)

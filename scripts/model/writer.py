@@ -1,0 +1,75 @@
+"""Writes the model folder while a training runs, and resumes from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+
+from scripts.distributed import rank
+from scripts.model.checkpoints import PROGRESS, RandomState, restore, resume, save_atomically
+from scripts.model.folder import CHECKPOINT, RESUME
+from scripts.model.new_folder import NewModelFolder
+from scripts.networks.detector import Detector
+from scripts.transforms.preprocessing import Preprocessing
+
+
+class ModelWriter:
+    """Saves a checkpoint into the model folder every few epochs and at the end; the first one makes the folder.
+
+    ``model.pt`` holds the distiller, what the preprocessing has learnt, and where the model comes from; ``last.pt``
+    also what a training goes on with, to the bit as if never interrupted. Both are tensors and primitives only.
+
+    Args:
+        folder: Model folder of this training, which says whether it is resumed.
+        network: Detector that is trained.
+        preprocessing: Way of the images to it.
+        resumable: Further objects with ``state_dict()`` and ``load_state_dict()``, by name.
+        device: Device of restored tensors.
+    """
+
+    def __init__(
+        self,
+        folder: NewModelFolder,
+        network: Detector,
+        preprocessing: Preprocessing,
+        resumable: Mapping[str, Any],
+        device: str | torch.device = "cpu",
+    ) -> None:
+        self.folder, self.device = folder, device
+        folder.provenance.facts |= {
+            "teachers": network.identities(),
+            "untrained_teachers": network.untrained_teachers(),
+        }
+        self.trained = {"model": network, "preprocessing": preprocessing, "provenance": folder.provenance}
+        self.resumable = {**self.trained, **resumable, "random": RandomState()}
+        self._saved = -1  # the iteration of the latest checkpoint
+
+    def attach(self, engine: Engine) -> None:
+        if self.folder.resume:
+            engine.add_event_handler(Events.STARTED, self._resume)
+        if rank() > 0:
+            return
+        if self.folder.checkpoint_interval:
+            engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.folder.checkpoint_interval), self)
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        if self._saved == engine.state.iteration:
+            return
+        self._saved = engine.state.iteration
+        states = {name: item.state_dict() for name, item in self.resumable.items()}
+        progress = {PROGRESS: dict(engine.state_dict())}
+
+        def save(folder: Path) -> None:
+            save_atomically({**states, **progress}, folder / RESUME)
+            save_atomically({**{name: states[name] for name in self.trained}, **progress}, folder / CHECKPOINT)
+
+        self.folder.write(save)
+
+    def _resume(self, engine: Engine) -> None:
+        checkpoint = restore(self.folder.last, self.resumable, self.device)
+        resume(engine, checkpoint, self.folder.last)
