@@ -13,23 +13,26 @@ from scripts.dicom.conversion import series_name
 from scripts.dicom.rules import Rules
 from scripts.dicom.series import Series
 
-TRAINED = "trained"  # the word for what the model bundle was trained on
+TRAINED = "trained"  # the word for what the model was trained on
 ORDERS = ("priority", "alternatives")
 TAKES = ("all", "first", "largest")
 _CONDITIONS = ("modality", "description", "orientation", "min_slices")
-# By the transform that scales intensities: windows are of Hounsfield units.
-_MODALITIES = {"Windowedd": ("CT",), "ScaleByForegroundd": ("MR",), "MatchLandmarksd": ("MR",)}
 
 
 @dataclass(frozen=True)
 class Rule:
-    """Conditions, and how many of a study's series that meet them are taken."""
+    """Conditions, and how many of a study's series that meet them are taken.
+
+    Attributes:
+        conditions: Conditions, all of which a series has to meet.
+        take: all, first or largest.
+    """
 
     conditions: Rules
     take: str = "all"
 
     def pick(self, met: Sequence[Series]) -> list[Series]:
-        """Gives those to take of the series that meet the conditions."""
+        """Takes its share of the series that meet the conditions."""
         if self.take == "largest":
             return [max(met, key=lambda series: series.n_slices)] if met else []
         return list(met[:1] if self.take == "first" else met)
@@ -37,7 +40,12 @@ class Rule:
 
 @dataclass(frozen=True)
 class Choice:
-    """Rules, and how they go together."""
+    """Rules, and how they go together.
+
+    Attributes:
+        rules: Rules, in the order of the file.
+        order: priority (the first rule that a series of the study meets) or alternatives (every rule).
+    """
 
     rules: Sequence[Rule]
     order: str = "priority"
@@ -46,7 +54,7 @@ class Choice:
         """Chooses among series, study by study.
 
         Returns:
-            The chosen ones by name, and the reasons why the others are left out, by name, in the order found. Neither
+            The chosen series by name, and the reasons why the others are left out, by name, in the order found. Neither
             tells anything of a patient.
         """
         chosen: dict[str, Series] = {}
@@ -88,12 +96,13 @@ class Choice:
         return "; ".join(f"rule {number}: {reason}" for number, reason in enumerate(reasons, start=1))
 
 
-def read_choice(path: Path, trained: Mapping[str, Any]) -> Choice:
+def read_choice(path: Path, modality: str | None, plane: str) -> Choice:
     """Reads a file of rules.
 
     Args:
-        path: JSON.
-        trained: the input settings of the model bundle, see ``scripts.model.predictor.Predictor.facts``.
+        path: JSON file.
+        modality: Modality that the model was trained on, such as ``"CT"``; None for any.
+        plane: Plane that the model looks at: axial, coronal or sagittal.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -112,7 +121,9 @@ def read_choice(path: Path, trained: Mapping[str, Any]) -> Choice:
     try:
         _check_keys("the file", content, ("about", "order", "rules"))
         order = _one_of("order", content.get("order", ORDERS[0]), ORDERS)
-        rules = [_rule(f"rule {number}", rule, trained) for number, rule in enumerate(content["rules"], start=1)]
+        rules = [
+            _rule(f"rule {number}", rule, modality, plane) for number, rule in enumerate(content["rules"], start=1)
+        ]
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error
     return Choice(rules, order)
@@ -122,27 +133,27 @@ def _study(series: Series) -> tuple[str, str]:
     return series.patient_key, series.study_uid
 
 
-def _rule(what: str, given: Any, trained: Mapping[str, Any]) -> Rule:
+def _rule(what: str, given: Any, modality: str | None, plane: str) -> Rule:
     if not isinstance(given, dict):
         raise ValueError(f"{what} is {given!r}, not conditions by name.")
     _check_keys(what, given, (*_CONDITIONS, "take"))
     conditions = {name: value for name, value in given.items() if name != "take"}
     if conditions.get("orientation") == TRAINED:
-        conditions["orientation"] = str(trained["plane"])
+        conditions["orientation"] = plane
     if not isinstance(conditions.get("description", ""), str | None):
         raise ValueError(f"{what}: description {given['description']!r} is no text.")
     if type(conditions.get("min_slices", 0)) is not int:
         raise ValueError(f"{what}: min_slices {given['min_slices']!r} is no whole number.")
     try:
-        made = Rules(**conditions | {"modality": _modality(given.get("modality"), trained)})
+        made = Rules(**conditions | {"modality": _modality(given.get("modality"), modality)})
     except (TypeError, ValueError) as error:
         raise ValueError(f"{what}: {error}") from error
     return Rule(made, _one_of(f"{what}: take", given.get("take", TAKES[0]), TAKES))
 
 
-def _modality(given: Any, trained: Mapping[str, Any]) -> tuple[str, ...] | None:
+def _modality(given: Any, trained: str | None) -> tuple[str, ...] | None:
     if given == TRAINED:
-        return _MODALITIES.get(str(trained["intensity"]))
+        given = trained
     names = [given] if isinstance(given, str) else given
     if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
         raise ValueError(f"modality {given!r} is neither a name nor a list of names.")

@@ -12,7 +12,7 @@ from typing import Any
 from bundle.deploy.messages import Scored
 from scripts.files import replacing
 from scripts.model.provenance import installed
-from scripts.transforms.summary import NOTICE
+from scripts.results.result import NOTICE
 
 logger = logging.getLogger(__name__)
 
@@ -25,12 +25,19 @@ class Results:
     """Gathers what ``results.json`` says.
 
     Args:
-        facts: of the model bundle, see ``scripts.model.predictor.Predictor.facts``.
+        facts: What is known of the model, see ``scripts.model.predictor.Predictor.facts``.
+
+    Attributes:
+        chosen: Names of the series that are wanted.
+        series: What is told of each series that is written, in JSON values.
+        left_out: Why series were not wanted, by their names.
+        unreadable: Why series or files have no results, by their names.
     """
 
     def __init__(self, facts: dict[str, Any]) -> None:
         self._model = {name: facts[name] for name in ("method", "version", "checkpoint_sha256", "untrained")}
-        self.chosen: set[str] = set()  # names of the series that are wanted
+        self._sentences: list[str] = []
+        self.chosen: set[str] = set()
         self.series: list[dict[str, Any]] = []
         self.left_out: dict[str, str] = {}
         self.unreadable: dict[str, str] = {}
@@ -42,7 +49,7 @@ class Results:
 
     @property
     def exit_code(self) -> int:
-        """0, or 3 if something could not be read, or 4 if no series was wanted."""
+        """Exit code of the verb: 0, or 3 if something could not be read, or 4 if no series was wanted."""
         if self.unreadable:
             return 3
         return 0 if self.series else 4
@@ -51,22 +58,22 @@ class Results:
         """Adds a series that is written.
 
         Args:
-            scored: the series.
-            volume: of its mask in cubic millimetres.
-            files: relative to the folder of the results.
+            scored: The series and its result.
+            volume: Volume of its mask in cubic millimetres; None where there is none.
+            files: Paths of its files in the folder of the results.
         """
-        found = scored.prediction
+        millilitres = None if volume is None else round(volume / 1000, 6)
         self.series.append(
             {
                 "series": scored.name,
-                "score": found.score,
-                "p_value": found.p_value,
-                "threshold": scored.threshold,
+                **scored.result.verdict(),
                 "volume_mm3": None if volume is None else round(volume, 3),
-                "volume_ml": None if volume is None else round(volume / 1000, 6),
+                "volume_ml": millilitres,
                 "files": files,
             }
         )
+        mask = "" if millilitres is None else f", mask {millilitres:.4g} ml"
+        self._sentences.append(f"{scored.name}: {scored.result.sentence()}{mask}")
 
     def leave_out(self, name: str, reason: str) -> None:
         """Adds a series that was not wanted; the reason tells nothing of a patient."""
@@ -86,7 +93,7 @@ class Results:
 
     def summary(self) -> str:
         """Says on a few lines what came out."""
-        lines = [f"{one['series']}: anomaly score {one['score']:.4g}{_volume(one)}" for one in self.series]
+        lines = [*self._sentences]
         if not self.series and self.left_out:
             lines.append("No series passes the rules:")
             lines += [f"  {name}: {reason}" for name, reason in self.left_out.items()]
@@ -95,10 +102,10 @@ class Results:
         return "\n".join([*lines, NOTICE])
 
     def write(self, folder: Path) -> Path:
-        """Writes ``results.json``, and gives its path.
+        """Writes ``results.json``, and returns its path.
 
         Raises:
-            OSError: naming the file, if it cannot be written.
+            OSError: If the file cannot be written; names it.
         """
         content = {
             "notice": NOTICE,
@@ -118,7 +125,3 @@ class Results:
                 f"Cannot write {path}: {error}. Free space, or choose a folder that can be written."
             ) from error
         return path
-
-
-def _volume(one: dict[str, Any]) -> str:
-    return "" if one["volume_ml"] is None else f", mask {one['volume_ml']:.4g} ml"

@@ -1,4 +1,4 @@
-"""The operator that runs the model bundle."""
+"""The operator that runs the model."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from scripts.model.predictor import Predictor
 
 
 class ScoreSeries(Operator):
-    """Reads a series as a volume, and runs the model bundle on it.
+    """Reads a series as a volume, and runs the model on it.
 
-    The SDK's own operators would not give the maps that ``monai.bundle run inferring`` gives. DICOMSeriesToVolume takes
-    the dtype of the first slice for all, and knows neither tilt nor uneven slices. MonaiBundleInferenceOperator strips
-    the bundle's reader, casts maps to uint8, and passes no scores on.
+    The SDK's own operators would not make the maps of an inference. DICOMSeriesToVolume takes the dtype of the first
+    slice for all, and knows neither tilt nor uneven slices. MonaiBundleInferenceOperator strips the model's reader,
+    casts maps to uint8, and passes no scores on.
 
     Input ``series``: ``Selected``. Output ``scored``: ``Scored``; nothing where a series cannot be read.
 
     Args:
-        predictor: the model bundle.
-        folder: for volumes on their way to the predictor, as safe as the data.
-        results: are told what is unreadable.
+        predictor: Predictor of the model folder.
+        folder: Folder for volumes on their way to the predictor, as safe as the data.
+        results: Record of all series, which is told what is unreadable.
     """
 
     def __init__(
@@ -40,18 +40,18 @@ class ScoreSeries(Operator):
         spec.output("scored")
 
     def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
-        """
+        """Scores one series.
+
         Raises:
-            OSError: if there is no room for the volume.
+            OSError: If there is no room for the volume.
         """
         selected: Selected = op_input.receive("series")
         try:
             volume = read_series(selected.series)
-            plane = self.predictor.facts["input"]["plane"]
-            scan = converted_volume(volume, selected.series, self.folder, plane)
-            prediction = self.predictor(scan)
+            scan = converted_volume(volume, selected.series, self.folder, self.predictor.plane)
+            result = self.predictor(scan)
             Path(scan).unlink()
         except ValueError as error:
             self.results.fail(selected.name, error)
             return
-        op_output.emit(Scored(selected.name, volume, prediction, self.predictor.threshold()), "scored")
+        op_output.emit(Scored(selected.name, volume, result), "scored")

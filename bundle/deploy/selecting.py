@@ -20,16 +20,15 @@ logger = logging.getLogger(__name__)
 class SelectSeries(Operator):
     """Finds the DICOM series below a folder, and emits those that the rules choose, one a tick.
 
-    The SDK's DICOMDataLoaderOperator and DICOMSeriesSelectorOperator are not used, as they take what shares a
-    SeriesInstanceUID for one series, which ``find_series`` splits by echo, time point and the like, and end at the
-    first file that is damaged.
+    The SDK's DICOMDataLoaderOperator and DICOMSeriesSelectorOperator take all that shares a SeriesInstanceUID for one
+    series, and end at the first damaged file. ``find_series`` splits it by echo, time point and the like, and goes on.
 
     Output ``series``: ``Selected``.
 
     Args:
-        study: the folder.
-        choice: the rules.
-        results: are told what is left out or unreadable.
+        study: Folder of DICOM files.
+        choice: Rules by which series are chosen.
+        results: Record of all series, which is told what is left out or unreadable.
     """
 
     def __init__(
@@ -44,10 +43,11 @@ class SelectSeries(Operator):
         spec.output("series")
 
     def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
-        """
+        """Emits the next chosen series.
+
         Raises:
-            FileNotFoundError: if there is no such folder.
-            ValueError: if there is no DICOM in it.
+            FileNotFoundError: If there is no such folder.
+            ValueError: If there is no DICOM in it.
         """
         if self._waiting is None:
             self._waiting = self._choose()

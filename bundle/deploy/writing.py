@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from monai.deploy.core import Fragment, Operator, OperatorSpec
 
 from bundle.deploy.messages import Scored
 from bundle.deploy.results import Results
 from scripts.dicom.derived import is_placed
-from scripts.dicom.exporter import finding_of
-from scripts.dicom.results import write_dicom
+from scripts.dicom.results import on_series, write_dicom
 from scripts.dicom.volume import mask_volume
+from scripts.model.algorithm import Algorithm
 
 logger = logging.getLogger(__name__)
 
@@ -28,10 +27,10 @@ class WriteResults(Operator):
     Input ``scored``: ``Scored``.
 
     Args:
-        folder: of all series.
-        facts: name the algorithm, see ``scripts.model.predictor.Predictor.facts``.
-        results: are told scores, volumes and files.
-        secondary_capture: whether to write overlays as ordinary pictures as well.
+        folder: Folder of all series.
+        algorithm: Name of the model in the DICOM objects.
+        results: Record of all series, which is told verdicts, volumes and files.
+        secondary_capture: Whether to write overlays as ordinary pictures as well.
     """
 
     def __init__(
@@ -39,55 +38,35 @@ class WriteResults(Operator):
         fragment: Fragment,
         *args: Any,
         folder: Path,
-        facts: dict[str, Any],
+        algorithm: Algorithm,
         results: Results,
         secondary_capture: bool = False,
         **kwargs: Any,
     ) -> None:
-        self.folder, self.results, self.secondary_capture = folder, results, secondary_capture
-        self._algorithm = {
-            "algorithm_name": str(facts["method"] or "anomaly detector"),
-            "algorithm_version": facts["version"],
-            "model_hash": facts["checkpoint_sha256"][:16],
-            "untrained": bool(facts["untrained"]),
-        }
+        self.folder, self.algorithm = folder, algorithm
+        self.results, self.secondary_capture = results, secondary_capture
         super().__init__(fragment, *args, **kwargs)
 
     def setup(self, spec: OperatorSpec) -> None:
         spec.input("scored")
 
     def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
-        """
+        """Writes the objects of one series.
+
         Raises:
-            OSError: naming the file that cannot be written.
+            OSError: If a file cannot be written; names it.
         """
         scored: Scored = op_input.receive("scored")
-        volume, found, threshold = scored.volume, scored.prediction, scored.threshold
-        anomaly_map = _array(found.anomaly_map)
-        mask = None if threshold is None else _array(found.mask(threshold))
-        outcome = {
-            "anomaly_map": anomaly_map,
-            "score": found.score,
-            "slice_scores": found.slice_scores,
-            "top_slices": found.top_slices,
-            "threshold": threshold,
-            "plane": found.plane,
-        }
-        target = self.folder / scored.name
+        volume, target = scored.volume, self.folder / scored.name
         try:
-            finding = finding_of(volume, outcome, **self._algorithm)
-            capture = self.secondary_capture
-            paths = write_dicom(volume, anomaly_map, mask, finding, target, secondary_capture=capture)
-        except ValueError as error:  # headers that no writer accepts
+            found = on_series(scored.result, volume)
+            paths = write_dicom(volume, found, self.algorithm, target, secondary_capture=self.secondary_capture)
+        except ValueError as error:  # numbers or headers that no writer accepts
             self.results.fail(scored.name, error)
             return
         for earlier in {*target.glob("*.dcm")} - {*paths}:  # of an earlier run
             earlier.unlink()
-        size = None if mask is None or not is_placed(volume) else mask_volume(mask, volume)
+        measured = found.mask is not None and is_placed(volume)
+        size = mask_volume(np.asarray(found.mask), volume) if measured else None
         self.results.add(scored, size, [str(path.relative_to(self.folder)) for path in paths])
         logger.info("Written: %s", target)
-
-
-def _array(tensor: torch.Tensor) -> np.ndarray:
-    """(1, i, j, k) -> (i, j, k)."""
-    return torch.as_tensor(tensor)[0].cpu().numpy()

@@ -1,4 +1,4 @@
-"""What all objects that are derived from a series share: whom they are of, where they lie, who made them."""
+"""What all objects derived from a series share: their patient, their place and their maker."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from pydicom.uid import generate_uid
 from pydicom.valuerep import format_number_as_ds, validate_value
 
 from scripts.dicom.codes import region_of
-from scripts.dicom.finding import LONGEST, Finding
 from scripts.dicom.headers import RADIOGRAPH_CLASSES, frame_attributes
 from scripts.dicom.volume import Volume, mean_step
 from scripts.files import replacing
+from scripts.model.algorithm import LONGEST, Algorithm
+from scripts.results.result import Result
 
 LPS = np.array([-1.0, -1.0, 1.0])  # from RAS
 MANUFACTURER = "medical-anomaly-pdd"
@@ -40,18 +41,18 @@ _VALUES: dict[str, type[PatientSexValues] | type[SpecificCharacterSetValues]] = 
 
 
 def reference_images(volume: Volume) -> list[Dataset]:
-    """Gives headers that stand for the sources: complete, of one patient and study, in exactly the volume's geometry.
+    """Headers that stand for the sources: complete, of one patient and study, in exactly the volume's geometry.
 
-    What highdicom would stumble over is mended: missing attributes that may be empty become empty, dates, codes and
-    numbers that are none are dropped, and a frame of reference that is missing is derived from the series' UID, the
-    same each time. An image without a place in the patient (a radiograph) is left without.
+    What highdicom would stumble over is mended. Missing attributes that may be empty become empty. Malformed dates,
+    codes and numbers are dropped. A missing frame of reference is derived from the series' UID, the same each time. An
+    image without a place in the patient (a radiograph) is left without.
 
     Returns:
-        One a slice in slice order, or the single one of an enhanced image, its frames in slice order.
+        One header a slice, in slice order, or the single one of an enhanced image, its frames in slice order.
 
     Raises:
-        ValueError: naming the UIDs that the sources lack, if sources, positions and array do not fit together, or for
-            several files of a class that may hold many frames, such as those of nuclear medicine.
+        ValueError: If the sources lack UIDs (names them), if sources, positions and array do not fit together, or if
+            there are several files of a class that may hold many frames, such as those of nuclear medicine.
     """
     slices = volume.array.shape[2]
     if len(volume.positions) != slices or len(volume.frames or volume.sources) != slices:
@@ -111,19 +112,19 @@ def is_placed(volume: Volume) -> bool:
 
 
 def first_attributes(volume: Volume) -> Dataset:
-    """Gives the attributes of the first slice at top level."""
+    """Attributes of the first slice, at top level."""
     return frame_attributes(volume.sources[0], volume.frames[0] if volume.frames else None)
 
 
 def patient_orientation(volume: Volume) -> list[str]:
-    """Gives where rows and columns lead to, in DICOM's letters; of a radiograph what its header says, or nothing."""
+    """Directions of rows and columns in DICOM's letters; of a radiograph what its header says, or nothing."""
     if not is_placed(volume):
         return list(first_attributes(volume).get("PatientOrientation") or ())
     return [{"S": "H", "I": "F"}.get(letter, letter) for letter in nib.aff2axcodes(volume.affine)[:2]]
 
 
 def reference(volume: Volume, k: int) -> tuple[str, str, list[int] | None]:
-    """Gives SOP class, instance UID and, of an enhanced image, the frame number of slice ``k``."""
+    """SOP class, instance UID and, of an enhanced image, the frame number of slice ``k``."""
     source = volume.sources[0 if volume.frames else k]
     return source.SOPClassUID, source.SOPInstanceUID, [volume.frames[k]] if volume.frames else None
 
@@ -137,10 +138,8 @@ def name_frames(derived: Dataset, volume: Volume) -> None:
             item.ReferencedFrameNumber = volume.frames[int(item.ReferencedFrameNumber) - 1]
 
 
-def anatomic_region(volume: Volume, finding: Finding) -> Code:
-    """Gives the region that the finding, or else the sources' AnatomicRegionSequence or BodyPartExamined, names."""
-    if finding.anatomic_region is not None:
-        return finding.anatomic_region
+def anatomic_region(volume: Volume) -> Code:
+    """Region that the sources' AnatomicRegionSequence or else BodyPartExamined names."""
     attributes = first_attributes(volume)
     for item in attributes.get("AnatomicRegionSequence") or ():
         if all(item.get(keyword) for keyword in ("CodeValue", "CodingSchemeDesignator", "CodeMeaning")):
@@ -148,29 +147,29 @@ def anatomic_region(volume: Volume, finding: Finding) -> Code:
     return region_of(str(attributes.get("BodyPartExamined") or ""))
 
 
-def description(what: str, finding: Finding) -> str:
-    """Gives a description of at most 64 characters that says what the object must not be used for."""
-    text = f"{what}{', untrained teachers' if finding.untrained else ''}, not for clinical use"
+def description(what: str, algorithm: Algorithm) -> str:
+    """Description of at most 64 characters that says what the object must not be used for."""
+    text = f"{what}{', untrained teachers' if algorithm.untrained else ''}, not for clinical use"
     assert len(text) <= LONGEST
     return text
 
 
-def identity(what: str, number: int, finding: Finding) -> dict[str, Any]:
-    """Gives the arguments that name a new series of one kind of object, and the software that made it."""
+def identity(what: str, number: int, algorithm: Algorithm) -> dict[str, Any]:
+    """highdicom's arguments that name a new series of one kind of object, and the software that made it."""
     return {
         "series_instance_uid": generate_uid(),
         "series_number": number,
-        "series_description": description(what, finding),
+        "series_description": description(what, algorithm),
         "sop_instance_uid": generate_uid(),
         "manufacturer": MANUFACTURER,
-        "manufacturer_model_name": finding.algorithm_name,
-        "software_versions": finding.algorithm_version,
-        "device_serial_number": finding.model_hash,
+        "manufacturer_model_name": algorithm.name,
+        "software_versions": algorithm.version,
+        "device_serial_number": algorithm.model_hash,
     }
 
 
 def frames_of(volume: Volume, array: np.ndarray) -> np.ndarray:
-    """Gives an (i, j, k) array of the volume's grid as (slices, rows, columns).
+    """Turns an (i, j, k) array on the volume's grid into (slices, rows, columns).
 
     Raises:
         ValueError: If the array is not on the volume's grid.
@@ -180,23 +179,23 @@ def frames_of(volume: Volume, array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(array.transpose(2, 1, 0))
 
 
-def scores_of(volume: Volume, anomaly_map: np.ndarray) -> np.ndarray:
-    """Gives an (i, j, k) anomaly map as float32 (slices, rows, columns).
+def map_frames(result: Result, volume: Volume) -> np.ndarray:
+    """Turns the (i, j, k) anomaly map of a result into float32 (slices, rows, columns).
 
     Raises:
         ValueError: If it is not on the volume's grid, or holds NaN or infinities.
     """
-    scores = frames_of(volume, anomaly_map).astype(np.float32)
-    if not np.isfinite(scores).all():
+    values = frames_of(volume, np.asarray(result.anomaly_map)).astype(np.float32)
+    if not np.isfinite(values).all():
         raise ValueError("The anomaly map holds NaN or infinite values, which a viewer cannot show.")
-    return scores
+    return values
 
 
 def save(dataset: Dataset, path: Path) -> Path:
     """Writes a DICOM file so that ``path`` never holds half of one; its folder is made.
 
     Raises:
-        OSError: naming the file, if it cannot be written.
+        OSError: If the file cannot be written; names it.
     """
     try:
         with replacing(path) as part:
@@ -208,7 +207,7 @@ def save(dataset: Dataset, path: Path) -> Path:
 
 
 def _header(source: Dataset) -> Dataset:
-    """Gives what a source says of patient, study, series and equipment, without private attributes."""
+    """What a source says of patient, study, series and equipment, without private attributes."""
     header = Dataset()
     for tag in source.keys():  # noqa: SIM118 (iterating over values would raise at the first that cannot be parsed)
         if tag.group in _COPIED_GROUPS and _is_sound(source, tag):
@@ -240,7 +239,7 @@ def _is_sound(source: Dataset, tag: Any) -> bool:
 
 
 def _thickness(volume: Volume) -> float:
-    """Gives what the source says in mm, or else the distance of the slices."""
+    """Slice thickness in mm that the source names, or else the distance of the slices."""
     try:
         thickness = float(first_attributes(volume).get("SliceThickness") or 0)
     except (TypeError, ValueError):

@@ -8,28 +8,27 @@ from highdicom.spatial import get_normal_vector
 from pydicom import Dataset
 
 from scripts.dicom import codes
-from scripts.dicom.derived import CREATOR, anatomic_region, description, identity, name_frames, scores_of
-from scripts.dicom.finding import Finding
+from scripts.dicom.derived import CREATOR, anatomic_region, description, identity, map_frames, name_frames
 from scripts.dicom.volume import Volume
+from scripts.model.algorithm import Algorithm
+from scripts.results.result import Result
 
 SERIES_NUMBER = 9002
 
 
-def parametric_map(
-    volume: Volume, images: list[Dataset], anomaly_map: np.ndarray, finding: Finding
-) -> hd.pm.ParametricMap:
-    """Makes a map of float32, its values the anomaly scores themselves, shown from the lowest to the highest.
+def parametric_map(volume: Volume, images: list[Dataset], result: Result, algorithm: Algorithm) -> hd.pm.ParametricMap:
+    """Makes a float32 map of the very values of the anomaly map, shown from the lowest to the highest.
 
     Args:
         volume: The scan.
         images: Its `reference_images`.
-        anomaly_map: (i, j, k), finite, unbounded.
-        finding: Names the algorithm.
+        result: What was found, with a map (i, j, k).
+        algorithm: Name of the model.
 
     Raises:
         ValueError: If the map holds NaN or infinities, or has another shape than the scan.
     """
-    values = scores_of(volume, anomaly_map)
+    values = map_frames(result, volume)
     low, high = float(values.min()), float(values.max())
     name = "Anomaly map"
     made = hd.pm.ParametricMap(
@@ -40,12 +39,12 @@ def parametric_map(
         real_world_value_mappings=[
             hd.pm.RealWorldValueMapping(
                 lut_label="ANOMALY",
-                lut_explanation=description("Anomaly score", finding),
+                lut_explanation=description("Anomaly map", algorithm),
                 unit=codes.NO_UNIT,
                 value_range=(low, high),
                 slope=1.0,
                 intercept=0.0,
-                quantity_definition=codes.SCORE,
+                quantity_definition=codes.MAP_VALUE,
             )
         ],
         voi_lut_transformations=[
@@ -57,16 +56,16 @@ def parametric_map(
             )
         ],
         content_label="ANOMALY_MAP",
-        content_description=description(name, finding),
+        content_description=description(name, algorithm),
         content_creator_name=CREATOR,
         content_qualification=hd.ContentQualificationValues.RESEARCH,
         coding_schemes=[codes.coding_scheme()],
-        **identity(name, SERIES_NUMBER, finding),
+        **identity(name, SERIES_NUMBER, algorithm),
     )
     # dciodvfy asks for a laterality, and dcmqi's reader crashes without this functional group.
     anatomy = Dataset()
     anatomy.FrameLaterality = "U"
-    anatomy.AnatomicRegionSequence = [hd.sr.CodedConcept.from_code(anatomic_region(volume, finding))]
+    anatomy.AnatomicRegionSequence = [hd.sr.CodedConcept.from_code(anatomic_region(volume))]
     made.SharedFunctionalGroupsSequence[0].FrameAnatomySequence = [anatomy]
     name_frames(made, volume)
     _sort_frames(made)

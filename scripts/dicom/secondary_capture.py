@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import highdicom as hd
 import numpy as np
 from matplotlib import colormaps
@@ -16,50 +18,53 @@ from scripts.dicom.derived import (
     frames_of,
     identity,
     is_placed,
+    map_frames,
     patient_orientation,
     reference,
-    scores_of,
 )
-from scripts.dicom.finding import Finding
 from scripts.dicom.volume import Volume
+from scripts.model.algorithm import Algorithm
+from scripts.results.result import Result
 
 SERIES_NUMBER = 9004
 NOTICE = "NOT FOR CLINICAL USE"
-OPACITY = 0.6  # of the highest score
+OPACITY = 0.6  # of the highest map value
+SMALLEST = 6  # size of the text that can still be read, in pixels
 _LOSSY = ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod")
 
 
 def secondary_captures(
-    volume: Volume, images: list[Dataset], anomaly_map: np.ndarray, mask: np.ndarray | None, finding: Finding
+    volume: Volume, images: list[Dataset], result: Result, algorithm: Algorithm
 ) -> list[hd.sc.SCImage]:
     """Makes one RGB image for each top slice, in one series, as the source shows it.
 
-    Colours go from the map's median to its highest value, a red line is the mask's border, and the notice is burnt in.
+    Colours go from the map's median to its highest value, and a red line is the mask's border. The notice and the
+    verdict on the scan are burnt in.
 
     Args:
         volume: The scan.
         images: Its `reference_images`.
-        anomaly_map: (i, j, k), finite, unbounded.
-        mask: (i, j, k), 0 or 1, or None.
-        finding: Names the slices and the algorithm.
+        result: What was found, with a map (i, j, k), and a mask of the same shape or None.
+        algorithm: Name of the model.
 
     Raises:
         ValueError: If the map is not finite, or map or mask have another shape than the scan.
     """
     grey = frames_of(volume, volume.array)
-    heat = scores_of(volume, anomaly_map)
-    masked = None if mask is None else frames_of(volume, mask) > 0
+    heat = map_frames(result, volume)
+    masked = None if result.mask is None else frames_of(volume, np.asarray(result.mask)) > 0
     window = _window(volume)
     scale = float(np.median(heat)), float(heat.max())
     name = "Anomaly overlay"
-    names = identity(name, SERIES_NUMBER, finding)
+    names = identity(name, SERIES_NUMBER, algorithm)
+    lines = [NOTICE, *(["UNTRAINED TEACHERS"] if algorithm.untrained else []), result.sentence()]
     burned = "YES" if any(source.get("BurnedInAnnotation") == "YES" for source in volume.sources) else "NO"
     made = []
-    for number, k in enumerate(finding.top_slices, start=1):
+    for number, k in enumerate(result.top_slices, start=1):
         picture = _overlay(_unit(grey[k], *window), _unit(heat[k], *scale), None if masked is None else masked[k])
         capture = hd.sc.SCImage.from_ref_dataset(
             ref_dataset=images[0],
-            pixel_array=_with_notice(picture, finding.untrained),
+            pixel_array=with_text(picture, lines),
             photometric_interpretation=hd.PhotometricInterpretationValues.RGB,
             bits_allocated=8,
             coordinate_system=hd.CoordinateSystemNames.PATIENT,
@@ -77,14 +82,14 @@ def secondary_captures(
         for keyword in _LOSSY:  # what was ever compressed so stays so
             if keyword in images[0]:
                 setattr(capture, keyword, images[0][keyword].value)
-        capture.DerivationDescription = description(name, finding)
+        capture.DerivationDescription = description(name, algorithm)
         capture.SourceImageSequence = [_source(volume, k)]
         made.append(capture)
     return made
 
 
 def _window(volume: Volume) -> tuple[float, float]:
-    """Gives the lowest and highest value shown: the first window of the source, or else the middle 98 %.
+    """Lowest and highest value shown: the first window of the source, or else the middle 98 %.
 
     A radiograph has gone through its window already.
     """
@@ -104,7 +109,7 @@ def _unit(values: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def _overlay(grey: np.ndarray, heat: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
-    """Gives (rows, columns, 3) uint8 of a slice and its map, both in [0, 1]."""
+    """Paints a map over a slice, both (rows, columns) in [0, 1]: (rows, columns, 3) uint8."""
     opacity = OPACITY * heat[..., None]
     rgb = (1 - opacity) * grey[..., None] + opacity * colormaps["inferno"](heat)[..., :3]
     if mask is not None:
@@ -112,17 +117,19 @@ def _overlay(grey: np.ndarray, heat: np.ndarray, mask: np.ndarray | None) -> np.
     return (rgb * 255).round().astype(np.uint8)
 
 
-def _with_notice(picture: np.ndarray, untrained: bool) -> np.ndarray:
-    """Writes the notice at the top, half as wide as the picture if that leaves it a low line."""
+def with_text(picture: np.ndarray, lines: list[str]) -> np.ndarray:
+    """Writes lines at the top, as wide as the picture if that leaves them low; too small a picture breaks them."""
     image = Image.fromarray(picture)
     draw = ImageDraw.Draw(image)
-    text = NOTICE + ("\nUNTRAINED TEACHERS" if untrained else "")
+    columns = max(1, int(image.width / ImageFont.load_default(SMALLEST).getlength("0")))
+    text = "\n".join(textwrap.fill(line, columns) for line in lines)
     left, _, right, _ = draw.multiline_textbbox((0, 0), text, font=ImageFont.load_default(100))
-    size = max(6.0, min(50 * image.width / (right - left), image.height / 12))
+    size = max(SMALLEST, min(95 * image.width / (right - left), image.height / 20))
     draw.multiline_text(
-        *((size / 2, size / 4), text),
+        *((size / 4, size / 4), text),
         fill=(255, 255, 0),
         font=ImageFont.load_default(size),
+        spacing=size / 4,
         stroke_width=1,
         stroke_fill=0,
     )

@@ -17,13 +17,14 @@ from scripts.dicom.derived import (
     name_frames,
     patient_orientation,
 )
-from scripts.dicom.finding import Finding
 from scripts.dicom.volume import Volume
+from scripts.model.algorithm import Algorithm
+from scripts.results.result import Result
 
 SERIES_NUMBER = 9001
 
 
-def segmentation(volume: Volume, images: list[Dataset], mask: np.ndarray, finding: Finding) -> hd.seg.Segmentation:
+def segmentation(volume: Volume, images: list[Dataset], result: Result, algorithm: Algorithm) -> hd.seg.Segmentation:
     """Makes a binary segmentation of one segment, "Anomaly", with a frame for every slice.
 
     Slices without anomaly are kept, so that a reader gets the scan's grid back, and a normal scan has a segmentation.
@@ -31,15 +32,19 @@ def segmentation(volume: Volume, images: list[Dataset], mask: np.ndarray, findin
     Args:
         volume: The scan.
         images: Its `reference_images`.
-        mask: (i, j, k), 0 or 1.
-        finding: Names the algorithm.
+        result: What was found, with a mask (i, j, k).
+        algorithm: Name of the model.
 
     Raises:
-        ValueError: If the mask has other values, or another shape than the scan.
+        ValueError: If the mask has other values than 0 and 1, or another shape than the scan.
     """
+    mask = np.asarray(result.mask)
     if not np.isin(mask, (0, 1)).all():
         raise ValueError("The mask has values other than 0 and 1. Apply the threshold first.")
     name = "Anomaly mask"
+    parameters = {"model": algorithm.model_hash, "untrained": "yes" if algorithm.untrained else "no"}
+    if result.mask_threshold is not None:
+        parameters["mask_threshold"] = f"{result.mask_threshold:.9g}"
     segment = hd.seg.SegmentDescription(
         segment_number=1,
         segment_label="Anomaly",
@@ -47,14 +52,14 @@ def segmentation(volume: Volume, images: list[Dataset], mask: np.ndarray, findin
         segmented_property_type=codes.ABNORMALITY,
         algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
         algorithm_identification=hd.AlgorithmIdentificationSequence(
-            name=finding.algorithm_name,
+            name=algorithm.name,
             family=codes.LEARNED,
-            version=finding.algorithm_version,
-            parameters={"model": finding.model_hash, "untrained": "yes" if finding.untrained else "no"},
+            version=algorithm.version,
+            parameters=parameters,
         ),
         tracking_uid=hd.UID(),
         tracking_id="Anomaly",
-        anatomic_regions=[anatomic_region(volume, finding)],
+        anatomic_regions=[anatomic_region(volume)],
         display_color=hd.color.CIELabColor.from_rgb(255, 0, 0),
     )
     made = hd.seg.Segmentation(
@@ -64,10 +69,10 @@ def segmentation(volume: Volume, images: list[Dataset], mask: np.ndarray, findin
         segment_descriptions=[segment],
         instance_number=1,
         content_label="ANOMALY_MASK",
-        content_description=description(name, finding),
+        content_description=description(name, algorithm),
         content_creator_name=CREATOR,
         omit_empty_frames=False,
-        **identity(name, SERIES_NUMBER, finding),
+        **identity(name, SERIES_NUMBER, algorithm),
     )
     if not is_placed(volume):
         made.PatientOrientation = patient_orientation(volume)

@@ -1,7 +1,8 @@
-"""Scans of a phantom, acquired in any way, with a finding in them; and what outside programs make of the results."""
+"""Scans of a phantom, acquired in any way, with a result for them; and what outside programs make of the results."""
 
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ from pydicom import Dataset
 from scipy.spatial.transform import Rotation
 
 from bundle.phantom.dicom import write_series
-from scripts.dicom.finding import Finding
 from scripts.dicom.series import find_series, read_series
 from scripts.dicom.volume import Volume
+from scripts.model.algorithm import Algorithm
+from scripts.results.result import Result
 
 SHAPE = (12, 10, 6)
 SPACING = (0.7, 1.1, 3.0)
@@ -78,23 +80,43 @@ def anomaly_map() -> Callable[[Volume], np.ndarray]:
 
 
 @pytest.fixture
-def finding() -> Callable[..., Finding]:
-    """``finding(volume, threshold=None)``: one of 2.5, carried by the last slice and the first."""
+def result(anomaly_map: Callable[[Volume], np.ndarray]) -> Callable[..., Result]:
+    """``result(volume, scan_threshold=None)``: a normal scan, though its score lies above the mask's threshold.
 
-    def make(volume: Volume, **changes: Any) -> Finding:
+    Its map is `anomaly_map`, and the last slice and the first carry the score.
+    """
+
+    def make(volume: Volume, **changes: Any) -> Result:
         slices = volume.array.shape[2]
+        scores = anomaly_map(volume)
         values: dict[str, Any] = {
-            "anomaly_score": 2.5,
-            "threshold": 0.75,
-            "slice_scores": [1.0] * (slices - 1) + [2.5],
+            "score": 0.99,
+            "scan_threshold": 1.2,
+            "slice_threshold": 1.1,
+            "mask_threshold": 0.87,
+            "p_value": 0.4,
+            "false_positive_rate": 0.05,
+            "slice_scores": [0.5] * (slices - 1) + [0.99],
+            "slice_p_values": [0.7] * (slices - 1) + [0.4],
             "top_slices": [slices - 1, 0],
-            "algorithm_name": "PDD",
-            "algorithm_version": "1.2.3",
-            "model_hash": "0123456789abcdef",
+            "plane": "axial",
+            "anomaly_map": scores,
+            "mask": (scores > 0.87).astype(np.uint8),
         }
-        return Finding(**(values | changes))
+        return Result(**(values | changes))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def algorithm() -> Algorithm:
+    return Algorithm("PDD", "1.2.3", "0123456789abcdef")
+
+
+@pytest.fixture(scope="session")
+def untrained(algorithm: Algorithm) -> Algorithm:
+    """The same, with random teachers."""
+    return replace(algorithm, untrained=True)
 
 
 @pytest.fixture

@@ -12,10 +12,11 @@ import pytest
 from pydicom import Dataset, dcmread
 
 from scripts.dicom.derived import reference_images, save
-from scripts.dicom.finding import Finding
 from scripts.dicom.parametric_map import parametric_map
 from scripts.dicom.segmentation import segmentation
 from scripts.dicom.volume import Volume
+from scripts.model.algorithm import Algorithm
+from scripts.results.result import Result
 
 READERS = {"segmentation.dcm": "segimage2itkimage", "anomaly_map.dcm": "paramap2itkimage"}
 UNEVEN = np.array([(-31.5, 12.25 + 0.3 * z, 8 + z) for z in (0, 3, 6, 11, 14, 20)])
@@ -37,15 +38,17 @@ SHEARED = [
 
 
 @pytest.fixture
-def written(tmp_path: Path, anomaly_map: Callable[[Volume], np.ndarray], finding: Callable[..., Finding]):
+def written(
+    tmp_path: Path, anomaly_map: Callable[[Volume], np.ndarray], result: Callable[..., Result], algorithm: Algorithm
+):
     """Writes mask and map of a volume; gives their folder, and by file name the arrays written."""
 
     def write(volume: Volume) -> tuple[Path, dict[str, np.ndarray]]:
         scores = anomaly_map(volume)
         mask = (scores > 0.75).astype(np.uint8)
-        images = reference_images(volume)
-        save(segmentation(volume, images, mask, finding(volume)), tmp_path / "segmentation.dcm")
-        save(parametric_map(volume, images, scores, finding(volume)), tmp_path / "anomaly_map.dcm")
+        images, found = reference_images(volume), result(volume, mask=mask)
+        save(segmentation(volume, images, found, algorithm), tmp_path / "segmentation.dcm")
+        save(parametric_map(volume, images, found, algorithm), tmp_path / "anomaly_map.dcm")
         return tmp_path, {"segmentation.dcm": mask, "anomaly_map.dcm": scores}
 
     return write
@@ -53,7 +56,7 @@ def written(tmp_path: Path, anomaly_map: Callable[[Volume], np.ndarray], finding
 
 @pytest.mark.parametrize("acquisition", [*ACQUISITIONS, *SHEARED[:3]], ids=str)
 def test_a_point_of_the_patient_comes_back(
-    acquire, scan_affine, frame_affines, finding, acquisition: dict[str, Any]
+    acquire, scan_affine, frame_affines, result, algorithm, acquisition: dict[str, Any]
 ) -> None:
     """From the affine that the phantom was written with, to the brightest pixel of mask and map."""
     volume = acquire(**acquisition)
@@ -62,10 +65,8 @@ def test_a_point_of_the_patient_comes_back(
     point = (point @ (3, 7, 5, 1))[:3] * (-1, -1, 1)
     images = reference_images(volume)
     mask = (scores == scores.max()).astype(np.uint8)
-    for made in (
-        parametric_map(volume, images, scores, finding(volume)),
-        segmentation(volume, images, mask, finding(volume)),
-    ):
+    found = result(volume, anomaly_map=scores, mask=mask)
+    for made in (parametric_map(volume, images, found, algorithm), segmentation(volume, images, found, algorithm)):
         pixels = frames(made)
         frame, row, column = np.unravel_index(pixels.argmax(), pixels.shape)
         np.testing.assert_allclose(frame_affines(made)[frame] @ (column, row, 1), point, atol=0.01)

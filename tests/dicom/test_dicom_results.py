@@ -36,13 +36,11 @@ ODD: list[dict[str, Any]] = [
 
 
 @pytest.fixture
-def write(anomaly_map, finding, tmp_path: Path) -> Callable[..., list[Path]]:
+def write(result, algorithm, tmp_path: Path) -> Callable[..., list[Path]]:
     """``write(volume)``: all results of it."""
 
     def make(volume, folder: str = "results", **options: Any) -> list[Path]:
-        scores = anomaly_map(volume)
-        mask = (scores > 0.75).astype(np.uint8)
-        return write_dicom(volume, scores, mask, finding(volume), tmp_path / folder, **options)
+        return write_dicom(volume, result(volume), algorithm, tmp_path / folder, **options)
 
     return make
 
@@ -121,22 +119,22 @@ def test_sources_that_do_not_fit_the_slices_are_refused(acquire, write, field: s
         write(replace(volume, **{field: getattr(volume, field)[:5]}))
 
 
-def test_one_slice_and_no_mask(acquire, anomaly_map, finding, errors, tmp_path: Path) -> None:
+def test_one_slice_and_no_mask(acquire, result, algorithm, errors, tmp_path: Path) -> None:
     volume = acquire(shape=(12, 10, 1))
-    paths = write_dicom(volume, anomaly_map(volume), None, finding(volume, top_slices=[0]), tmp_path / "results")
+    paths = write_dicom(volume, result(volume, top_slices=[0], mask=None), algorithm, tmp_path / "results")
     assert {path.name: errors(path) for path in paths} == {"anomaly_map.dcm": [], "report.dcm": []}
 
 
 @pytest.mark.parametrize("modality", ["DX", "CR"])
-def test_a_radiograph_has_all_but_a_map(finding, errors, tmp_path: Path, modality: str) -> None:
+def test_a_radiograph_has_all_but_a_map(result, algorithm, errors, tmp_path: Path, modality: str) -> None:
     pixels = np.random.default_rng(3).integers(0, 4000, (20, 30)).astype(np.uint16)
     write_radiograph(tmp_path / "scan" / "a.dcm", pixels, modality=modality, PixelSpacing=[0.2, 0.2])
     (series,) = find_series(tmp_path / "scan", progress=False).series
     volume = read_series(series)
     mask = np.zeros(volume.array.shape, np.uint8)
     mask[3, 7] = 1
-    found = finding(volume, top_slices=[0])
-    paths = write_dicom(volume, mask.astype(np.float32), mask, found, tmp_path / "out", secondary_capture=True)
+    found = result(volume, top_slices=[0], anomaly_map=mask.astype(np.float32), mask=mask)
+    paths = write_dicom(volume, found, algorithm, tmp_path / "out", secondary_capture=True)
     names = ["segmentation.dcm", "report.dcm", "overlay_000.dcm"]
     assert {path.name: errors(path) for path in paths} == {name: [] for name in names}
     np.testing.assert_array_equal(dcmread(paths[0]).pixel_array.squeeze().T, mask[..., 0])
@@ -187,11 +185,29 @@ def test_a_full_disk_is_told_in_one_line(acquire, write, monkeypatch) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_nothing_is_written_if_one_object_cannot_be_made(acquire, anomaly_map, finding, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"score": np.nan}, "NaN or infinite: DICOM"),
+        ({"scan_threshold": np.inf}, "NaN or infinite: DICOM"),
+        ({"slice_threshold": np.nan}, "NaN or infinite: DICOM"),
+        ({"mask_threshold": -np.inf}, "NaN or infinite: DICOM"),
+        ({"p_value": np.nan}, "NaN or infinite: DICOM"),
+        ({"slice_scores": [0.5] * 5 + [np.nan]}, "NaN or infinite: DICOM"),
+        ({"slice_scores": [0.5] * 5}, "5 slice scores are not one for each of 6 slices"),
+        ({"top_slices": [6]}, r"Top slices \[6\] are not all among the 6 slices"),
+        ({"top_slices": [-1]}, r"Top slices \[-1\] are not all among the 6 slices"),
+        ({"anomaly_map": np.full((12, 10, 6), np.nan)}, "The anomaly map holds NaN"),
+        ({"anomaly_map": None}, "is not on the scan's grid"),
+        ({"mask": np.full((12, 10, 6), 2)}, "values other than 0 and 1"),
+    ],
+)
+def test_nothing_is_written_of_a_result_that_dicom_cannot_hold(
+    acquire, result, algorithm, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
     volume = acquire()
-    mask = np.zeros(volume.array.shape, np.uint8)
-    with pytest.raises(ValueError, match="NaN"):
-        write_dicom(volume, np.full(mask.shape, np.nan), mask, finding(volume), tmp_path / "results")
+    with pytest.raises(ValueError, match=message):
+        write_dicom(volume, result(volume, **changes), algorithm, tmp_path / "results")
     assert not (tmp_path / "results").exists()
 
 

@@ -22,9 +22,10 @@ from pynetdicom import AE
 
 from bundle.listen.sender import PeerAwayError, RefusedError, Sender
 from bundle.listen.settings import Peer
-from scripts.dicom.finding import Finding
 from scripts.dicom.results import write_dicom
 from scripts.dicom.series import find_series, read_series
+from scripts.model.algorithm import Algorithm
+from scripts.results.result import Result
 
 
 def test_a_peer_that_is_away_is_tried_until_it_is_back(
@@ -164,17 +165,23 @@ def results(study: Callable[..., list[Path]], tmp_path: Path) -> list[Path]:
     """Every kind of object that the bundle writes."""
     (series,) = find_series(study(slices=6)[0].parent, progress=False).series
     volume = read_series(series)
-    finding = Finding(
-        anomaly_score=0.5,
-        threshold=0.4,
-        slice_scores=[0.5] * 6,
-        top_slices=[0],
-        algorithm_name="PDD",
-        algorithm_version="1",
-        model_hash="0123456789abcdef",
-    )
     anomaly_map = (volume.array - volume.array.min()).astype(np.float32)
-    return write_dicom(volume, anomaly_map, anomaly_map > 1000, finding, tmp_path / "out", secondary_capture=True)
+    result = Result(
+        score=0.5,
+        scan_threshold=0.4,
+        slice_threshold=0.4,
+        mask_threshold=1000.0,
+        p_value=0.05,
+        false_positive_rate=0.05,
+        slice_scores=[0.5] * 6,
+        slice_p_values=[0.05] * 6,
+        top_slices=[0],
+        plane="axial",
+        anomaly_map=anomaly_map,
+        mask=anomaly_map > 1000,
+    )
+    algorithm = Algorithm("PDD", "1", "0123456789abcdef")
+    return write_dicom(volume, result, algorithm, tmp_path / "out", secondary_capture=True)
 
 
 def test_every_kind_of_result_is_taken_by_dcmtk_as_it_was_written(
