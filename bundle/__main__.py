@@ -1,4 +1,4 @@
-"""Tools around the bundle; training, evaluation and inference run by ``python -m monai.bundle run``."""
+"""Command line of the bundle; models are trained by ``python -m monai.bundle run training``."""
 
 import argparse
 import ast
@@ -12,7 +12,7 @@ from pathlib import Path
 from scripts.errors import cause_of
 
 VERBS = (
-    *("prepare", "weights", "calibrate", "report", "export", "baseline", "benchmark"),
+    *("prepare", "weights", "calibrate", "evaluate", "infer", "report", "export", "baseline", "benchmark"),
     *("label", "deploy", "listen", "phantom", "demo"),
 )
 

@@ -62,7 +62,7 @@ class DistillationTrainer(SupervisedTrainer):
     """
 
     def __init__(self, *others: Any, detector: Detector, feature_cache: FeatureCache, **more: Any) -> None:
-        super().__init__(*others, **{**more, "decollate": False})
+        super().__init__(*others, **{"metric_cmp_fn": _lower, **more, "decollate": False})
         if not self.state.epoch_length:
             raise ValueError("There is no training image: check the datalist and --dataset_dir.")
         self.detector, self.feature_cache = detector, feature_cache
@@ -100,7 +100,7 @@ class DistillationEvaluator(SupervisedEvaluator):
     """
 
     def __init__(self, *others: Any, loss_function: nn.Module, feature_cache: FeatureCache, **more: Any) -> None:
-        super().__init__(*others, **{**more, "decollate": False})
+        super().__init__(*others, **{"metric_cmp_fn": _lower, **more, "decollate": False})
         self.loss_function, self.feature_cache = loss_function, feature_cache
 
     def _iteration(self, engine: SupervisedEvaluator, batchdata: dict[str, Any]) -> dict[str, Any]:
@@ -111,6 +111,11 @@ class DistillationEvaluator(SupervisedEvaluator):
             distil = _Distil(network, network, self.feature_cache, _anomalous(engine, batchdata))
             loss, parts = self.loss_function(engine.inferer(images, distil))
         return _output(loss, parts, images)
+
+
+def _lower(current: float, best: float) -> bool:
+    """Whether a loss is the best so far, which MONAI begins with -1."""
+    return best == -1 or current < best
 
 
 class _Distil:

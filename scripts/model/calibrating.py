@@ -136,7 +136,8 @@ class Calibrating:
         logger.info(self._report(content))
         levels = content["levels"].values()
         if all(level["threshold"] is None for level in levels):
-            raise ValueError(f"No level has a threshold: {'; '.join(level['reason'] for level in levels)}.")
+            reasons = dict.fromkeys(level["reason"] for level in levels)
+            raise ValueError(f"No level has a threshold: {'; '.join(reasons)}.")
 
     def _weaknesses(self) -> list[str]:
         """Says why the promise may not hold, by what the checkpoint tells of its training."""

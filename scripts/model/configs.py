@@ -49,7 +49,7 @@ def folder_configs(trained: Mapping[str, Any], remembered: Mapping[str, Any]) ->
         merged = ConfigParser(copy.deepcopy(base.get()))
         for name in ("run", "training", "finalize", "train", "validate"):
             merged.get().pop(name, None)
-        for key, value in [*_load(SCORING).items(), *_load(f"{verb}.json").items()]:
+        for key, value in (_load(SCORING) | _load(f"{verb}.json")).items():
             if key not in merged:  # an option that the training was given stays
                 merge_kv(merged, key, copy.deepcopy(value))
         configs[f"{verb}.json"] = _used(merged.get(), run_id, InferProperties)

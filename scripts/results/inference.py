@@ -128,7 +128,7 @@ class InferenceResults:
         if exporter is None:
             row |= self._write_arrays(image, name, found)
         else:
-            row |= exporter.write(image, name, self.output_dir, found)
+            row |= exporter.write(image, name, self.output_dir, item["found"])
         row["overlay"] = f"overlays/{name}.png"
         anomaly_map = np.asarray(found.anomaly_map)
         inside = anomaly_map[anomaly_map != 0]  # it is 0 outside the foreground
