@@ -68,8 +68,8 @@ def report(
     )
 
 
-# Names no finding, as the scan may be normal.
 def _of_scan(volume: Volume, result: Result, algorithm: Algorithm) -> sr.MeasurementsAndQualitativeEvaluations:
+    """Group of the scan, which names no finding, as the scan may be normal."""
     return sr.MeasurementsAndQualitativeEvaluations(
         source_images=[sr.SourceImageForMeasurementGroup(*reference(volume, k)) for k in range(len(volume.positions))],
         measurements=_measurements(volume, result),
@@ -80,6 +80,7 @@ def _of_scan(volume: Volume, result: Result, algorithm: Algorithm) -> sr.Measure
 def _of_mask(
     volume: Volume, images: list[Dataset], segment: Dataset, result: Result, algorithm: Algorithm
 ) -> sr.VolumetricROIMeasurementsAndQualitativeEvaluations:
+    """Group of the mask, by its segment."""
     # ReferencedSegment.from_segmentation looks for the segment in the frames, where a single one is not.
     referenced = sr.ReferencedSegment(
         segment.SOPClassUID,

@@ -76,7 +76,7 @@ def secondary_captures(
         )
         capture.copy_patient_and_study_information(images[0])
         capture.PatientOrientation = patient_orientation(volume)
-        # The attribute is about annotation that identifies the patient: the notice is none, but the source's may be.
+        # The attribute is about annotation that identifies the patient: our text is none, but the source's may be.
         capture.BurnedInAnnotation = burned
         capture.Laterality = images[0].get("Laterality")  # empty where unknown
         for keyword in _LOSSY:  # what was ever compressed so stays so
