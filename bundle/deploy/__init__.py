@@ -1,15 +1,17 @@
 """Score the series of a DICOM study by a MONAI Deploy application, and write DICOM results.
 
-Takes a folder with a study (or several), chooses series by rules, runs a model bundle and writes for each series a
+    python -m bundle deploy models/brain -i STUDY -o OUT
+
+Takes a folder with a study (or several), chooses series by rules, runs a model folder and writes for each series a
 folder OUT/<series>/, whose name tells nothing of the patient:
 
-    segmentation.dcm   mask, where the bundle has a threshold
+    segmentation.dcm   mask, where the model is calibrated
     anomaly_map.dcm    parametric map
-    report.dcm         structured report (TID 1500) of the scores
+    report.dcm         structured report (TID 1500): score, scan threshold, p-value and verdict
     overlay_NNN.dcm    with --secondary-capture, colour pictures of the slices with the highest scores
 
-OUT/results.json lists scores, p-values, the volumes of the masks, and what was left out, and why. The DICOM files are
-of the patient and study of their series, results.json is of no one.
+OUT/results.json lists scores, thresholds, p-values, verdicts, the volumes of the masks, and what was left out, and why.
+The DICOM files are of the patient and study of their series, results.json is of no one.
 
 The rules are a JSON file; see bundle/deploy/rules.json, which is used without --rules.
 
@@ -26,22 +28,15 @@ import logging
 from importlib import import_module
 from pathlib import Path
 
-from bundle.exported import default_bundle
-
 SDK = 'pip install -c constraints.txt -e ".[deploy]" (Linux)'
 DEFAULT_RULES = Path(__file__).parent / "rules.json"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the verb."""
+    parser.add_argument("model", type=Path, metavar="MODEL", help="model folder, which training has written")
     parser.add_argument("-i", "--input", type=Path, required=True, metavar="STUDY", help="folder of DICOM files")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="folder for the results")
-    parser.add_argument(
-        "--bundle",
-        type=Path,
-        metavar="DIR",
-        help="model bundle (default: the one this code was exported in, or models/medical_anomaly_pdd)",
-    )
     parser.add_argument("--rules", type=Path, default=DEFAULT_RULES, metavar="FILE", help="which series are wanted")
     parser.add_argument("--secondary-capture", action="store_true", help="for viewers that show nothing else")
 
@@ -51,32 +46,32 @@ def run(args: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     for name in ("bundle", "scripts.dicom"):  # not all: highdicom would name UIDs
         logging.getLogger(name).setLevel(logging.INFO)
-    return deploy(args.input, args.output, args.bundle, args.rules, args.secondary_capture)
+    return deploy(args.model, args.input, args.output, args.rules, args.secondary_capture)
 
 
-def deploy(study: Path, out: Path, bundle: Path | None, rules: Path, secondary_capture: bool = False) -> int:
+def deploy(model: Path, study: Path, out: Path, rules: Path, secondary_capture: bool = False) -> int:
     """Runs the application on a study.
 
     Args:
-        study: folder.
-        out: folder, made where it is missing.
-        bundle: folder of a model bundle; None takes ``bundle.exported.default_bundle``.
-        rules: file of ``bundle.deploy.choice``.
-        secondary_capture: whether to write pictures as well.
+        model: Model folder.
+        study: Folder of DICOM files.
+        out: Folder for the results, made where it is missing.
+        rules: File of ``bundle.deploy.choice``.
+        secondary_capture: Whether to write pictures as well.
 
     Returns:
         The exit code of the verb.
 
     Raises:
         OSError: If an input is missing, or ``out`` cannot be written.
-        ValueError: If rules or bundle are wrong, or there is no DICOM.
+        ValueError: If rules or model are wrong, or there is no DICOM.
         RuntimeError: If the SDK is not installed.
     """
     if not study.exists():
         raise FileNotFoundError(f"There is no folder {study}.")
     load_sdk()
     application = import_module("bundle.deploy.application")
-    results = application.analyse(study, out, bundle or default_bundle(), rules, secondary_capture)
+    results = application.analyse(model, study, out, rules, secondary_capture)
     print(results.summary())
     return results.exit_code
 

@@ -1,6 +1,6 @@
 """The application folder of a MONAI Application Package: ``python bundle/deploy -i STUDY -o OUT -m MODELS``.
 
-A package holds this folder and, elsewhere, the model bundle, whose code is the one that runs. What is not said on the
+A package holds this folder and, elsewhere, the model folder, whose code is the one that runs. What is not said on the
 command line comes from the environment (HOLOSCAN_INPUT_PATH, HOLOSCAN_OUTPUT_PATH, HOLOSCAN_MODEL_PATH), from app.yaml
 (HOLOSCAN_CONFIG_PATH) and from rules.json in this folder.
 """
@@ -30,13 +30,13 @@ def main() -> int:
         logging.getLogger(name).setLevel(logging.INFO)
     try:
         capture = _secondary_capture(Path(os.environ.get("HOLOSCAN_CONFIG_PATH", _APP / "app.yaml")))
-        model = model_bundle(args.model)
+        model = model_folder(args.model)
     except (OSError, ValueError) as error:
         return _refuse(error)
     sys.path.insert(0, str(model))
     deploy, cause_of = import_module("bundle.deploy").deploy, import_module("scripts.errors").cause_of
     try:
-        return deploy(args.input, args.output, model, _APP / "rules.json", capture)
+        return deploy(model, args.input, args.output, _APP / "rules.json", capture)
     except (OSError, ValueError, RuntimeError) as error:
         return _refuse(cause_of(error))
 
@@ -46,8 +46,8 @@ def _refuse(error: BaseException) -> int:
     return 1
 
 
-def model_bundle(models: Path) -> Path:
-    """Gives the model bundle that a folder is or holds.
+def model_folder(models: Path) -> Path:
+    """Finds the model folder that a folder is or holds.
 
     Raises:
         FileNotFoundError: If there is none.
@@ -56,8 +56,7 @@ def model_bundle(models: Path) -> Path:
         if (folder / "configs" / "inference.json").is_file() and (folder / "models" / "model.pt").is_file():
             return folder.resolve()
     raise FileNotFoundError(
-        f"There is no model bundle in {models}. Make one by python -m bundle export --format bundle, and name its "
-        "folder, or the one that holds it, by --model."
+        f"There is no model folder in {models}: name one, or the folder that holds it, by --model."
     )
 
 

@@ -21,13 +21,13 @@ from scripts.model.predictor import Predictor
 
 
 class AnomalyApplication(Application):
-    """Chooses series of a study, runs a model bundle on each, and writes DICOM objects.
+    """Chooses series of a study, runs a model on each, and writes DICOM objects.
 
     Args:
         study: folder with one or several studies.
         out: folder for the results.
         choice: the rules.
-        predictor: the model bundle.
+        predictor: The model.
         results: gathers what is told of all series.
         scratch: folder for volumes on their way to the predictor.
         secondary_capture: whether to write pictures as well.
@@ -54,7 +54,7 @@ class AnomalyApplication(Application):
             self,
             name="write",
             folder=self.out,
-            facts=self.predictor.facts,
+            algorithm=self.predictor.algorithm,
             results=self.results,
             secondary_capture=self.secondary_capture,
         )
@@ -62,13 +62,13 @@ class AnomalyApplication(Application):
         self.add_flow(score, write, {("scored", "scored")})
 
 
-def analyse(study: Path, out: Path, bundle: Path, rules: Path, secondary_capture: bool = False) -> Results:
+def analyse(model: Path, study: Path, out: Path, rules: Path, secondary_capture: bool = False) -> Results:
     """Runs the application, and writes ``results.json``; arguments and errors as of ``bundle.deploy.deploy``."""
     if "HOLOSCAN_LOG_LEVEL" not in os.environ:  # what goes wrong reaches us as an exception as well
         set_log_level(LogLevel.CRITICAL)
     with _owned(out) as folder:
-        predictor = Predictor(bundle, cache_dir=folder)
-        choice, results = read_choice(rules, predictor.facts["input"]), Results(predictor.facts)
+        predictor = Predictor(model, cache_dir=folder)
+        choice, results = read_choice(rules, predictor.modality, predictor.plane), Results(predictor.facts)
         AnomalyApplication(study, out, choice, predictor, results, str(folder), secondary_capture).run()
         if results.waiting:  # the SDK ends its graph at a signal, and says nothing
             raise RuntimeError(
