@@ -7,7 +7,7 @@ PEERS_STAMP := $(PEERS)/.installed
 LABEL := .venv-label
 LABEL_STAMP := $(LABEL)/.installed
 # What make label serves.
-BUNDLE ?= demo/medical_anomaly_pdd
+MODEL ?= demo/model
 STUDIES ?= demo/studies
 PORT ?= 8000
 # Waiting threads that spin cost more than they gain as soon as anything else runs on the machine.
@@ -31,10 +31,10 @@ demo: $(STAMP)  ## train, evaluate and infer on made-up head CT scans (demo/); u
 test: $(STAMP)  ## run the tests, two at a time
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-label: $(LABEL_STAMP) $(filter demo/medical_anomaly_pdd,$(BUNDLE))  ## serve a model to 3D Slicer and OHIF: make label BUNDLE=... STUDIES=... PORT=8000 (default: the demo's)
-	$(LABEL)/bin/python -m bundle label --bundle "$(BUNDLE)" --studies "$(STUDIES)" --port $(PORT)
+label: $(LABEL_STAMP) $(filter demo/model,$(MODEL))  ## serve a model to 3D Slicer and OHIF: make label MODEL=... STUDIES=... PORT=8000 (default: the demo's)
+	$(LABEL)/bin/python -m bundle label "$(MODEL)" --studies "$(STUDIES)" --port $(PORT)
 
-demo/medical_anomaly_pdd: | $(STAMP)
+demo/model: | $(STAMP)
 	$(BIN)/python -m bundle demo demo
 
 test-label: $(LABEL_STAMP)  ## run the tests of MONAI Label's app, in its environment

@@ -2,7 +2,9 @@
 
 mean_image: absolute difference to the mean normal image; an image's score is the map's mean.
 nearest_neighbours: distance of the configured teachers' features to the nearest normal one; the score is the maximum.
-Images are prepared as the configs say, and the metrics are those of the evaluation.
+Images are prepared as the training's configs say, and the metrics are those of the evaluation:
+
+    python -m bundle baseline mean_image --config-file configs/train.json configs/data/ct.json --datalist datalist.json
 """
 
 import argparse
@@ -14,61 +16,77 @@ from typing import Any
 from monai.bundle import ConfigParser
 from tqdm import tqdm
 
-from bundle.configured import add_options, given, parsed
+from scripts.model.command import merged
+from scripts.model.configs import folder_configs
+from scripts.model.provenance import Provenance
 
-BASELINES: dict[str, dict[str, Any]] = {
-    "mean_image": {"score_pooling": "mean", "network_def": {"_target_": "scripts.networks.baselines.MeanImage"}},
-    "nearest_neighbours": {"score_pooling": "max"},
-}
+POOLING = {"mean_image": "mean", "nearest_neighbours": "max"}  # of the names of the baselines
+_OF_A_MODEL = ("Restored", "EvaluatedCard")  # handlers that a baseline has no files for
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of the verb."""
-    parser.add_argument("method", choices=list(BASELINES))
-    parser.add_argument("--datalist", type=Path, help="default: as the configs say")
-    parser.add_argument("--dataset_dir", type=Path, help="where the images are (default: as the datalist says)")
-    add_options(parser, ["configs/train.json", "configs/evaluate.json"], "an evaluation")
-    parser.add_argument("--seed", type=int, default=0, help="of the nearest neighbours' sample (default: %(default)s)")
-    parser.add_argument("--results_dir", type=Path, help="write the evaluation's files there and an MLflow run")
+    """Declares the arguments of the verb."""
+    parser.add_argument("method", choices=list(POOLING))
+    parser.add_argument("--datalist", type=Path, metavar="FILE", help="default: as the configs say")
+    parser.add_argument("--dataset-dir", type=Path, metavar="DIR", help="where the images are")
+    files = ["configs/train.json"]
+    parser.add_argument("--config-file", nargs="+", default=files, metavar="FILE", help="train.json and its overlays")
+    parser.add_argument("--set", nargs=2, action="append", default=[], metavar=("ID", "VALUE"), help="override a value")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the nearest neighbours' sample (default: 0)")
+    parser.add_argument("--results-dir", type=Path, metavar="DIR", help="folder of the evaluation, and an MLflow run")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the metrics as JSON."""
-    parser = parsed(args.config_file, given(args, "datalist", "dataset_dir"), args.set)
-    metrics = evaluate(args.method, parser, args.seed, args.results_dir)
+    """Prints the metrics as JSON."""
+    values: dict[str, Any] = {name: _value(text) for name, text in args.set}
+    given = {"datalist": args.datalist, "dataset_dir": args.dataset_dir}
+    values |= {name: str(path) for name, path in given.items() if path is not None}
+    metrics = evaluate(args.method, args.config_file, values, args.seed, args.results_dir)
     print(json.dumps({name: value if math.isfinite(value) else None for name, value in metrics.items()}, indent=4))
     return 0
 
 
-def evaluate(method: str, config: ConfigParser, seed: int = 0, results_dir: Path | None = None) -> dict[str, float]:
-    """Gives the metrics of a baseline, named as the evaluation names them; NaN for what is not defined.
+def evaluate(
+    method: str, files: list[str], values: dict[str, Any], seed: int = 0, results_dir: Path | None = None
+) -> dict[str, float]:
+    """Metrics of a baseline, named as the evaluation names them; NaN for what is not defined.
 
     Args:
-        method: a key of ``BASELINES``.
-        config: of an evaluation; its checkpoint is not read.
-        seed: of the nearest neighbours' sample.
-        results_dir: where the evaluation's files go; None writes none, and no MLflow run.
+        method: Key of ``POOLING``.
+        files: ``configs/train.json`` and its overlays.
+        values: Values by id, over the files.
+        seed: Seed of the nearest neighbours' sample.
+        results_dir: Folder of the evaluation's files; None writes none, and no MLflow run.
     """
+    trained = merged(files, {**values, "seed": seed, "scoring#pooling": POOLING[method]})
+    training = ConfigParser(trained)
+    training["device"] = "$torch.device('cpu')"
+    baseline: dict[str, Any] = {"_target_": "scripts.networks.baselines.MeanImage"}
     if method == "nearest_neighbours":
-        nearest = {
-            "_target_": "scripts.networks.baselines.NearestNeighbours",
-            "detector": config["network_def"],
-            "seed": seed,
-        }
-        config["network_def"] = nearest
-    for name, value in BASELINES[method].items():
-        config[name] = value
-    config["seed"], config["device"] = seed, "$torch.device('cpu')"
-    if config["method"] == "PDD":  # unless it has been given a name of its own
-        config["method"] = method.replace("_", " ")
-    config["calibration#path"] = ""  # that of a trained model says nothing about a baseline's maps
-    kept = [] if results_dir is None else [h for h in config["validate#handlers"] if "Checkpoint" not in h["_target_"]]
-    config["validate#handlers"] = kept
-    if results_dir is not None:
-        config["results_dir"] = str(results_dir)
-    training: Any = config.get_parsed_content("train#dataset")
-    network: Any = config.get_parsed_content("network_def")
-    network.fit(item["image"].as_tensor() for item in tqdm(training, "training"))
-    evaluator: Any = config.get_parsed_content("validate#evaluator")
+        name = "scripts.networks.baselines.NearestNeighbours"
+        baseline = {"_target_": name, "detector": training["network_def"], "seed": seed}
+    training["network_def"] = baseline
+    network: Any = training.get_parsed_content("network_def")
+    dataset: Any = training.get_parsed_content("train#dataset")
+    network.fit(item["image"].as_tensor() for item in tqdm(dataset, "training"))
+    remembered = {name: training.get_parsed_content(name) for name in ("datalist", "dataset_dir", "tracking_uri")}
+    config = ConfigParser(folder_configs(trained, remembered)["evaluate.json"])
+    facts = Provenance(remembered["datalist"], method=method.replace("_", " "), seed=seed)
+    facts.facts["mlflow_run_name"] = trained["run_name"] or facts.run_name
+    handlers = [] if results_dir is None else config["handlers"]
+    config["handlers"] = [one for one in handlers if not one["_target_"].endswith(_OF_A_MODEL)]
+    more = {"network_def": network, "device": "$torch.device('cpu')", "provenance": facts}
+    more |= {"calibration#path": "", "calibration#scorer": None}  # a trained model's says nothing of these maps
+    more |= {"cache_dir": training.get_parsed_content("cache_dir"), "run_name": trained["run_name"]}
+    more["tracking#parent_run_id"] = training["tracking#parent_run_id"]
+    config.update(more | ({} if results_dir is None else {"output_dir": str(results_dir)}))
+    evaluator: Any = config.get_parsed_content("evaluator")
     evaluator.run()
     return evaluator.state.metrics
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text

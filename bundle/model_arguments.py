@@ -55,7 +55,7 @@ def given(args: argparse.Namespace, folder: ModelFolder) -> dict[str, Any]:
 
 
 def _check_datalist(folder: ModelFolder) -> None:
-    path = Path(folder.config("evaluate")["datalist"])
+    path = Path(str(folder.config("evaluate").get_parsed_content("datalist")))
     if not path.is_file():
         raise FileNotFoundError(f"The datalist {path} of the training is not there: name it by --datalist.")
     if datalist_hash(path) != folder.metadata[MODEL].get("datalist_sha256"):

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from bundle.benchmark.suite import Cell
 from scripts.files import replacing
+from scripts.model.folder import RESUME
 from scripts.tracking.run import experiment_id
 
 logger = logging.getLogger(__name__)
@@ -114,33 +115,28 @@ class Bench:
         """
         folder = self.out / cell.folder
         folder.mkdir(parents=True, exist_ok=True)
-        last = folder / "models" / "last.pt"
+        model = folder / "model"
         overlay = {
             **cell.values,
             "seed": cell.seed,
             "run_name": f"{cell.method} {cell.data} seed {cell.seed}",
-            "method": cell.method,
-            "ckpt_path": str(folder / "models" / "model.pt"),
-            "resume_path": str(last),
-            "results_dir": str(folder / "test"),
-            "calibration_path": str(folder / "models" / "calibration.json"),
+            "model_dir": str(model),
             "tracking_uri": self.tracking_uri,
             "experiment_name": self.name,
-            "parent_run_id": self.run_id,
-            "registered_model_name": "",
+            "tracking#parent_run_id": self.run_id,
+            "tracking#registered_model": "",
         }
         (folder / "cell.json").write_text(json.dumps(overlay, indent=4) + "\n")
-        configs = [*cell.configs, str(folder / "cell.json")]
-        evaluation = ["configs/train.json", "configs/evaluate.json", *configs]
+        configs = ["configs/train.json", *cell.configs, str(folder / "cell.json")]
         started = time.time()
         if cell.baseline is not None:
-            words = ["bundle", "baseline", cell.baseline, "--config_file", *evaluation, "--seed", str(cell.seed)]
-            self._process(folder, [*words, "--results_dir", str(folder / "test")])
+            words = ["bundle", "baseline", cell.baseline, "--config-file", *configs, "--seed", str(cell.seed)]
+            self._process(folder, [*words, "--results-dir", str(folder / "test")])
         else:
-            resume = ["--resume", "True"] if last.is_file() else []
-            training = ["monai.bundle", "run", "training", "--config_file", str(["configs/train.json", *configs])]
-            self._process(folder, [*training, *resume])
-            self._process(folder, ["monai.bundle", "run", "evaluating", "--config_file", str(evaluation)])
+            resume = ["--resume", "True"] if (model / RESUME).is_file() else []
+            self._process(folder, ["monai.bundle", "run", "training", "--config_file", str(configs), *resume])
+            parent = ["--set", "tracking#parent_run_id", self.run_id]
+            self._process(folder, ["bundle", "evaluate", str(model), "-o", str(folder / "test"), *parent])
         seconds = time.time() - started
         with replacing(folder / _DONE) as part:
             part.write_text(json.dumps({"asked": self._asked(cell), "seconds": round(seconds, 1)}, indent=4) + "\n")

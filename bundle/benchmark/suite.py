@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bundle.baseline import BASELINES
+from bundle.baseline import POOLING
 
 _PARTS = {"configs", "values", "seeds", "baseline"}
 
@@ -17,7 +17,7 @@ class Cell(NamedTuple):
     Attributes:
         data, method: their names in the suite.
         seed: of the run.
-        baseline: a key of ``bundle.baseline.BASELINES``, or None for a method that is trained.
+        baseline: a key of ``bundle.baseline.POOLING``, or None for a method that is trained.
         configs: overlays, in order.
         values: id to value, set after the overlays.
     """
@@ -62,8 +62,8 @@ def load_suite(path: Path) -> dict[str, Any]:
             for config in part.get("configs", []):
                 if not Path(config).is_file():
                     raise FileNotFoundError(f"{path}: {kind}, {name}: there is no overlay {config}.")
-            if part.get("baseline", "mean_image") not in BASELINES:
-                raise ValueError(f"{path}: {name}: no baseline {part['baseline']}; there are {', '.join(BASELINES)}.")
+            if part.get("baseline", "mean_image") not in POOLING:
+                raise ValueError(f"{path}: {name}: no baseline {part['baseline']}; there are {', '.join(POOLING)}.")
     return suite
 
 

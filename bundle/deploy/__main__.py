@@ -55,9 +55,7 @@ def model_folder(models: Path) -> Path:
     for folder in (models, *(sorted(models.iterdir()) if models.is_dir() else [])):
         if (folder / "configs" / "inference.json").is_file() and (folder / "models" / "model.pt").is_file():
             return folder.resolve()
-    raise FileNotFoundError(
-        f"There is no model folder in {models}: name one, or the folder that holds it, by --model."
-    )
+    raise FileNotFoundError(f"There is no model folder in {models}: name one, or the folder that holds it, by --model.")
 
 
 def _secondary_capture(path: Path) -> bool:

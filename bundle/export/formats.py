@@ -1,6 +1,5 @@
 """The formats of an exported network: what each needs, and how it is written."""
 
-import json
 import logging
 import tempfile
 import warnings
@@ -15,10 +14,9 @@ from monai.bundle import ckpt_export, trt_export
 from torch import Tensor, nn
 
 from bundle.export.int8 import quantised
-from bundle.export.package import merged_configs
 from scripts.extras import EXPORT, TENSORRT, import_extra
+from scripts.model.folder import ModelFolder
 
-METADATA = Path(__file__).parents[2] / "configs" / "metadata.json"
 _EXAMPLES = 2  # torch.export takes a size of 1 for a constant
 _FOLDED = 2**20  # elements
 _TENSORRT_BATCHES = [1, 8, 32]  # the fewest, the usual, the most
@@ -29,19 +27,15 @@ class Job:
     """What is to be exported.
 
     Attributes:
-        network: restored, in evaluation mode.
-        checkpoint: that it was restored from.
-        configs: files that it was built from, train.json first.
-        overrides: of these configs.
-        image_shape: (3, H, W).
-        images: (3, H, W) in [0, 1], to take the ranges of INT8 from; None for float32.
+        network: Restored network in evaluation mode.
+        image_shape: Shape (3, H, W) of an image.
+        folder: Model folder that it comes from, which TorchScript and TensorRT need.
+        images: Images (3, H, W) in [0, 1] to take the ranges of INT8 from; None for float32.
     """
 
     network: nn.Module
-    checkpoint: Path
-    configs: list[str]
-    overrides: dict[str, Any]
     image_shape: list[int]
+    folder: ModelFolder | None = None
     images: list[Tensor] | None = None
 
 
@@ -60,32 +54,30 @@ class Format(NamedTuple):
 
 
 def _write_torchscript(job: Job, path: Path) -> None:
-    with _monais_arguments(job, path) as arguments, _quiet():
-        ckpt_export(**arguments, use_trace=True)
+    with _quiet():
+        ckpt_export(**_monais_arguments(job, path), use_trace=True)
 
 
 def _write_tensorrt(job: Job, path: Path) -> None:
-    with _monais_arguments(job, path) as arguments, _quiet():
+    with _quiet():
+        arguments = _monais_arguments(job, path)
         trt_export(**arguments, use_trace=True, precision="fp32", dynamic_batchsize=_TENSORRT_BATCHES)
 
 
-@contextmanager
-def _monais_arguments(job: Job, path: Path) -> Iterator[dict[str, Any]]:
-    """What both of MONAI's exports take. They keep config files inside theirs: here the one of inference, whole, which
-    is what MONAI Deploy looks for."""
-    with tempfile.TemporaryDirectory() as folder:
-        config = Path(folder) / "inference.json"
-        merged = merged_configs(job.configs[1:], job.overrides)["inference.json"]
-        config.write_text(json.dumps(merged), encoding="utf-8")
-        yield {
-            "net_id": "network_def",
-            "filepath": str(path),
-            "ckpt_file": str(job.checkpoint),
-            "meta_file": str(METADATA),
-            "config_file": str(config),
-            "key_in_ckpt": "model",
-            "input_shape": [1, *job.image_shape],
-        }
+def _monais_arguments(job: Job, path: Path) -> dict[str, Any]:
+    """Arguments of MONAI's exports, which keep the config of inference in their files, where MONAI Deploy looks."""
+    assert job.folder is not None
+    configs = job.folder.path / "configs"
+    return {
+        "net_id": "network_def",
+        "filepath": str(path),
+        "ckpt_file": str(job.folder.checkpoint),
+        "meta_file": str(configs / "metadata.json"),
+        "config_file": str(configs / "inference.json"),
+        "key_in_ckpt": "model",
+        "input_shape": [1, *job.image_shape],
+        "bundle_root": str(job.folder.path),
+    }
 
 
 def _write_onnx(job: Job, path: Path) -> None:

@@ -1,13 +1,14 @@
 """INT8 by post-training quantisation, with ranges from normal images of the training split."""
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from monai.bundle import ConfigParser
 from torch import Tensor
 
 from scripts.extras import EXPORT, import_extra
+from scripts.model.folder import ModelFolder
 
 IMAGES = 300  # as many as nncf takes by default
 # In float: the map, whose small differences are all that counts; and of a selective scan all but its projections to and
@@ -15,13 +16,15 @@ IMAGES = 300  # as many as nncf takes by default
 FLOAT = (r"anomaly_map/.*", r".*\.op/.*")
 
 
-def training_images(config: ConfigParser) -> list[Tensor]:
-    """Gives images (3, H, W) of the training split, prepared as for training but not augmented, evenly chosen.
+def training_images(folder: ModelFolder, values: Mapping[str, str]) -> list[Tensor]:
+    """Images (3, H, W) of the training split, prepared as for training but not augmented, evenly chosen.
 
     Args:
-        config: of a training; changed so that it does not augment.
+        folder: Model folder.
+        values: Config values by id, as another datalist.
     """
-    config["augmentation"], config["cache_num"] = None, 0
+    config = folder.config("train", **values, augmentation=None)
+    config["train#dataset#cache_num"] = 0
     dataset: Any = config.get_parsed_content("train#dataset")
     chosen = torch.linspace(0, len(dataset) - 1, min(IMAGES, len(dataset))).round().int().tolist()
     return [dataset[index]["image"].as_tensor() for index in chosen]

@@ -1,7 +1,7 @@
 """Serve the model to 3D Slicer, OHIF and other clients of MONAI Label.
 
-    python -m bundle label --studies FOLDER                               then http://127.0.0.1:8000 in 3D Slicer
-    python -m bundle label --studies http://127.0.0.1:8042/dicom-web      then http://127.0.0.1:8000/ohif/ in a browser
+    python -m bundle label MODEL --studies FOLDER                             then http://127.0.0.1:8000 in 3D Slicer
+    python -m bundle label MODEL --studies http://127.0.0.1:8042/dicom-web    then http://127.0.0.1:8000/ohif/ in OHIF
 
 Starts MONAI Label on this machine alone over a folder of NIfTI or a DICOMweb server, with models anomaly_segmentation
 and anomaly_map, training on normal images, and active learning by the anomaly score. MONAI Label has an environment of
@@ -19,11 +19,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from bundle.exported import default_bundle
-from scripts.model.predictor import NAME, REMEDY
+from scripts.model.folder import ModelFolder
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = ROOT / ".venv-label"
+NAME = "medical_anomaly_pdd"  # of the link to the model; MONAI Label takes one with "detection" in it for a detector
 _LOOPBACK = "127.0.0.1"
 _MAIN = '''"""The app that MONAI Label looks for in its app folder."""
 
@@ -35,29 +35,25 @@ __all__ = ["AnomalyApp"]
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the verb."""
-    parser.add_argument(
-        "--bundle",
-        type=Path,
-        help="model bundle (default: the one this code was exported in, or models/medical_anomaly_pdd)",
-    )
+    parser.add_argument("model", type=Path, metavar="MODEL", help="model folder, which training has written")
     parser.add_argument("--studies", required=True, help="folder of NIfTI (.nii, .nii.gz), or URL of a DICOMweb server")
     parser.add_argument("--port", type=int, default=8000, help="default: %(default)s")
     parser.add_argument("--host", default=_LOOPBACK, help="address that is served (default: %(default)s, this machine)")
     parser.add_argument("--app", type=Path, default=Path("eval/label"), help="working folder (default: %(default)s)")
-    parser.add_argument("--modality", choices=("CT", "MR"), help="of DICOMweb series (default: the model's)")
+    parser.add_argument("--modality", choices=("CT", "MR"), help="modality of DICOMweb series (default: the model's)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Become the server: does not return, except on Windows."""
     python = interpreter()
-    bundle = checked_bundle(args.bundle or default_bundle())
+    model = ModelFolder(args.model.resolve())
     remote = args.studies.startswith(("http://", "https://"))
     studies = args.studies if remote else checked_studies(args.studies)
     require_free(args.host, args.port)
-    app = write_app(args.app, bundle)
+    app = write_app(args.app, model.path)
     if args.host not in (_LOOPBACK, "localhost", "::1"):
-        print(f"warning: {args.host} can be reached by others, and the server asks nobody who he is.", file=sys.stderr)
-    environment = {**os.environ, **settings(app, python, args.modality or modality_of(bundle))}
+        print(f"warning: {args.host} can be reached by others, and the server has no authentication.", file=sys.stderr)
+    environment = {**os.environ, **settings(app, python, args.modality or model.modality)}
     if remote:  # else every series would be fetched at once, and again after each training
         environment.setdefault("MONAI_LABEL_AUTO_UPDATE_SCORING", "false")
     command = [str(python), "-m", "monailabel.main", "start_server", "--app", str(app), "--studies", studies]
@@ -80,18 +76,6 @@ def interpreter() -> Path:
     if not python.is_file():
         raise RuntimeError(f"MONAI Label is not installed, neither here nor in {ENVIRONMENT}: make label")
     return python
-
-
-def checked_bundle(folder: Path) -> Path:
-    """Gives the absolute path of a model bundle.
-
-    Raises:
-        FileNotFoundError: if it is none.
-    """
-    for name in ("configs/inference.json", "models/model.pt"):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder} is no model bundle: it has no {name}. {REMEDY}")
-    return folder.resolve()
 
 
 def checked_studies(folder: str) -> str:
@@ -126,7 +110,7 @@ def require_free(host: str, port: int) -> None:
         raise OSError(f"{host}:{port} cannot be served ({error}). Name another --port or --host.") from None
 
 
-def write_app(folder: Path, bundle: Path) -> Path:
+def write_app(folder: Path, model: Path) -> Path:
     """Makes MONAI Label's app folder, which only its user may read, and gives its absolute path."""
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -137,14 +121,14 @@ def write_app(folder: Path, bundle: Path) -> Path:
     if link.is_symlink():
         link.unlink()
     elif link.exists():
-        raise FileExistsError(f"{link} is not a link to a model bundle: remove it, or name another --app.")
-    link.symlink_to(bundle, target_is_directory=True)
+        raise FileExistsError(f"{link} is not a link to a model folder: remove it, or name another --app.")
+    link.symlink_to(model, target_is_directory=True)
     return folder
 
 
-def settings(app: Path, python: Path, modality: str) -> dict[str, str]:
+def settings(app: Path, python: Path, modality: str | None) -> dict[str, str]:
     """Gives the environment variables by which MONAI Label keeps to this app's folder, code and files."""
-    search = {"Modality": modality}
+    search = {"Modality": modality} if modality else {}
     return {
         "PATH": os.pathsep.join([str(python.parent), os.environ.get("PATH", "")]),  # itkimage2segimage of dcmqi
         "PYTHONPATH": str(ROOT),
@@ -154,8 +138,3 @@ def settings(app: Path, python: Path, modality: str) -> dict[str, str]:
         "MONAI_LABEL_DICOMWEB_CACHE_PATH": str(app / "dicom"),
         "MONAI_LABEL_SESSION_PATH": str(app / "sessions"),
     }
-
-
-def modality_of(bundle: Path) -> str:
-    """Guesses what a model was trained on: CT where it looks through windows of Hounsfield units."""
-    return "CT" if "windows" in json.loads((bundle / "configs" / "inference.json").read_text("utf-8")) else "MR"

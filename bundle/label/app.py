@@ -17,18 +17,19 @@ from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
 
+from bundle.label import NAME
 from bundle.label.batches import Batches
 from bundle.label.datastore import NiftiStudies
 from bundle.label.inference import AnomalyMap, AnomalySegmentation, AnomalyTask
 from bundle.label.learning import AnomalyScoring, AnyUnseen, MostAnomalous, MostUncertain
 from bundle.label.studies import DicomStudies
 from bundle.label.training import AnomalyTraining
-from scripts.model.predictor import NAME, Predictor
-from scripts.transforms.summary import NOTICE
+from scripts.model.predictor import Predictor
+from scripts.results.result import NOTICE
 
 
 class AnomalyApp(MONAILabelApp):
-    """Serves the model bundle in ``app_dir/model``."""
+    """Serves the model folder in ``app_dir/model``."""
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
         folder = Path(app_dir)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +18,18 @@ from bundle.label.errors import NotCalibratedError, OptionError
 from bundle.label.options import DISPLAYS, LABELS, Options, checked, identity, offered, result_dtype, result_extension
 from bundle.label.requests import is_name
 from scripts.data.scans import SCAN_SUFFIXES
-from scripts.model.predictor import Prediction, Predictor
-from scripts.transforms.summary import NOTICE
+from scripts.model.predictor import Predictor
+from scripts.results.result import NOTICE, Result
 
 
 class AnomalyTask(InferTask):
     """Maps a scan, and makes of the map what clients are sent.
 
     Args:
-        predictor: of the model bundle.
-        kind: of the model, by which viewers offer it or not.
-        labels: name to value.
-        description: shown to the user.
+        predictor: Model that is served.
+        kind: Kind by which viewers offer the model or not.
+        labels: Values of the labels by name.
+        description: Text shown to the user.
     """
 
     def __init__(self, predictor: Predictor, kind: InferType, labels: dict[str, int], description: str) -> None:
@@ -47,7 +47,7 @@ class AnomalyTask(InferTask):
 
     def get_path(self, validate: bool = True) -> str:
         """Of the weights, which clients may download."""
-        return str(self.predictor.bundle / "models" / "model.pt")
+        return str(self.predictor.folder.checkpoint)
 
     def check(self, request: Mapping[str, Any]) -> Options:
         """Reads the options of a request.
@@ -79,26 +79,21 @@ class AnomalyTask(InferTask):
             raise ValueError(f"{Path(path).name} is no NIfTI (.nii, .nii.gz).")
         while True:
             used, options = identity(self.predictor), self.check(request)
-            prediction, facts = self.predictor(path), self.predictor.facts
+            found, facts = self.predictor(path), self.predictor.facts
             if identity(self.predictor) == used:  # else a training has put another model in place meanwhile
                 break
-        if not (math.isfinite(prediction.score) and bool(torch.isfinite(prediction.anomaly_map).all())):
+        if not (found.is_finite and bool(torch.isfinite(torch.as_tensor(found.anomaly_map)).all())):
             raise RuntimeError("The model's output is NaN or infinite: its weights are damaged. Train again.")
         about = {
-            "anomaly_score": prediction.score,
-            "p_value": prediction.p_value,
-            "slice_scores": prediction.slice_scores,
-            "top_slice": prediction.top_slices[0],
-            "plane": prediction.plane,
-            "threshold": options.threshold,
+            **replace(found, mask_threshold=options.mask_threshold).summary(),
+            "top_slice": found.top_slices[0],
             "band_thresholds": options.band_thresholds,
             "checkpoint_sha256": facts["checkpoint_sha256"],
             "untrained": facts["untrained"],
-            "notice": NOTICE,
         }
         dtype = result_dtype(request, self.dtype)
-        array, said = self.result(prediction, options, dtype)
-        volume = MetaTensor(torch.from_numpy(array), affine=prediction.anomaly_map.affine)
+        array, said = self.result(found, options, dtype)
+        volume = MetaTensor(torch.from_numpy(array), affine=_map(found).affine)
         content = {name: request[name] for name in ("result_compress", "result_write_to_file") if name in request}
         content |= {"result_extension": result_extension(request), "result_dtype": dtype}
         return Writer(label="pred", json="result")({**content, "pred": volume, "result": {**about, **said}})
@@ -109,9 +104,7 @@ class AnomalyTask(InferTask):
         """Of the result where the client asks for no other."""
 
     @abstractmethod
-    def result(
-        self, prediction: Prediction, options: Options, dtype: np.dtype[Any]
-    ) -> tuple[np.ndarray, dict[str, Any]]:
+    def result(self, found: Result, options: Options, dtype: np.dtype[Any]) -> tuple[np.ndarray, dict[str, Any]]:
         """Gives the result (i, j, k), fit for ``dtype``, and what else is said of it."""
 
 
@@ -130,20 +123,18 @@ class AnomalySegmentation(AnomalyTask):
 
     def check(self, request: Mapping[str, Any]) -> Options:
         options = super().check(request)
-        if options.threshold is None:
+        if options.mask_threshold is None:
             raise NotCalibratedError(
                 "The model is not calibrated, so there is no threshold for a mask: train it on normal images here, run "
-                "python -m bundle calibrate, or give a threshold above 0 or a false_positive_rate that is offered."
+                "python -m bundle calibrate, or give a mask_threshold above 0 or a false_positive_rate that is offered."
             )
         return options
 
-    def result(
-        self, prediction: Prediction, options: Options, dtype: np.dtype[Any]
-    ) -> tuple[np.ndarray, dict[str, Any]]:
-        assert options.threshold is not None  # as `check` has seen to
+    def result(self, found: Result, options: Options, dtype: np.dtype[Any]) -> tuple[np.ndarray, dict[str, Any]]:
+        assert options.mask_threshold is not None  # as `check` has seen to
         assert options.band_thresholds is not None
-        used = options.band_thresholds if options.display == "bands" else [options.threshold]
-        labels = sum(prediction.mask(threshold)[0].numpy() for threshold in used)
+        used = options.band_thresholds if options.display == "bands" else [options.mask_threshold]
+        labels = sum((_map(found)[0] > threshold).to(torch.uint8).numpy() for threshold in used)
         return np.asarray(labels), {"display": options.display}
 
 
@@ -159,12 +150,15 @@ class AnomalyMap(AnomalyTask):
         text = "Anomaly map as float32; in another result_dtype of integers, map = scale * value + offset. "
         super().__init__(predictor, InferType.OTHERS, {}, text + NOTICE)
 
-    def result(
-        self, prediction: Prediction, options: Options, dtype: np.dtype[Any]
-    ) -> tuple[np.ndarray, dict[str, Any]]:
-        values = prediction.anomaly_map[0].numpy()
+    def result(self, found: Result, options: Options, dtype: np.dtype[Any]) -> tuple[np.ndarray, dict[str, Any]]:
+        values = _map(found)[0].numpy()
         if dtype.kind == "f":
             return values, {"scale": 1.0, "offset": 0.0}
         offset = float(values.min())
         scale = (float(values.max()) - offset) / 255 or 1.0
         return np.rint((values - offset) / scale), {"scale": scale, "offset": offset}
+
+
+def _map(found: Result) -> Any:
+    """Map of a result, with its affine."""
+    return found.anomaly_map

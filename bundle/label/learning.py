@@ -17,7 +17,7 @@ from scripts.model.predictor import Predictor
 
 logger = logging.getLogger(__name__)
 
-SCORE = "anomaly_score"  # names in the information on an image
+SCORE = "score"  # names in the information on an image
 P_VALUE = "p_value"
 TOP_SLICE = "top_slice"
 NORMAL = "normal"  # true says that a reader found nothing
@@ -49,7 +49,7 @@ class AnomalyScoring(ScoringMethod):
                 logger.exception("An image cannot be scored")
                 counts["failed"] += 1
                 continue
-            scores = {SCORE: found.score, P_VALUE: found.p_value, TOP_SLICE: found.top_slices[0]}
+            scores = {**found.verdict(), TOP_SLICE: found.top_slices[0]}
             datastore.update_image_info(image, scores | {_SCORED_BY: model})
             counts["scored"] += 1
         return counts
@@ -86,7 +86,7 @@ class MostUncertain(Strategy):
             NotCalibratedError: if the model has no p-values.
             NotScoredError: if none of these has one.
         """
-        rate = self.predictor.calibration.rates.get("volume")
+        rate = self.predictor.calibration.rates.get("scan")
         if rate is None:
             raise NotCalibratedError("The model is not calibrated, so there are no p-values. Choose most_anomalous.")
         values = _known(datastore, P_VALUE, self.predictor)

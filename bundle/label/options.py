@@ -25,7 +25,7 @@ _EXTENSIONS = (".nii.gz", ".nii", ".nrrd", ".seg.nrrd", ".mha")
 class Options:
     """Checked options of one inference."""
 
-    threshold: float | None  # of the mask; None where there is none
+    mask_threshold: float | None  # None where there is none
     band_thresholds: list[float] | None  # of labels 1, 2, 3, ascending: at most three, None where there is no threshold
     display: str = DISPLAYS[0]
 
@@ -35,7 +35,7 @@ def offered(predictor: Predictor) -> dict[str, Any]:
 
     A threshold of 0 is the calibrated one; as a number, OHIF would cut the decimals off what is typed in its place.
     """
-    shown: dict[str, Any] = {"threshold": "0"}
+    shown: dict[str, Any] = {"mask_threshold": "0"}
     if rates := _rates(predictor):
         shown["false_positive_rate"] = [f"{rate:g}" for rate in rates]
     return shown | {name: [value] for name, value in _trained_with(predictor).items()}
@@ -55,9 +55,9 @@ def checked(request: Mapping[str, Any], predictor: Predictor) -> Options:
     display = _first(request.get("display")) or DISPLAYS[0]
     if display not in DISPLAYS:
         raise OptionError(f"display {display!r} is none of {', '.join(DISPLAYS)}.")
-    threshold = _number("threshold", request) or 0.0
+    threshold = _number("mask_threshold", request) or 0.0
     if threshold < 0:
-        raise OptionError(f"threshold {threshold:g}: give one above 0, or 0 for the calibrated one.")
+        raise OptionError(f"mask_threshold {threshold:g}: give one above 0, or 0 for the calibrated one.")
     rate = _number("false_positive_rate", request)  # checked even where a threshold takes its place
     calibrated = _calibrated(predictor, rate)
     if threshold > 0:
@@ -97,7 +97,7 @@ def identity(predictor: Predictor) -> str:
 
 def _trained_with(predictor: Predictor) -> dict[str, str]:
     """What the network was trained with, and no request can change."""
-    config = json.loads((predictor.bundle / "configs" / "inference.json").read_text(encoding="utf-8"))
+    config = json.loads((predictor.folder.path / "configs" / "inference.json").read_text(encoding="utf-8"))
     windows = [
         one if isinstance(one, str) else "/".join(f"{part:g}" for part in one) for one in config.get("windows", [])
     ]
@@ -106,24 +106,24 @@ def _trained_with(predictor: Predictor) -> dict[str, str]:
 
 def _rates(predictor: Predictor) -> list[float]:
     """The rates that there are thresholds of, that of the default threshold first."""
-    known, default = predictor.rates, predictor.calibration.rates.get("pixel")
+    known, default = predictor.rates, predictor.calibration.rates.get("mask")
     return sorted(known, key=lambda rate: rate != default)
 
 
 def _calibrated(predictor: Predictor, rate: float | None) -> float | None:
     if rate is None:
-        return predictor.threshold()
+        return predictor.mask_threshold()
     known = _rates(predictor)
     for one in known:
         if math.isclose(rate, one, rel_tol=1e-5):  # a viewer's text has six digits
-            return predictor.threshold(one)
+            return predictor.mask_threshold(one)
     rates = ", ".join(f"{one:g}" for one in known) or "none, as the model has no calibration"
     raise OptionError(f"false_positive_rate {rate:g}: there is no threshold of it. Calibrated are: {rates}.")
 
 
 def _bands(predictor: Predictor, threshold: float) -> list[float]:
     """The threshold as the highest band, below it those of the next higher rates of false alarms."""
-    known = sorted(set(predictor.calibration.pixel_thresholds.values()), reverse=True)
+    known = sorted(set(predictor.calibration.mask_thresholds.values()), reverse=True)
     return sorted([threshold, *[one for one in known if one < threshold][: len(LABELS) - 1]])
 
 

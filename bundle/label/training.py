@@ -1,4 +1,4 @@
-"""Training on the normal images of a datastore, by the model bundle's own commands."""
+"""Training on the normal images of a datastore, by the model folder's own commands."""
 
 from __future__ import annotations
 
@@ -18,14 +18,16 @@ from filelock import FileLock
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.train import TrainTask
 
-from bundle.calibrate import RATES
 from bundle.label.errors import OptionError
 from bundle.label.learning import NORMAL
 from scripts.files import file_sha256, replacing
+from scripts.model.card import CARD
+from scripts.model.folder import CALIBRATION, CHECKPOINT
 from scripts.model.predictor import Predictor
 
 logger = logging.getLogger(__name__)
 
+_RATES = {"scan": 0.05, "slice": 0.05, "mask": 0.005}  # promised where there are patients enough
 _CAUSE = "The cause: "  # as scripts.errors.end_with_the_cause begins it
 
 
@@ -34,8 +36,8 @@ class AnomalyTraining(TrainTask):
     the place of the old ones; whatever goes wrong before, these stay.
 
     Args:
-        predictor: of the model bundle, which notices new files by itself.
-        folder: for datalist, checkpoints and records of the training.
+        predictor: Model that is served, which notices new files by itself.
+        folder: Folder for datalist, model and records of the training.
     """
 
     def __init__(self, predictor: Predictor, folder: Path) -> None:
@@ -43,7 +45,7 @@ class AnomalyTraining(TrainTask):
         self.predictor, self.folder = predictor, folder
 
     def config(self) -> dict[str, Any]:
-        train = json.loads((self.predictor.bundle / "configs" / "train.json").read_text(encoding="utf-8"))
+        train = json.loads((self.predictor.folder.path / "configs" / "train.json").read_text(encoding="utf-8"))
         return {"max_epochs": train["epochs"], "val_split": 0.2, "all_images": False}
 
     def stats(self) -> dict[str, Any]:
@@ -68,24 +70,21 @@ class AnomalyTraining(TrainTask):
     def _train(self, options: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
         images = normal_images(datastore, options["all_images"])
         training, validation = split(images, options["val_split"])
-        datalist, model, calibration = (
-            self.folder / name for name in ("datalist.json", "model.pt", "calibration.json")
-        )
-        write_datalist(datalist, training, validation, datastore)
+        datalist, model = self.folder / "datalist.json", self.folder / "model"
+        write_datalist(datalist, training, validation, datastore, self.predictor.modality)
+        shutil.rmtree(model, ignore_errors=True)  # of the training before
         cache = self.predictor.cache_dir or self.folder / "cache"
-        common = {"scan_cache_dir": str(cache), "tracking_uri": f"sqlite:///{self.folder}/mlruns.db"}
-        overrides = {"ckpt_path": str(model), "resume_path": str(self.folder / "last.pt")}
-        overrides |= {"datalist": str(datalist), "epochs": str(options["max_epochs"]), **common}
-        words = [word for name, value in overrides.items() for word in (f"--{name}", value)]
+        values = {"model_dir": model, "datalist": datalist, "epochs": options["max_epochs"], "cache_dir": cache}
+        values["tracking_uri"] = f"sqlite:///{self.folder}/mlruns.db"
+        words = [word for name, value in values.items() for word in (f"--{name}", str(value))]
         self._run("monai.bundle", "run", "training", "--config_file", "configs/train.json", *words)
         rates = possible_rates(len(validation))
-        words = ["--datalist", str(datalist), "--ckpt_path", str(model), "--out", str(calibration)]
-        words += [word for level, rate in rates.items() for word in (f"--{level}-false-positive-rate", repr(rate))]
-        words += [word for name, value in common.items() for word in ("--set", name, value)]
-        self._run("bundle", "calibrate", *words)
-        install(model, calibration, self.predictor.bundle / "models")
+        words = [word for level, rate in rates.items() for word in (f"--{level}-false-positive-rate", repr(rate))]
+        self._run("bundle", "calibrate", str(model), "--cache-dir", str(cache), *words)
+        install(model, self.predictor.folder.path)
         counts = {"images": len(training), "validation": len(validation), "epochs": options["max_epochs"]}
-        stats = {**counts, "false_positive_rates": rates, "checkpoint_sha256": file_sha256(model)}
+        sha256 = file_sha256(model / CHECKPOINT)
+        stats = {**counts, "false_positive_rates": rates, "checkpoint_sha256": sha256}
         self._stats.write_text(json.dumps(stats), encoding="utf-8")
         return stats
 
@@ -105,13 +104,13 @@ class AnomalyTraining(TrainTask):
         return options
 
     def _run(self, module: str, *words: str) -> None:
-        """Runs a command of the model bundle in its folder, its output in the log."""
+        """Runs a command of the model folder in it, its output in the log."""
         command = [sys.executable, "-m", module, *words]
         tail: deque[str] = deque(maxlen=20)
-        environment = {**os.environ, "PYTHONPATH": str(self.predictor.bundle)}
+        environment = {**os.environ, "PYTHONPATH": str(self.predictor.folder.path)}
         with subprocess.Popen(
             command,
-            cwd=self.predictor.bundle,
+            cwd=self.predictor.folder.path,
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -153,26 +152,40 @@ def split(images: Sequence[str], validation: float) -> tuple[list[str], list[str
     return sorted(shuffled[held_out:]), sorted(shuffled[:held_out])
 
 
-def write_datalist(path: Path, training: Sequence[str], validation: Sequence[str], datastore: Datastore) -> None:
+def write_datalist(
+    path: Path,
+    training: Sequence[str],
+    validation: Sequence[str],
+    datastore: Datastore,
+    modality: str | None = None,
+) -> None:
     """Writes the datalist; each image counts as a patient of its own."""
     parts = {"training": training, "validation": validation}
     items = {
         name: [{"image": datastore.get_image_uri(image), "group": image, "label": 0} for image in images]
         for name, images in parts.items()
     }
-    path.write_text(json.dumps({"name": "MONAI Label", **items}, indent=1), encoding="utf-8")
+    path.write_text(json.dumps({"name": "MONAI Label", "modality": modality, **items}, indent=1), encoding="utf-8")
 
 
 def possible_rates(patients: int) -> dict[str, float]:
-    """Gives the usual rates of false alarms by level, or the lowest that so few patients can promise."""
-    return {level: max(rate, 1 / (patients + 1)) for level, rate in RATES.items()}
+    """Usual rates of false alarms by level, or the lowest that so few patients can promise."""
+    return {level: max(rate, 1 / (patients + 1)) for level, rate in _RATES.items()}
 
 
-def install(model: Path, calibration: Path, models: Path) -> None:
-    """Puts copies of both files in place, each at once; in between the model has for a moment no calibration, but never
-    that of another.
+def install(new: Path, served: Path) -> None:
+    """Puts a new model in the place of the served one, file by file, each at once.
+
+    In between the model has for a moment no calibration, but never that of another.
+
+    Args:
+        new: Model folder that was trained and calibrated.
+        served: Model folder in use.
     """
-    with replacing(models / "calibration.json") as new_calibration, replacing(models / "model.pt") as new_model:
-        shutil.copyfile(model, new_model)
-        shutil.copyfile(calibration, new_calibration)
-        (models / "calibration.json").unlink(missing_ok=True)
+    with replacing(served / CALIBRATION) as new_calibration, replacing(served / CHECKPOINT) as new_model:
+        shutil.copyfile(new / CHECKPOINT, new_model)
+        shutil.copyfile(new / CALIBRATION, new_calibration)
+        (served / CALIBRATION).unlink(missing_ok=True)
+    for name in ("configs/metadata.json", CARD):
+        with replacing(served / name) as part:
+            shutil.copyfile(new / name, part)

@@ -30,6 +30,9 @@ class ExportedDetector(nn.Module):
 
     Attributes:
         facts: what ``path.json`` holds.
+        runtime: format of the file, as ``"onnx"``.
+        precision: float32, bfloat16 or int8.
+        sha256: hash of the file.
 
     Raises:
         FileNotFoundError: if a file is missing.
@@ -47,6 +50,9 @@ class ExportedDetector(nn.Module):
         if threads is not None and self.path.suffix == ".ts":
             raise ValueError("threads are those of .onnx and .xml; TorchScript has torch's: set OMP_NUM_THREADS.")
         self.facts = read_facts(self.path)
+        self.runtime = str(self.facts["format"])
+        self.precision = "int8" if self.facts["int8"] else {"bf16": "bfloat16"}.get(str(precision), "float32")
+        self.sha256 = file_sha256(self.path)
         load = _tensorrt if self.facts["format"] == "tensorrt" else RUNNERS[self.path.suffix]
         self.run: Run = load(self.path, threads, precision or PRECISIONS[0])
         self.eval()
@@ -59,7 +65,7 @@ class ExportedDetector(nn.Module):
             ValueError: if H and W are not those of the export.
         """
         if self.training:
-            raise RuntimeError(f"{self.path} is exported and cannot be trained: leave configs/exported.json out.")
+            raise RuntimeError(f"{self.path} is exported and cannot be trained.")
         expected, given = self.facts["image_shape"], list(image.shape[1:])
         if given != expected:
             raise ValueError(f"{self.path} was exported for images {expected}, these are {given}: export it for them.")
@@ -83,7 +89,7 @@ class ExportedDetector(nn.Module):
         if weights_hash(state_dict) != self.facts["model_sha256"]:
             raise RuntimeError(
                 f"{self.path} was exported from another checkpoint (sha256 {self.facts['checkpoint_sha256'][:12]}): "
-                "name that one by --ckpt_path, or export this one (python -m bundle export)."
+                "export this one: python -m bundle export MODEL."
             )
         return nn.modules.module._IncompatibleKeys([], [])
 

@@ -43,7 +43,7 @@ def _write(method: str, kind: str, settings: Settings) -> Path:
     network, side = settings.method(method).network.eval(), settings.image_size
     path = settings.folder / f"{method}{FORMATS[kind].suffix}"
     FORMATS[kind].check()
-    FORMATS[kind].write(Job(network, Path(), [], {}, [3, side, side]), path)
+    FORMATS[kind].write(Job(network, [3, side, side]), path)
     return path
 
 
