@@ -45,22 +45,19 @@ def curves(runs: Sequence[Curve]) -> str:
     """Draws ROC and precision-recall curves of runs on one data set, and returns a data URI."""
     figure = Figure(figsize=(9, 5), layout="constrained")
     roc, pr = figure.subplots(1, 2)
-    style, told = _styles(run.method for run in runs), set()
+    style = _styles(run.method for run in runs)
+    marker: dict[str, Any] = {"marker": "o", "markersize": 8, "markerfacecolor": "white", "markeredgewidth": 2}
     for run in runs:
         curve = detection_curve(run.scores, run.labels)
         look = {**style[run.method], "linewidth": 1.6, "alpha": 0.9}
-        label = run.method if run.method not in told else None
-        told.add(run.method)
         kept = _thinned(len(curve.fpr))
-        roc.plot(curve.fpr[kept], curve.tpr[kept], label=label, **look)
+        roc.plot(curve.fpr[kept], curve.tpr[kept], label=run.method, **look)
         pr.plot(curve.tpr[kept], np.append(1.0, curve.precision)[kept], drawstyle="steps-pre", **look)
         if run.point is not None:
-            marker = {"marker": "o", "markersize": 8, "markerfacecolor": "white", "markeredgewidth": 2}
             roc.plot(*run.point, color=look["color"], **marker)
     roc.plot([0, 1], [0, 1], label="chance", **CHANCE)
     pr.axhline(float(np.mean(runs[0].labels)), **CHANCE)
     if any(run.point is not None for run in runs):
-        marker = {"marker": "o", "markersize": 8, "markerfacecolor": "white", "markeredgewidth": 2}
         roc.plot([], [], color="0.3", linestyle="", label="calibrated threshold", **marker)
     roc.set(title="ROC", xlabel="False-positive rate (1 − specificity)", ylabel="Sensitivity")
     pr.set(title="Precision and recall", xlabel="Recall (sensitivity)", ylabel="Precision (PPV)")
@@ -79,16 +76,14 @@ def froc(runs: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> str:
     """
     figure = Figure(figsize=(9, 4.5), layout="constrained")
     axes = figure.subplots()
-    style, told = _styles(method for method, _, _ in runs), set()
+    style = _styles(method for method, _, _ in runs)
     for method, false_positives, sensitivity in runs:
-        label = method if method not in told else None
-        told.add(method)
         kept = _thinned(len(false_positives))
         axes.plot(
             np.maximum(false_positives[kept], 2**-4),
             sensitivity[kept],
             drawstyle="steps-post",
-            label=label,
+            label=method,
             linewidth=1.6,
             **style[method],
         )

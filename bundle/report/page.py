@@ -95,16 +95,11 @@ def _dataset(data: str, report: dict[str, Any], evaluations: Sequence[Evaluation
 
 def _origins(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Merges the runs that differ in nothing but the seed into one row."""
-    rows: list[dict[str, Any]] = []
+    rows: dict[str, dict[str, Any]] = {}
     for run in runs:
         facts = {name: run[name] for name in ("method", "teachers", "training", "test")}
-        for row in rows:
-            if {name: row[name] for name in facts} == facts:
-                row["seeds"].append(run["seed"])
-                break
-        else:
-            rows.append({**facts, "seeds": [run["seed"]]})
-    return rows
+        rows.setdefault(json.dumps(facts, sort_keys=True), {**facts, "seeds": []})["seeds"].append(run["seed"])
+    return list(rows.values())
 
 
 def _classes(run: dict[str, Any]) -> dict[str, Any]:

@@ -89,11 +89,12 @@ class Evaluation:
     @property
     def test_set(self) -> tuple[Any, ...]:
         """Key that is equal for evaluations of the same images, labels and groups, wherever the images are."""
-        return self.data, *_sorted_rows(self.images)
+        return self.data, *sorted(_keys(self.images))
 
     def aligned(self) -> pd.DataFrame:
         """Returns the images in an order that is the same for all evaluations of one test set."""
-        return self.images.loc[_order(self.images)].reset_index(drop=True)
+        keys = _keys(self.images)
+        return self.images.iloc[sorted(range(len(keys)), key=keys.__getitem__)].reset_index(drop=True)
 
     def file(self, name: str) -> Path | None:
         """Returns the path of a file, or None if the evaluation did not write it."""
@@ -121,7 +122,7 @@ def read_evaluation(folder: Path, source: str | None = None) -> Evaluation:
         raise ValueError(f"{folder / SUMMARY}: not JSON ({error}). Run the evaluation again.") from error
     if not isinstance(summary, dict) or not isinstance(summary.get("metrics"), dict):
         raise ValueError(
-            f"{folder / SUMMARY}: not of an evaluation, since it has no 'metrics'. Run the evaluation again."
+            f"{folder / SUMMARY}: not of an evaluation, since it has no metrics. Run the evaluation again."
         )
     items = _table(folder / SCORES, ("image", "group", "label", "score"))
     slices, detections = folder / "slices.csv", folder / "detections.csv"
@@ -183,9 +184,7 @@ def _table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
         fault = f"it has no column {', '.join(lacking)}" if lacking else "it has no row"
         raise ValueError(f"{path}: not of an evaluation, since {fault}. Run the evaluation again.")
     if not np.isfinite(pd.to_numeric(table["score"], errors="coerce")).all():
-        raise ValueError(
-            f"{path}: a score is missing or not finite. Check the model's output, and run the evaluation again."
-        )
+        raise ValueError(f"{path}: a score is missing or not finite. Check the model, and run the evaluation again.")
     if "label" in columns and not table["label"].isin([0, 1]).all():
         raise ValueError(f"{path}: a label is neither 0 (normal) nor 1 (anomalous). Run the evaluation again.")
     return table
@@ -196,12 +195,3 @@ def _keys(images: pd.DataFrame) -> list[tuple[str, int, int, str]]:
     names = [Path(image).as_posix().removeprefix(root) for image in images["image"]]
     numbers = images["slice"] if "slice" in images else [0] * len(images)
     return list(zip(names, map(int, numbers), images["label"].astype(int), images["group"], strict=True))
-
-
-def _sorted_rows(images: pd.DataFrame) -> list[tuple[str, int, int, str]]:
-    return sorted(_keys(images))
-
-
-def _order(images: pd.DataFrame) -> list[Any]:
-    keys = _keys(images)
-    return [images.index[position] for position in sorted(range(len(keys)), key=keys.__getitem__)]

@@ -105,31 +105,18 @@ def _trained_by(folder: Path) -> str | None:
 
 
 def _mlflow_run(run: str, client: MlflowClient, tracking_uri: str) -> Run:
-    if _RUN_ID.fullmatch(run):
-        try:
-            return client.get_run(run)
-        except mlflow.MlflowException as error:
-            raise FileNotFoundError(
-                f"{run}: neither a folder nor the id of a run in {tracking_uri} ({error.message}). "
-                f"{EVALUATE} makes an evaluation."
-            ) from error
+    unknown = f"{run}: neither a folder nor the id or name of an evaluation in {tracking_uri}"
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     quoted = run.replace("'", "''")
     try:
+        if _RUN_ID.fullmatch(run):
+            return client.get_run(run)
         found = list(client.search_runs(experiments, f"tags.kind = 'evaluation' and attributes.run_name = '{quoted}'"))
     except mlflow.MlflowException as error:
-        raise FileNotFoundError(
-            f"{run}: no such folder, and not a name that MLflow can look for ({error.message}). "
-            f"{EVALUATE} makes an evaluation."
-        ) from error
+        raise FileNotFoundError(f"{unknown} ({error.message}). {EVALUATE} makes one.") from error
     if not found:
-        raise FileNotFoundError(
-            f"{run}: neither a folder nor the id or name of an evaluation in {tracking_uri}. {EVALUATE} makes one; "
-            "in MLflow, evaluations are the runs with the tag kind = evaluation."
-        )
+        raise FileNotFoundError(f"{unknown}, where their tag kind is evaluation. {EVALUATE} makes one.")
     if len(found) > 1:
         ids = ", ".join(one.info.run_id for one in found)
-        raise ValueError(
-            f"{run}: {len(found)} evaluations in {tracking_uri} have this name. Give one of their ids: {ids}."
-        )
+        raise ValueError(f"{run}: {len(found)} evaluations in {tracking_uri} have this name. Name one by id: {ids}.")
     return found[0]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from scripts.metrics.comparison import delong, paired_bootstrap
+from scripts.metrics.comparison import DeLong, PairedDifference, delong, paired_bootstrap
 from scripts.metrics.curves import DetectionCurve
 from scripts.metrics.intervals import GroupCurves, bootstrap_intervals
 from scripts.metrics.item_curves import ItemCurves
@@ -115,28 +115,20 @@ def _test(a: Evaluation, b: Evaluation) -> dict[str, Any] | None:
     """Tests two runs on one test set; None if the test is not defined."""
     one, other = a.aligned(), b.aligned()
     labels = one["label"].to_numpy()
+    result: DeLong | PairedDifference | None
     if one["group"].is_unique:
         if min(np.bincount(labels, minlength=2)) < 2:
             return None
-        result = delong(one["score"].to_numpy(), other["score"].to_numpy(), labels)
-        if math.isnan(result.p):
-            return None
-        common = {"difference": result.difference, "low": result.low, "high": result.high, "p": result.p}
-        return {"test": "DeLong", **common}
-    curves = [
-        GroupCurves.of_images(table["score"].to_numpy(), table["label"].to_numpy(), table["group"].to_numpy(dtype=str))
-        for table in (one, other)
-    ]
-    paired = paired_bootstrap(curves[0], curves[1], DetectionCurve.auroc)
-    if paired is None:
+        name, result = "DeLong", delong(one["score"].to_numpy(), other["score"].to_numpy(), labels)
+    else:
+        first, second = (
+            GroupCurves.of_images(table["score"].to_numpy(), labels, table["group"].to_numpy(dtype=str))
+            for table in (one, other)
+        )
+        name, result = "paired bootstrap over patients", paired_bootstrap(first, second, DetectionCurve.auroc)
+    if result is None or math.isnan(result.p):
         return None
-    return {
-        "test": "paired bootstrap over patients",
-        "difference": paired.difference,
-        "low": paired.low,
-        "high": paired.high,
-        "p": paired.p,
-    }
+    return {"test": name, **{key: getattr(result, key) for key in ("difference", "low", "high", "p")}}
 
 
 def _conclusion(test: dict[str, Any]) -> str:

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 import ignite.distributed as idist
 import numpy as np
 import torch
-from ignite.engine import Engine
-from ignite.metrics import Metric
 
 from .curves import detection_curve
 from .registry import Table, measure
+from .scalars import ScalarMetrics
 
 
-class ImageMetrics(Metric):
+class ImageMetrics(ScalarMetrics):
     """AUROC, AP and F1max (an oracle) with its floor, as the registry lists them, exact, over the images of all ranks.
 
-    Each is a scalar of its own in `engine.state.metrics`, so any of them can be the evaluator's key metric:
-    `key_val_metric={"image_auroc": ImageMetrics(from_engine(["score", "label"]))}`. An item that a distributed sampler
-    repeats to fill its last batch counts twice, so the sampler must not pad.
+    Any of them can be the key metric: `key_val_metric={"image_auroc": ImageMetrics(from_engine(["score", "label"]))}`.
+    An item that a distributed sampler repeats to fill its last batch counts twice, so the sampler must not pad.
 
     Args:
         output_transform: Function from the engine's output to (scores, labels): tensors (B,), or lists of numbers
@@ -32,10 +30,6 @@ class ImageMetrics(Metric):
         >>> metric.compute()["image_auroc"]
         1.0
     """
-
-    def __init__(self, output_transform: Callable = lambda x: x) -> None:
-        # Unrolled by ignite, Python floats would be rounded to float32.
-        super().__init__(output_transform, skip_unrolling=True)
 
     def reset(self) -> None:
         """Forgets all items."""
@@ -64,10 +58,6 @@ class ImageMetrics(Metric):
         except ValueError as error:
             raise ValueError(f"image {error}") from None
         return measure(Table.IMAGE, curve)
-
-    def completed(self, engine: Engine, name: str) -> None:
-        """Writes the scalars, and no nested dict, to `engine.state.metrics`; `name` is not used."""
-        engine.state.metrics.update(self.compute())
 
 
 def _vector(values: Any) -> np.ndarray:

@@ -138,11 +138,6 @@ def bootstrap_intervals(
     return intervals
 
 
-def bootstrap_interval(groups: GroupCurves, metric: CurveMetric, **options: Any) -> Interval | None:
-    """Computes the interval of one metric; see `bootstrap_intervals`."""
-    return bootstrap_intervals(groups, {"": metric}, **options)[""]
-
-
 def draws(groups: int, replicates: int, seed: int) -> np.ndarray:
     """Draws how often each group counts in each replicate, (replicates, groups)."""
     return np.random.default_rng(seed).multinomial(groups, np.full(groups, 1 / groups), size=replicates)

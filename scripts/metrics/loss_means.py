@@ -4,11 +4,11 @@ from typing import Any
 
 import ignite.distributed as idist
 import torch
-from ignite.engine import Engine
-from ignite.metrics import Metric
+
+from .scalars import ScalarMetrics
 
 
-class LossMeans(Metric):
+class LossMeans(ScalarMetrics):
     """``loss`` and its parts as ``loss_NAME``, averaged over the images of an epoch and over all ranks.
 
     It takes the outputs of the bundle's engines: ``loss``, ``parts`` (floats by name) and ``batch_size``.
@@ -25,7 +25,7 @@ class LossMeans(Metric):
 
     def __init__(self, prefix: str = "") -> None:
         self.prefix = prefix
-        super().__init__(lambda output: (output["loss"], output["parts"], output["batch_size"]), skip_unrolling=True)
+        super().__init__(lambda output: (output["loss"], output["parts"], output["batch_size"]))
 
     def reset(self) -> None:
         """Forgets all images."""
@@ -45,7 +45,3 @@ class LossMeans(Metric):
         reduced: Any = idist.all_reduce(totals)
         *sums, images = reduced.tolist()
         return {f"{self.prefix}{name}": total / images for name, total in zip(self._sums, sums, strict=True)}
-
-    def completed(self, engine: Engine, name: str) -> None:
-        """Writes the scalars, and no nested dict, to `engine.state.metrics`; `name` is not used."""
-        engine.state.metrics.update(self.compute())

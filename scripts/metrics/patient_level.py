@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import chain
 from typing import Any, cast
 
 import ignite.distributed as idist
 import pandas as pd
-from ignite.engine import Engine
-from ignite.metrics import Metric
 
 from .curves import checked, detection_curve
 from .registry import Table, functions, measure
+from .scalars import ScalarMetrics
 
 logger = logging.getLogger(__name__)
 
 
-class PatientMetrics(Metric):
+class PatientMetrics(ScalarMetrics):
     """AUROC and AP, as the registry lists them, exact, over the patients of all ranks.
 
     A patient's score is the highest of their scans' scores, and a patient is anomalous if any of their scans is. If all
@@ -34,10 +33,6 @@ class PatientMetrics(Metric):
         >>> metric.compute()
         {'patient_auroc': 1.0, 'patient_ap': 1.0}
     """
-
-    def __init__(self, output_transform: Callable = lambda x: x) -> None:
-        # Unrolled by ignite, Python floats would be rounded to float32.
-        super().__init__(output_transform, skip_unrolling=True)
 
     def reset(self) -> None:
         """Forgets all scans."""
@@ -79,7 +74,3 @@ class PatientMetrics(Metric):
             )
             return dict.fromkeys(undefined, float("nan"))
         return measure(Table.PATIENT, detection_curve(patients["score"].to_numpy(), patients["label"].to_numpy()))
-
-    def completed(self, engine: Engine, name: str) -> None:
-        """Writes the scalars, and no nested dict, to `engine.state.metrics`; `name` is not used."""
-        engine.state.metrics.update(self.compute())

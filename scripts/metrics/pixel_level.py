@@ -7,8 +7,6 @@ from typing import Any, cast
 
 import ignite.distributed as idist
 import numpy as np
-from ignite.engine import Engine
-from ignite.metrics import Metric
 
 from .ader import ader_metrics
 from .curves import DetectionCurve
@@ -16,11 +14,12 @@ from .float_bits import bits_to_drop, ordered_bits, scores_of
 from .item_curves import ItemCurveBuilder
 from .maps import checked_pairs, regions
 from .registry import Table, functions, measure
+from .scalars import ScalarMetrics
 
 PIXELS_AT_ONCE = 1 << 20  # streamed pixels are folded into the bins when so many wait, and no more of them at a time
 
 
-class PixelMetrics(Metric):
+class PixelMetrics(ScalarMetrics):
     """AUROC, AP, F1max (an oracle) and AUPRO over all pixels of all images and ranks, as the registry lists them.
 
     Volumes count by their voxels; the regions of AUPRO are 8-connected in images and single slices, 26-connected in
@@ -67,7 +66,7 @@ class PixelMetrics(Metric):
         if bins is not None and bins < 2:
             raise ValueError(f"bins must be at least 2, or None for the exact form, not {bins}")
         self.bins, self.ader, self._item_bins = bins, ader, item_bins
-        super().__init__(output_transform, skip_unrolling=True)
+        super().__init__(output_transform)
 
     def reset(self) -> None:
         """Forgets all pixels."""
@@ -119,10 +118,6 @@ class PixelMetrics(Metric):
     def names(self) -> list[str]:
         """Names of the metrics that `compute` returns."""
         return [*functions(Table.PIXEL), *(functions(Table.ADER) if self.ader else ())]
-
-    def completed(self, engine: Engine, name: str) -> None:
-        """Writes the scalars, and no nested dict, to `engine.state.metrics`; `name` is not used."""
-        engine.state.metrics.update(self.compute())
 
     def _fold(self) -> None:
         """Moves waiting pixels into the curve."""

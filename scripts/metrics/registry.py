@@ -60,19 +60,12 @@ METRICS = {
         Entry("image_auroc", Table.IMAGE, "AUROC", DetectionCurve.auroc),
         Entry("image_ap", Table.IMAGE, "AP", DetectionCurve.average_precision),
         Entry("image_f1max", Table.IMAGE, "F1max (oracle)", DetectionCurve.f1max, DetectionCurve.f1max_floor),
-        Entry(
-            "sensitivity_at_95_specificity",
-            Table.IMAGE,
-            "Sensitivity at 95 % specificity",
-            sensitivity_at_specificity,
-            report_only=True,
-        ),
-        Entry(
-            "specificity_at_95_sensitivity",
-            Table.IMAGE,
-            "Specificity at 95 % sensitivity",
-            specificity_at_sensitivity,
-            report_only=True,
+        *(
+            Entry(name, Table.IMAGE, label, function, report_only=True)
+            for name, label, function in (
+                ("sensitivity_at_95_specificity", "Sensitivity at 95 % specificity", sensitivity_at_specificity),
+                ("specificity_at_95_sensitivity", "Specificity at 95 % sensitivity", specificity_at_sensitivity),
+            )
         ),
         Entry("pixel_auroc", Table.PIXEL, "AUROC", DetectionCurve.auroc),
         Entry("pixel_ap", Table.PIXEL, "AP", DetectionCurve.average_precision),
@@ -107,13 +100,9 @@ def entries(table: Table) -> list[Entry]:
 
 def functions(table: Table) -> dict[str, Callable[[Any], float | None]]:
     """Returns what an evaluation computes for a table: the functions of metrics and floors by name."""
-    found: dict[str, Callable[[Any], float | None]] = {}
-    for entry in entries(table):
-        if not entry.report_only:
-            found[entry.name] = entry.function
-            if entry.floor is not None:
-                found[entry.floor_name] = entry.floor
-    return found
+    evaluated = [entry for entry in entries(table) if not entry.report_only]
+    both = [pair for one in evaluated for pair in ((one.name, one.function), (one.floor_name, one.floor))]
+    return {name: function for name, function in both if function is not None}
 
 
 def measure(table: Table, data: Any) -> dict[str, float]:

@@ -9,19 +9,18 @@ from typing import Any, cast
 
 import ignite.distributed as idist
 import numpy as np
-from ignite.engine import Engine
-from ignite.metrics import Metric
 
 from .lesions import Scan, detections, dice, froc_points
 from .maps import checked_pairs, regions
 from .registry import Table, measure
+from .scalars import ScalarMetrics
 
 __all__ = ["VolumeMetrics", "froc_points"]
 
 logger = logging.getLogger(__name__)
 
 
-class VolumeMetrics(Metric):
+class VolumeMetrics(ScalarMetrics):
     """Dice, and the free-response ROC of lesions, as the registry lists them, over the scans of all ranks.
 
     - `dice`: 2 |A ∩ B| / (|A| + |B|) of the mask and the voxels above the threshold, averaged over the scans with a
@@ -65,7 +64,7 @@ class VolumeMetrics(Metric):
         if distance < 0:
             raise ValueError(f"distance between detections must not be negative, got {distance}")
         self.threshold, self.distance = threshold, distance
-        super().__init__(output_transform, skip_unrolling=True)
+        super().__init__(output_transform)
 
     def reset(self) -> None:
         """Forgets all scans."""
@@ -99,7 +98,3 @@ class VolumeMetrics(Metric):
             lacking = "is without a lesion" if all(scan.lesions for scan in scans) else "has a lesion"
             logger.warning("Not defined, as none of the %d scans %s: %s.", len(scans), lacking, undefined)
         return metrics
-
-    def completed(self, engine: Engine, name: str) -> None:
-        """Writes the scalars, and no nested dict, to `engine.state.metrics`; `name` is not used."""
-        engine.state.metrics.update(self.compute())

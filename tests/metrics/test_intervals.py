@@ -6,13 +6,17 @@ from sklearn.metrics import roc_auc_score
 
 from scripts.metrics import ItemCurves, PixelMetrics
 from scripts.metrics.curves import DetectionCurve, detection_curve
-from scripts.metrics.intervals import GroupCurves, bootstrap_interval, bootstrap_intervals
+from scripts.metrics.intervals import GroupCurves, bootstrap_intervals
 
 METRICS = {
     "auroc": DetectionCurve.auroc,
     "ap": DetectionCurve.average_precision,
     "f1max": DetectionCurve.f1max,
 }
+
+
+def bootstrap_interval(groups, metric, **options):
+    return bootstrap_intervals(groups, {"": metric}, **options)[""]
 
 
 def images(number=80, seed=0):
