@@ -1,6 +1,6 @@
-"""The registry of metrics: how each one is called, computed and read, and in which table of a report it stands.
+"""Registry of metrics: the name, table, label, function and direction of each.
 
-A new metric is one more entry. An evaluation then computes it, and a report shows it with its interval.
+A new metric is one more entry: evaluations then compute it, and reports show it.
 """
 
 from __future__ import annotations
