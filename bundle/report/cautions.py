@@ -1,4 +1,4 @@
-"""What a reader must not conclude, each sentence from a fact of the runs."""
+"""Cautions: what a reader must not conclude, each sentence from a fact of the runs."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from scripts.metrics.curves import detection_metrics
+from scripts.metrics.curves import detection_curve
 
 from .reading import Evaluation
 
-FEW_GROUPS = 20  # of a class; fewer make an interval over groups wide and its ends uncertain
-_SAME = 1e-6  # metrics that differ by less are the same but for rounding
+FEW_GROUPS = 20  # fewer groups of a class make an interval over groups wide and its ends uncertain
+_SAME = 1e-6  # metrics that differ by less are equal but for rounding
 
-RESEARCH = "These results are for research. They say nothing of the safety or benefit of clinical use."
+RESEARCH = "These results are for research. They say nothing about the safety or benefit of clinical use."
 ORACLE = (
-    "F1max is an oracle: its threshold is chosen with the labels of the test set. No threshold fixed beforehand "
-    "reaches it but by luck, and its floor is what calling every image anomalous reaches."
+    "F1max is an oracle: its threshold is chosen with the labels of the test set. A threshold fixed beforehand "
+    "reaches it only by luck. Its floor is the F1 of calling every image anomalous."
 )
 CONFOUNDED = (
     "Image metrics rank slices. Slices near the ends of a scan look different from those in its middle, and lesions "
-    "are not spread evenly, so a part of the image AUROC may come from the position of a slice, not from its lesion."
+    "are not spread evenly, so part of the image AUROC may come from the position of a slice, not from its lesion."
 )
 
 
 def cautions(evaluations: Sequence[Evaluation]) -> list[str]:
-    """The sentences whose facts hold, in the order of their weight; those on several runs name them, unless all are."""
+    """Returns the sentences whose facts hold, in the order of their weight, with the names of the runs concerned."""
     told: list[str] = []
     for check in (_untrained, _inconsistent, _few_groups, _one_scan, _floor):
         told += check(evaluations)
@@ -37,7 +37,7 @@ def cautions(evaluations: Sequence[Evaluation]) -> list[str]:
 
 
 def _named(evaluations: Sequence[Evaluation], holds: Callable[[Evaluation], bool]) -> str | None:
-    """The runs of which something holds: "all runs", "this run" or their names; None if there is none."""
+    """Names the runs for which something holds: "all runs", "this run" or their names; None if there is none."""
     names = [f"{one.data}, {one.name}" for one in evaluations if holds(one)]
     if not names:
         return None
@@ -53,8 +53,8 @@ def _untrained(evaluations: Sequence[Evaluation]) -> Iterator[str]:
     )
     if names:
         yield (
-            f"Teachers with random weights were used ({names}). Such runs show that the software works; they are no "
-            "measure of what the method can do."
+            f"Teachers with random weights were used ({names}). Such runs show that the software works, not what the "
+            "method can do."
         )
 
 
@@ -64,11 +64,11 @@ def _inconsistent(evaluations: Sequence[Evaluation]) -> Iterator[str]:
         written = one.metrics.get("image_auroc", float("nan"))
         if len(np.unique(labels)) < 2 or np.isnan(written):
             continue
-        auroc = detection_metrics(one.images["score"].to_numpy(), labels)["auroc"]
+        auroc = detection_curve(one.images["score"].to_numpy(), labels).auroc()
         if abs(auroc - written) > _SAME:
             yield (
                 f"The files of {one.data}, {one.name} contradict each other: image AUROC {written:.4f} in "
-                f"metrics.json, {auroc:.4f} from the table of scores. Its numbers may be of two evaluations; "
+                f"metrics.json, {auroc:.4f} from the table of scores. They may come from two evaluations: "
                 "run it again."
             )
 
@@ -92,7 +92,7 @@ def _class_sizes(one: Evaluation) -> tuple[int, int]:
 
 def _one_scan(evaluations: Sequence[Evaluation]) -> Iterator[str]:
     for data in sorted({one.data for one in evaluations if one.sliced and len(one.items) == 1}):
-        yield f"{data} was tested on one single scan: nothing follows from it for another patient."
+        yield f"{data} was tested on a single scan: nothing follows for other patients."
 
 
 def _floor(evaluations: Sequence[Evaluation]) -> Iterator[str]:
@@ -102,8 +102,8 @@ def _floor(evaluations: Sequence[Evaluation]) -> Iterator[str]:
     )
     if names:
         yield (
-            f"F1max stands at its floor ({names}): no threshold is better than calling every image anomalous, however "
-            "high the number looks."
+            f"F1max is at its floor ({names}): no threshold is better than calling every image anomalous, however high "
+            "the number looks."
         )
 
 
@@ -116,13 +116,13 @@ def _seeds(evaluations: Sequence[Evaluation]) -> Iterator[str]:
     if differing:
         (data, method), spread = max(differing.items(), key=lambda pair: pair[1])
         yield (
-            f"Seeds of one method differ, by up to {spread:.3f} in image AUROC ({data}, {method}). A difference "
-            "between methods that is not larger may be one of seeds; the best seed is no result."
+            f"Seeds of one method differ by up to {spread:.3f} in image AUROC ({data}, {method}). A difference between "
+            "methods that is not larger may come from the seeds. The best seed is not a result."
         )
     single = _named(evaluations, lambda one: len(aurocs[one.data, one.method]) == 1)
     if single:
         yield (
-            f"There is one seed of {single}. The intervals are of the draw of the patients alone; how much another "
+            f"There is only one seed of {single}. The intervals cover the choice of patients alone; how much another "
             "training would differ is not known."
         )
 
@@ -132,8 +132,8 @@ def _looked_at(evaluations: Sequence[Evaluation]) -> Iterator[str]:
     repeated = sorted({one.data for one, test_set in zip(evaluations, sets, strict=True) if sets.count(test_set) > 1})
     if repeated:
         yield (
-            f"The test set of {', '.join(repeated)} was looked at more than once. The best of several runs on it is "
-            "too good an estimate; only images that no choice was made with can confirm it."
+            f"The test set of {', '.join(repeated)} was used more than once. The best of several runs on it is an "
+            "optimistic estimate; only images that played no part in any choice can confirm it."
         )
 
 

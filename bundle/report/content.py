@@ -1,43 +1,45 @@
-"""All that a report says, in numbers: the same for page, JSON and table."""
+"""Content of a report, the same for page, JSON and table."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+
+from scripts.metrics.registry import METRICS, Table, entries
 
 from .cautions import cautions
 from .operating_point import operating_points
 from .reading import Evaluation
 from .statistics import comparisons, metric_values
 
-# What stands in one table, in this order; whatever an evaluation measured besides comes last.
-TABLES = {
-    "Images": (
-        "image_auroc",
-        "image_ap",
-        "image_f1max",
-        "sensitivity_at_95_specificity",
-        "specificity_at_95_sensitivity",
-    ),
-    "Pixels": ("pixel_auroc", "pixel_ap", "pixel_f1max", "pixel_aupro"),
-    "Patients and scans": ("patient_auroc", "patient_ap", "dice", "normal_scans_clean"),
-    "Lesions": ("froc", *(f"lesion_sensitivity_at_{rate}_fp" for rate in ("0.125", "0.25", "0.5", 1, 2, 4, 8))),
-}
-FLOOR = "_floor"  # stands beside its metric, in no column of its own
-ADER = "ader_"
+
+class Column(NamedTuple):
+    """Column of a table.
+
+    Attributes:
+        name: Name of the metric.
+        label: Name of the metric for people.
+        arrow: ↑ if higher is better, ↓ if lower is better, empty if neither is known.
+        floor: Name of the value that is shown below the metric.
+    """
+
+    name: str
+    label: str
+    arrow: str = ""
+    floor: str = ""
 
 
 def content(evaluations: Sequence[Evaluation], title: str) -> dict[str, Any]:
-    """Everything but the pictures, as JSON values; None for what is not defined.
+    """Collects everything but the pictures as JSON values, with None for what is not defined.
 
     Args:
-        evaluations: at least one, named apart (see ``labelled``).
-        title: of the report.
+        evaluations: Evaluations of different names (see ``labelled``), at least one.
+        title: Title of the report.
     """
     runs = [_run(one) for one in evaluations]
     tests, not_compared = comparisons(evaluations)
@@ -53,7 +55,7 @@ def content(evaluations: Sequence[Evaluation], title: str) -> dict[str, Any]:
 
 
 def long_table(report: dict[str, Any]) -> pd.DataFrame:
-    """A row a run and metric: run, data, method, seed, metric, value, low, high."""
+    """Builds a table with a row for each run and metric: run, data, method, seed, metric, value, low, high."""
     rows = []
     for run in report["runs"]:
         common = {"run": run["name"], "data": run["data"], "method": run["method"], "seed": run["seed"]}
@@ -68,16 +70,20 @@ def long_table(report: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["run", "data", "method", "seed", "metric", "value", "low", "high"])
 
 
-def tables(names: Iterable[str]) -> dict[str, list[str]]:
-    """Which of these metrics stand in which table; ``ader_*`` in one of their own."""
-    left = [name for name in names if not name.endswith(FLOOR)]
-    found = {}
-    for table, metrics in TABLES.items():
-        found[table] = [name for name in metrics if name in left]
-    known = {name for metrics in TABLES.values() for name in metrics}
-    found["Other"] = [name for name in left if name not in known and not name.startswith(ADER)]
-    found["ADer"] = [name for name in left if name.startswith(ADER)]
-    return {table: metrics for table, metrics in found.items() if metrics}
+def tables(names: Iterable[str]) -> dict[str, list[Column]]:
+    """Sorts metrics into the tables of the registry; those that it does not know come last."""
+    present = list(names)
+    found = {
+        str(table): [
+            Column(entry.name, entry.label, "↑" if entry.higher_is_better else "↓", entry.floor_name)
+            for entry in entries(table)
+            if entry.name in present
+        ]
+        for table in Table
+    }
+    known = {name for entry in METRICS.values() for name in (entry.name, entry.floor_name)}
+    found["Other"] = [Column(name, name.replace("_", " ")) for name in present if name not in known]
+    return {table: columns for table, columns in found.items() if columns}
 
 
 def _run(one: Evaluation) -> dict[str, Any]:
@@ -110,7 +116,7 @@ def _run(one: Evaluation) -> dict[str, Any]:
 
 
 def _summary(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of each data set and method the mean and, of several runs, the standard deviation (n - 1) of every metric."""
+    """Computes the mean of every metric by data set and method, and of several runs the standard deviation (n - 1)."""
     rows = []
     for data, method in dict.fromkeys((run["data"], run["method"]) for run in runs):
         members = [run for run in runs if (run["data"], run["method"]) == (data, method)]

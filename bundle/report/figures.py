@@ -1,4 +1,4 @@
-"""Curves and histograms of runs as SVG, small enough to be part of a page."""
+"""Curves and histograms of runs as SVG that is small enough to be embedded in a page."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from PIL import Image
 from scripts.figures import BLUE, CHANCE, ORANGE
 from scripts.metrics.curves import detection_curve
 
-# Okabe and Ito's colours that stand out on white, repeated with other lines where there are more methods.
+# Okabe and Ito's colours that stand out on white; more methods repeat them with other line styles.
 COLOURS = (BLUE, ORANGE, "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "black")
 LINES = ("-", "--", ":", "-.")
-_POINTS = 400  # of a curve: more cannot be seen
-_PICTURE_WIDTH = 1000  # pixels
+_POINTS = 400  # points of a curve at most: more cannot be seen
+_PICTURE_WIDTH = 1000  # width of a picture at most, in pixels
 
 
 class Curve(NamedTuple):
-    """One run in a picture.
+    """Curve of one run in a picture.
 
     Attributes:
-        method: runs of one method have one colour and one line in the legend.
-        scores: (N,)
-        labels: (N,), 0 or 1, both there.
-        point: false-positive rate and sensitivity of a calibrated threshold, or None.
+        method: Name of the method; its runs share a colour and a line in the legend.
+        scores: Scores (N,).
+        labels: Labels (N,), 0 (normal) or 1 (anomalous); both occur.
+        point: False-positive rate and sensitivity of a calibrated threshold, or None.
     """
 
     method: str
@@ -42,25 +42,22 @@ class Curve(NamedTuple):
 
 
 def curves(runs: Sequence[Curve]) -> str:
-    """ROC and precision-recall curves of runs on one data set, as a data URI."""
+    """Draws ROC and precision-recall curves of runs on one data set, and returns a data URI."""
     figure = Figure(figsize=(9, 5), layout="constrained")
     roc, pr = figure.subplots(1, 2)
-    style, told = _styles(run.method for run in runs), set()
+    style = _styles(run.method for run in runs)
+    marker: dict[str, Any] = {"marker": "o", "markersize": 8, "markerfacecolor": "white", "markeredgewidth": 2}
     for run in runs:
         curve = detection_curve(run.scores, run.labels)
         look = {**style[run.method], "linewidth": 1.6, "alpha": 0.9}
-        label = run.method if run.method not in told else None
-        told.add(run.method)
         kept = _thinned(len(curve.fpr))
-        roc.plot(curve.fpr[kept], curve.tpr[kept], label=label, **look)
+        roc.plot(curve.fpr[kept], curve.tpr[kept], label=run.method, **look)
         pr.plot(curve.tpr[kept], np.append(1.0, curve.precision)[kept], drawstyle="steps-pre", **look)
         if run.point is not None:
-            marker = {"marker": "o", "markersize": 8, "markerfacecolor": "white", "markeredgewidth": 2}
             roc.plot(*run.point, color=look["color"], **marker)
     roc.plot([0, 1], [0, 1], label="chance", **CHANCE)
     pr.axhline(float(np.mean(runs[0].labels)), **CHANCE)
     if any(run.point is not None for run in runs):
-        marker = {"marker": "o", "markersize": 8, "markerfacecolor": "white", "markeredgewidth": 2}
         roc.plot([], [], color="0.3", linestyle="", label="calibrated threshold", **marker)
     roc.set(title="ROC", xlabel="False-positive rate (1 − specificity)", ylabel="Sensitivity")
     pr.set(title="Precision and recall", xlabel="Recall (sensitivity)", ylabel="Precision (PPV)")
@@ -72,23 +69,21 @@ def curves(runs: Sequence[Curve]) -> str:
 
 
 def froc(runs: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> str:
-    """Free-response ROC of runs on one data set, as a data URI.
+    """Draws free-response ROC curves of runs on one data set, and returns a data URI.
 
     Args:
-        runs: of each the method, false positives a scan (T,), ascending, and sensitivity to lesions (T,).
+        runs: Method, false positives per scan (T,), ascending, and sensitivity to lesions (T,) of each run.
     """
     figure = Figure(figsize=(9, 4.5), layout="constrained")
     axes = figure.subplots()
-    style, told = _styles(method for method, _, _ in runs), set()
+    style = _styles(method for method, _, _ in runs)
     for method, false_positives, sensitivity in runs:
-        label = method if method not in told else None
-        told.add(method)
         kept = _thinned(len(false_positives))
         axes.plot(
             np.maximum(false_positives[kept], 2**-4),
             sensitivity[kept],
             drawstyle="steps-post",
-            label=label,
+            label=method,
             linewidth=1.6,
             **style[method],
         )
@@ -96,7 +91,7 @@ def froc(runs: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> str:
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.set(
         title="FROC",
-        xlabel="False positives a scan (logarithmic, fewer than 1/16 at the edge)",
+        xlabel="False positives per scan (logarithmic; fewer than 1/16 are at the edge)",
         ylabel="Sensitivity to lesions",
         xlim=(2**-4, 16),
         ylim=(-0.02, 1.02),
@@ -107,10 +102,10 @@ def froc(runs: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> str:
 
 
 def histograms(panels: Sequence[tuple[str, np.ndarray, np.ndarray, float | None]]) -> str:
-    """Scores of normal and of anomalous images, a panel a run, as a data URI.
+    """Draws the scores of normal and anomalous images, one panel for each run, and returns a data URI.
 
     Args:
-        panels: of each the title, scores (N,), labels (N,) and the calibrated threshold or None.
+        panels: Title, scores (N,), labels (N,) and calibrated threshold or None of each panel.
     """
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
@@ -136,7 +131,7 @@ def histograms(panels: Sequence[tuple[str, np.ndarray, np.ndarray, float | None]
 
 
 def picture(path: Path) -> str:
-    """A PNG file as a data URI, at most 1000 pixels wide, with 256 colours: a third of the bytes."""
+    """Returns a PNG file as a data URI, at most 1000 pixels wide, with 256 colours, which take a third of the bytes."""
     with Image.open(path) as opened:
         image = opened.convert("RGB")
     if image.width > _PICTURE_WIDTH:
@@ -152,7 +147,7 @@ def _styles(methods: Any) -> dict[str, dict[str, Any]]:
 
 
 def _thinned(points: int) -> np.ndarray:
-    """Indices of at most ``_POINTS`` points of a curve, both ends among them."""
+    """Indices of at most ``_POINTS`` points of a curve, with both ends among them."""
     return np.unique(np.linspace(0, points - 1, min(points, _POINTS)).round().astype(int))
 
 
@@ -163,7 +158,7 @@ def _plain(axes: Axes) -> None:
 
 
 def _legend(figure: Figure) -> None:
-    """One for all axes, below them, each name once."""
+    """Adds one legend for all axes below them, with each name once."""
     named: dict[str, Any] = {}
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
@@ -175,7 +170,8 @@ def _legend(figure: Figure) -> None:
 
 def _svg(figure: Figure) -> str:
     buffer = io.BytesIO()
-    # Paths for letters: the same picture whatever fonts the reader has. No date: the same file for the same runs.
+    # Letters are paths, so that the picture does not depend on the reader's fonts. Without a date, the same runs give
+    # the same file.
     with mpl.rc_context({"svg.fonttype": "path", "svg.hashsalt": "report"}):
         figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
     return f"data:image/svg+xml;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -1,4 +1,4 @@
-"""What a calibrated threshold promised, and what became of it on the test set."""
+"""Calibrated thresholds: the rates of false alarms that they promised, and those on the test set."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from scipy.stats import binomtest
 
 from .reading import Evaluation
 
-LEVELS = ("volume", "image")
+LEVELS = ("scan", "slice")
 
 
 def operating_points(one: Evaluation) -> list[dict[str, Any]]:
-    """Of the calibrated levels promise and outcome, as the evaluation counted them; empty without a calibration.
+    """Returns promise and outcome of each calibrated level; empty without a calibration.
 
-    The rate observed is over patients without any anomaly; its interval (95 %, Clopper and Pearson) needs units that
-    count as one each: patients, or images if each is of another patient. Else ``low`` and ``high`` are None. A level
-    that could not be calibrated has a ``reason`` in place of a threshold.
+    The outcome is as the evaluation counted it: the observed rate is over patients without any anomaly. Its interval
+    (95 %, Clopper and Pearson) needs independent units: patients at the level of scans, or slices if each is of another
+    patient. Otherwise ``low`` and ``high`` are None. A level that could not be calibrated has a ``reason`` instead of a
+    threshold.
     """
     calibration = one.summary.get("calibration") or {}
     observed = calibration.get("observed") or {}
@@ -28,7 +29,7 @@ def operating_points(one: Evaluation) -> list[dict[str, Any]]:
         outcome = observed.get(level) or {}
         patients, rate = outcome.get("normal_patients", 0), outcome.get("false_positive_rate")
         low, high = None, None
-        if patients and rate is not None and (level == "volume" or one.images["group"].is_unique):
+        if patients and rate is not None and (level == "scan" or one.images["group"].is_unique):
             interval = binomtest(round(rate * patients), patients).proportion_ci(method="exact")
             low, high = float(interval.low), float(interval.high)
         points.append(
@@ -48,9 +49,9 @@ def operating_points(one: Evaluation) -> list[dict[str, Any]]:
     return points
 
 
-def image_threshold(one: Evaluation) -> float | None:
-    """The calibrated threshold of image scores, if the test set's images were held against it."""
+def slice_threshold(one: Evaluation) -> float | None:
+    """Returns the calibrated threshold of images or slices, if those of the test set were compared with it."""
     for point in operating_points(one):
-        if point["level"] == "image" and point["threshold"] is not None and point["sensitivity"] is not None:
+        if point["level"] == "slice" and point["threshold"] is not None and point["sensitivity"] is not None:
             return float(point["threshold"])
     return None

@@ -1,4 +1,4 @@
-"""The report's page, from its content and the files of the runs."""
+"""Page of a report, from its content and the files of the runs."""
 
 from __future__ import annotations
 
@@ -11,35 +11,18 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from scripts.files import replacing
-from scripts.metrics.volume_level import froc_points
+from scripts.metrics.lesions import froc_points
 
-from .content import FLOOR, content, long_table, tables
+from .content import content, long_table, tables
 from .figures import Curve, curves, froc, histograms, picture
-from .operating_point import image_threshold
+from .operating_point import slice_threshold
 from .reading import Evaluation
 
-NAMES = {
-    "image_auroc": "AUROC",
-    "image_ap": "AP",
-    "image_f1max": "F1max (oracle)",
-    "sensitivity_at_95_specificity": "Sensitivity at 95 % specificity",
-    "specificity_at_95_sensitivity": "Specificity at 95 % sensitivity",
-    "pixel_auroc": "AUROC",
-    "pixel_ap": "AP",
-    "pixel_f1max": "F1max (oracle)",
-    "pixel_aupro": "AUPRO",
-    "patient_auroc": "Patient AUROC",
-    "patient_ap": "Patient AP",
-    "dice": "Dice",
-    "normal_scans_clean": "Normal scans without a mark",
-    "froc": "FROC (mean)",
-}
-_LESIONS = "lesion_sensitivity_at_"
-_CURVES = 12  # in one picture; of more runs only the first seed of each method is drawn
+_CURVES = 12  # curves in one picture at most; of more runs, only the first seed of each method is drawn
 
 
 def write_report(evaluations: Sequence[Evaluation], out: Path, title: str) -> Path:
-    """Writes ``report.html``, ``report.json`` and ``report.csv``; gives the first."""
+    """Writes ``report.html``, ``report.json`` and ``report.csv``, and returns the path of the first."""
     report = content(evaluations, title)
     page = _render(report, evaluations)
     for name, text in {
@@ -60,39 +43,33 @@ def _render(report: dict[str, Any], evaluations: Sequence[Evaluation]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"metric": metric_name, "number": number, "percent": percent, "p": p_value}
+    environment.filters |= {"number": number, "percent": percent, "p": p_value}
     return environment.get_template("report.html").render(
         report=report,
         datasets=[_dataset(data, report, evaluations) for data in dict.fromkeys(one.data for one in evaluations)],
         classes=[_classes(run) for run in report["runs"] if run["classes"]],
-        floor=FLOOR,
     )
 
 
-def metric_name(name: str) -> str:
-    """What people call a metric."""
-    if name.startswith(_LESIONS):
-        return f"Sensitivity at {name.removeprefix(_LESIONS).removesuffix('_fp')} FP a scan"
-    return NAMES.get(name, name.replace("_", " "))
-
-
 def number(value: float | None) -> str:
-    """Three decimals, which is more than test sets of this size support."""
+    """Formats a value with three decimals, which is more than test sets of this size support."""
     return "n/a" if value is None else f"{value:.3f}"
 
 
 def percent(value: float | None) -> str:
+    """Formats a rate in percent."""
     return "n/a" if value is None else f"{100 * value:.1f} %"
 
 
 def p_value(value: float | None) -> str:
+    """Formats a p-value."""
     return "n/a" if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _dataset(data: str, report: dict[str, Any], evaluations: Sequence[Evaluation]) -> dict[str, Any]:
-    """What the template shows of one data set."""
+    """Collects what the template shows of one data set."""
     members = [one for one in evaluations if one.data == data]
-    # Curves are of every run; what takes a panel or a picture a run, of the first seed of each method.
+    # Every run has a curve; panels and pictures show the first seed of each method only.
     ordered = sorted(members, key=lambda one: (one.seed is None, one.seed))
     firsts = list({one.method: one for one in reversed(ordered)}.values())[::-1]
     runs = [run for run in report["runs"] if run["data"] == data]
@@ -117,21 +94,16 @@ def _dataset(data: str, report: dict[str, Any], evaluations: Sequence[Evaluation
 
 
 def _origins(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A row for all runs that differ in nothing but the seed."""
-    rows: list[dict[str, Any]] = []
+    """Merges the runs that differ in nothing but the seed into one row."""
+    rows: dict[str, dict[str, Any]] = {}
     for run in runs:
         facts = {name: run[name] for name in ("method", "teachers", "training", "test")}
-        for row in rows:
-            if {name: row[name] for name in facts} == facts:
-                row["seeds"].append(run["seed"])
-                break
-        else:
-            rows.append({**facts, "seeds": [run["seed"]]})
-    return rows
+        rows.setdefault(json.dumps(facts, sort_keys=True), {**facts, "seeds": []})["seeds"].append(run["seed"])
+    return list(rows.values())
 
 
 def _classes(run: dict[str, Any]) -> dict[str, Any]:
-    """The tables of one run by class, with the means below."""
+    """Collects the tables of one run by class, with the means in the last row."""
     rows = []
     for name, metrics in run["classes"].items():
         images = metrics["images"]
@@ -149,12 +121,12 @@ def _classes(run: dict[str, Any]) -> dict[str, Any]:
 
 
 def _pictures(members: Sequence[Evaluation], firsts: Sequence[Evaluation]) -> tuple[list[tuple[str, str]], list[str]]:
-    """Pictures of curves and scores with their descriptions, and why one of them is not there."""
+    """Draws curves and scores, each with its description, and notes why a picture is missing."""
     pictures, notes = [], []
     drawn, which = (members, "") if len(members) <= _CURVES else (firsts, ", one seed of each method")
     both = [one for one in drawn if one.images["label"].nunique() == 2]
     if both:
-        title = f"ROC and precision-recall curves of the images{which}; the dashed lines are chance"
+        title = f"ROC and precision-recall curves of the images{which}; dashed lines show chance"
         pictures.append((curves([_curve(one) for one in both]), title))
     else:
         notes.append("There are no ROC and precision-recall curves: all images are of one class.")
@@ -167,7 +139,7 @@ def _pictures(members: Sequence[Evaluation], firsts: Sequence[Evaluation]) -> tu
         lacking = "no scan has a lesion" if detected else "no run has a table of detections (detections.csv)"
         notes.append(f"There is no FROC curve: {lacking}.")
     panels = [
-        (one.method, one.images["score"].to_numpy(), one.images["label"].to_numpy(), image_threshold(one))
+        (one.method, one.images["score"].to_numpy(), one.images["label"].to_numpy(), slice_threshold(one))
         for one in firsts
     ]
     which = ", one seed of each method" if len(firsts) < len(members) else ""
@@ -177,7 +149,7 @@ def _pictures(members: Sequence[Evaluation], firsts: Sequence[Evaluation]) -> tu
 
 def _curve(one: Evaluation) -> Curve:
     scores, labels = one.images["score"].to_numpy(), one.images["label"].to_numpy()
-    threshold, point = image_threshold(one), None
+    threshold, point = slice_threshold(one), None
     if threshold is not None:
         above = scores > threshold
         point = float(np.mean(above[labels == 0])), float(np.mean(above[labels == 1]))
@@ -191,12 +163,12 @@ def _froc(one: Evaluation) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _cases(firsts: Sequence[Evaluation]) -> list[dict[str, Any]]:
-    """Pictures of cases; where there are no best and worst ones, those of the highest and lowest scores."""
+    """Collects pictures of the best and worst cases, or if there are none, of the highest and lowest scores."""
     cases = []
     for one in firsts:
         kinds = {"best_cases.png": "best cases", "worst_cases.png": "worst cases"}
-        if not any(one.picture(name) for name in kinds):
+        if not any(one.file(name) for name in kinds):
             kinds = {"heat_maps.png": "the most and the least anomalous images"}
-        found = [(picture(path), kind) for name, kind in kinds.items() if (path := one.picture(name)) is not None]
+        found = [(picture(path), kind) for name, kind in kinds.items() if (path := one.file(name)) is not None]
         cases.append({"name": one.name, "pictures": found})
     return cases

@@ -1,4 +1,4 @@
-"""Reads what an evaluation left behind; see ``scripts.results.EvaluationResults``."""
+"""Files of an evaluation, as ``scripts.results.evaluation.EvaluationResults`` writes them."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import pandas as pd
 
 SUMMARY = "metrics.json"
 SCORES = "scores.csv"
+EVALUATE = "`python -m bundle evaluate MODEL`"
 OPTIONAL = (
     "slices.csv",
     "pixels.npz",
@@ -30,14 +31,15 @@ class Evaluation:
     """One evaluation.
 
     Attributes:
-        folder: where its files are.
-        source: what to call the folder or the MLflow run.
-        summary: ``metrics.json``.
-        items: a line an item: ``image``, ``group``, ``label``, ``score``, maybe ``class``, ``p_value``, ``lesions``.
-        images: a line of what the image metrics are over: the slices of scans, else the items.
-        sliced: whether those are slices.
-        detections: maybe ``item``, ``score`` and ``found``, a line a detection.
-        method: as the table calls it; see ``labelled``.
+        folder: Folder of its files.
+        source: Name of the folder or of the MLflow run.
+        summary: Content of ``metrics.json``.
+        items: Table with a row for each item: ``image``, ``group``, ``label``, ``score``, and where there are any
+            ``class``, ``p_value`` and ``lesions``.
+        images: Table with a row for each image that the image metrics count: the slices of scans, else the items.
+        sliced: Whether the images are slices.
+        detections: Table with a row for each detection: ``item``, ``score``, ``found``; None if there is none.
+        method: Name of the method in the report; see ``labelled``.
     """
 
     folder: Path
@@ -51,45 +53,51 @@ class Evaluation:
 
     @property
     def model(self) -> dict[str, Any]:
+        """Facts of the model."""
         return self.summary.get("model") or {}
 
     @property
     def data(self) -> str:
+        """Name of the data set."""
         return str(self.model.get("data", "unknown data"))
 
     @property
     def seed(self) -> int | None:
+        """Seed of the training."""
         return self.model.get("seed")
 
     @property
     def name(self) -> str:
-        """What tells it from the others on the same data."""
+        """Name that differs from those of all other evaluations on the same data."""
         return self.method if self.seed is None else f"{self.method}, seed {self.seed}"
 
     @property
     def metrics(self) -> dict[str, float]:
-        """As the evaluation wrote them; NaN for what is not defined."""
+        """Metrics as the evaluation wrote them; NaN where one is not defined."""
         return {name: float("nan" if value is None else value) for name, value in self.summary["metrics"].items()}
 
     @property
     def teachers(self) -> list[dict[str, str]]:
+        """``name``, ``weights`` and ``sha256`` of each teacher."""
         return self.summary.get("teachers") or []
 
     @property
     def groups(self) -> pd.DataFrame:
-        """``label`` and ``score`` of each group (patient), the highest of its items."""
+        """Highest ``label`` and ``score`` among the items of each group (patient)."""
         return self.items.groupby("group")[["label", "score"]].max()
 
     @property
     def test_set(self) -> tuple[Any, ...]:
-        """Equal for evaluations of the same images, labels and groups, wherever the images lie."""
-        return self.data, *_sorted_rows(self.images)
+        """Key that is equal for evaluations of the same images, labels and groups, wherever the images are."""
+        return self.data, *sorted(_keys(self.images))
 
     def aligned(self) -> pd.DataFrame:
-        """The images in an order that is the same for all evaluations of one test set."""
-        return self.images.loc[_order(self.images)].reset_index(drop=True)
+        """Returns the images in an order that is the same for all evaluations of one test set."""
+        keys = _keys(self.images)
+        return self.images.iloc[sorted(range(len(keys)), key=keys.__getitem__)].reset_index(drop=True)
 
-    def picture(self, name: str) -> Path | None:
+    def file(self, name: str) -> Path | None:
+        """Returns the path of a file, or None if the evaluation did not write it."""
         path = self.folder / name
         return path if path.is_file() else None
 
@@ -98,25 +106,24 @@ def read_evaluation(folder: Path, source: str | None = None) -> Evaluation:
     """Reads one evaluation.
 
     Args:
-        folder: what ``monai.bundle run evaluating`` wrote into ``results_dir``.
-        source: what to call it; None takes the end of its path.
+        folder: Folder of the evaluation's files.
+        source: Name of the source; None takes the end of the folder's path.
 
     Raises:
-        FileNotFoundError: If it has no ``metrics.json`` or no ``scores.csv``.
-        ValueError: If these are not what an evaluation writes.
+        FileNotFoundError: If there is no ``metrics.json`` or no ``scores.csv``.
+        ValueError: If these files are not those of an evaluation.
     """
     for name in (SUMMARY, SCORES):
         if not (folder / name).is_file():
-            raise FileNotFoundError(
-                f"{folder}: no evaluation, it has no {name}. Name the results_dir of an evaluation; "
-                "`python -m monai.bundle run evaluating` fills one."
-            )
+            raise FileNotFoundError(f"{folder}: not an evaluation, since it has no {name}. {EVALUATE} makes one.")
     try:
         summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{folder / SUMMARY}: not JSON ({error}). Run the evaluation again.") from error
     if not isinstance(summary, dict) or not isinstance(summary.get("metrics"), dict):
-        raise ValueError(f"{folder / SUMMARY}: not of an evaluation, it has no 'metrics'. Run the evaluation again.")
+        raise ValueError(
+            f"{folder / SUMMARY}: not of an evaluation, since it has no metrics. Run the evaluation again."
+        )
     items = _table(folder / SCORES, ("image", "group", "label", "score"))
     slices, detections = folder / "slices.csv", folder / "detections.csv"
     sliced = slices.is_file()
@@ -134,9 +141,9 @@ def read_evaluation(folder: Path, source: str | None = None) -> Evaluation:
 
 
 def labelled(evaluations: list[Evaluation]) -> list[Evaluation]:
-    """Makes methods differ where more than the seed does: by the teachers, and by the source where the seeds are equal.
+    """Renames the methods of evaluations that differ in more than the seed: by teachers, and by source at equal seeds.
 
-    Runs that share data and method are then seeds of one thing.
+    Runs of one name on one data set are then seeds of one method.
     """
     teachers: dict[tuple[str, str], set[str]] = {}
     for one in evaluations:
@@ -175,9 +182,9 @@ def _table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     lacking = [name for name in columns if name not in table]
     if lacking or table.empty:
         fault = f"it has no column {', '.join(lacking)}" if lacking else "it has no row"
-        raise ValueError(f"{path}: not of an evaluation, {fault}. Run the evaluation again.")
+        raise ValueError(f"{path}: not of an evaluation, since {fault}. Run the evaluation again.")
     if not np.isfinite(pd.to_numeric(table["score"], errors="coerce")).all():
-        raise ValueError(f"{path}: a score is missing or not finite; look at the model's output and evaluate again.")
+        raise ValueError(f"{path}: a score is missing or not finite. Check the model, and run the evaluation again.")
     if "label" in columns and not table["label"].isin([0, 1]).all():
         raise ValueError(f"{path}: a label is neither 0 (normal) nor 1 (anomalous). Run the evaluation again.")
     return table
@@ -188,12 +195,3 @@ def _keys(images: pd.DataFrame) -> list[tuple[str, int, int, str]]:
     names = [Path(image).as_posix().removeprefix(root) for image in images["image"]]
     numbers = images["slice"] if "slice" in images else [0] * len(images)
     return list(zip(names, map(int, numbers), images["label"].astype(int), images["group"], strict=True))
-
-
-def _sorted_rows(images: pd.DataFrame) -> list[tuple[str, int, int, str]]:
-    return sorted(_keys(images))
-
-
-def _order(images: pd.DataFrame) -> list[Any]:
-    keys = _keys(images)
-    return [images.index[position] for position in sorted(range(len(keys)), key=keys.__getitem__)]

@@ -1,4 +1,4 @@
-"""Where the runs of a report are: folders, or MLflow's store, to which the report goes back."""
+"""Sources of a report's runs: folders, or an MLflow store, to which the report is attached."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ from mlflow.artifacts import download_artifacts
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from .reading import OPTIONAL, SCORES, SUMMARY
+from .reading import EVALUATE, OPTIONAL, SCORES, SUMMARY
 
 logger = logging.getLogger(__name__)
 
-ARTIFACTS = "report"  # the report's folder in an MLflow run
+ARTIFACTS = "report"  # folder of the report in an MLflow run
+IN_MODEL = Path("eval", "test")  # folder of the evaluation in a model folder
 _RUN_ID = re.compile("[0-9a-f]{32}")
 
 
 class Source(NamedTuple):
-    """A run of which the files are here.
+    """One run whose files are in a folder.
 
     Attributes:
-        folder: with the files of the evaluation.
-        name: what to call it; None for a folder.
-        run_id: of the MLflow run it came from; None for a folder.
+        folder: Folder with the files of the evaluation.
+        name: Name of the run; None for a folder of results.
+        run_id: Id of the MLflow run that the files come from; None for a folder.
     """
 
     folder: Path
@@ -37,22 +38,22 @@ class Source(NamedTuple):
 
 
 def find(run: str, tracking_uri: str | None, downloads: Path) -> Source:
-    """Finds a run, and fetches its files if they are in MLflow.
+    """Finds a run, and downloads its files if they are in MLflow.
 
     Args:
-        run: a folder, or the id or name of an MLflow run.
-        tracking_uri: of MLflow's store.
-        downloads: an empty folder for files of MLflow runs.
+        run: Model folder, folder of results, or id or name of an MLflow run.
+        tracking_uri: URI of the MLflow store.
+        downloads: Empty folder for the files of MLflow runs.
 
     Raises:
-        FileNotFoundError: If it is neither, or the MLflow run holds no evaluation.
+        FileNotFoundError: If there is no such run, or the MLflow run holds no evaluation.
         ValueError: If several MLflow runs have this name.
     """
     if Path(run).is_dir():
-        return Source(Path(run))
+        return of_folder(Path(run))
     if tracking_uri is None:
         raise FileNotFoundError(
-            f"{run}: no such folder. To take it for the id or name of an MLflow run, give --tracking_uri."
+            f"{run}: no such folder. {EVALUATE} makes an evaluation; for an MLflow run, add --tracking-uri."
         )
     found = _mlflow_run(run, MlflowClient(tracking_uri), tracking_uri)
     run_id, name = found.info.run_id, str(found.info.run_name)
@@ -60,8 +61,8 @@ def find(run: str, tracking_uri: str | None, downloads: Path) -> Source:
     if not {SUMMARY, SCORES} <= there:
         kind = found.data.tags.get("kind", "unknown kind")
         raise FileNotFoundError(
-            f"MLflow run {name!r} ({run_id}, {kind}): no evaluation, its artifacts lack {SUMMARY} or {SCORES}. "
-            "Name a run of `python -m monai.bundle run evaluating`."
+            f"MLflow run {name!r} ({run_id}, {kind}): not an evaluation, since it lacks {SUMMARY} or {SCORES}. "
+            f"Name a run of {EVALUATE}."
         )
     folder = downloads / run_id
     folder.mkdir(parents=True, exist_ok=True)
@@ -70,11 +71,18 @@ def find(run: str, tracking_uri: str | None, downloads: Path) -> Source:
     return Source(folder, f"{name} ({run_id[:8]})", run_id)
 
 
+def of_folder(folder: Path) -> Source:
+    """Returns the source of a folder of results, or of a model folder, whose evaluation is in ``eval/test``."""
+    if not (folder / SUMMARY).is_file() and (folder / IN_MODEL / SUMMARY).is_file():
+        return Source(folder / IN_MODEL, folder.resolve().name)
+    return Source(folder)
+
+
 def attach(report: Path, sources: Sequence[Source], tracking_uri: str) -> list[str]:
-    """Logs a report to the MLflow runs that it is about: those that were named, and the trainings of folders.
+    """Logs a report to its MLflow runs: those that were named, and the training runs of folders.
 
     Returns:
-        The ids of these runs.
+        Ids of these runs.
     """
     client = MlflowClient(tracking_uri)
     attached = []
@@ -84,7 +92,7 @@ def attach(report: Path, sources: Sequence[Source], tracking_uri: str) -> list[s
         try:
             client.get_run(run_id)
         except mlflow.MlflowException:
-            logger.warning("MLflow run %s is not in %s, so the report is not attached to it.", run_id, tracking_uri)
+            logger.warning("The report is not attached to the MLflow run %s, which is not in %s.", run_id, tracking_uri)
             continue
         for file in sorted(report.glob("report.*")):
             client.log_artifact(run_id, str(file), ARTIFACTS)
@@ -97,27 +105,18 @@ def _trained_by(folder: Path) -> str | None:
 
 
 def _mlflow_run(run: str, client: MlflowClient, tracking_uri: str) -> Run:
-    if _RUN_ID.fullmatch(run):
-        try:
-            return client.get_run(run)
-        except mlflow.MlflowException as error:
-            raise FileNotFoundError(
-                f"{run}: neither a folder nor the id of a run in {tracking_uri} ({error.message})."
-            ) from error
+    unknown = f"{run}: neither a folder nor the id or name of an evaluation in {tracking_uri}"
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     quoted = run.replace("'", "''")
     try:
+        if _RUN_ID.fullmatch(run):
+            return client.get_run(run)
         found = list(client.search_runs(experiments, f"tags.kind = 'evaluation' and attributes.run_name = '{quoted}'"))
     except mlflow.MlflowException as error:
-        raise FileNotFoundError(
-            f"{run}: no such folder, and no name to look for in MLflow ({error.message})."
-        ) from error
+        raise FileNotFoundError(f"{unknown} ({error.message}). {EVALUATE} makes one.") from error
     if not found:
-        raise FileNotFoundError(
-            f"{run}: neither a folder nor the id or name of an evaluation's run in {tracking_uri}. "
-            "Runs are listed in MLflow; those of evaluations have the tag kind = evaluation."
-        )
+        raise FileNotFoundError(f"{unknown}, where their tag kind is evaluation. {EVALUATE} makes one.")
     if len(found) > 1:
         ids = ", ".join(one.info.run_id for one in found)
-        raise ValueError(f"{run}: {len(found)} evaluations in {tracking_uri} have this name; give one's id: {ids}.")
+        raise ValueError(f"{run}: {len(found)} evaluations in {tracking_uri} have this name. Name one by id: {ids}.")
     return found[0]

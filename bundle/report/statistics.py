@@ -9,15 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from scripts.metrics.comparison import delong, paired_bootstrap
-from scripts.metrics.curves import (
-    DetectionCurve,
-    detection_metrics,
-    sensitivity_at_specificity,
-    specificity_at_sensitivity,
-)
-from scripts.metrics.intervals import CurveMetric, GroupCurves, bootstrap_intervals
+from scripts.metrics.comparison import DeLong, PairedDifference, delong, paired_bootstrap
+from scripts.metrics.curves import DetectionCurve
+from scripts.metrics.intervals import GroupCurves, bootstrap_intervals
 from scripts.metrics.item_curves import ItemCurves
+from scripts.metrics.registry import Table, entries
 
 from .reading import Evaluation
 
@@ -26,61 +22,35 @@ SIGNIFICANT = 0.05
 Value = dict[str, float | None]
 
 
-def _f1max(curve: DetectionCurve) -> float:
-    return float(curve.f1.max())
-
-
-_IMAGE: dict[str, CurveMetric] = {
-    "image_auroc": DetectionCurve.auroc,
-    "image_ap": DetectionCurve.average_precision,
-    "image_f1max": _f1max,
-    "sensitivity_at_95_specificity": sensitivity_at_specificity,
-    "specificity_at_95_sensitivity": specificity_at_sensitivity,
-}
-_PATIENT: dict[str, CurveMetric] = {
-    "patient_auroc": DetectionCurve.auroc,
-    "patient_ap": DetectionCurve.average_precision,
-}
-_PIXEL: dict[str, CurveMetric] = {
-    "pixel_auroc": DetectionCurve.auroc,
-    "pixel_ap": DetectionCurve.average_precision,
-    "pixel_f1max": _f1max,
-    "pixel_aupro": DetectionCurve.aupro,
-}
-
-
 def metric_values(one: Evaluation) -> dict[str, Value]:
-    """Every metric of an evaluation: ``value``, and ``low`` and ``high``, the ends of its 95 % interval, or None.
+    """Computes every metric of an evaluation: its ``value``, and ``low`` and ``high`` of its 95 % interval, or None.
 
-    What is over images or patients is computed from the tables of scores. The rest is as the evaluation wrote it, and
-    the intervals of pixel metrics are from ``pixels.npz``, whose thresholds are a little coarser.
+    The metrics of images and patients are computed from the tables of scores; the others are as the evaluation wrote
+    them. The intervals of pixel metrics are computed from ``pixels.npz``, whose thresholds are slightly coarser.
     """
     values: dict[str, Value] = {name: _value(value) for name, value in one.metrics.items()}
     images, patients = one.images, one.groups
-    values |= _measured(images["score"], images["label"], images["group"], _IMAGE)
-    if images["label"].nunique() == 2:
-        floor = detection_metrics(images["score"].to_numpy(), images["label"].to_numpy())["f1max_floor"]
-        values["image_f1max_floor"] = _value(floor)
-    values |= _measured(patients["score"], patients["label"], patients.index, _PATIENT)
-    pixels = one.picture("pixels.npz")
+    values |= _measured(Table.IMAGE, images["score"], images["label"], images["group"])
+    values |= _measured(Table.PATIENT, patients["score"], patients["label"], patients.index)
+    pixels = one.file("pixels.npz")
     if pixels is not None:
         items = ItemCurves.load(pixels)
-        groups = one.items.set_index("image")["group"].loc[items.image]
-        found = bootstrap_intervals(GroupCurves.of_items(items, groups.to_numpy()), _PIXEL)
-        for name, interval in found.items():
+        curves = GroupCurves.of_items(items, one.items.set_index("image")["group"].loc[items.image].to_numpy())
+        metrics = {entry.name: entry.function for entry in entries(Table.PIXEL)}
+        for name, interval in bootstrap_intervals(curves, metrics).items():
             if interval is not None and name in values:
                 values[name] = _value(values[name]["value"], interval.low, interval.high)
     return values
 
 
 def comparisons(evaluations: Sequence[Evaluation]) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
-    """Tests the image AUROC of each pair of methods on the same images, one seed of each, the same if both have it.
+    """Compares the image AUROC of each pair of methods on the same images, at one seed of each, shared if possible.
 
-    DeLong's test where every group has one image, else a paired bootstrap over groups; p corrected by Holm within a
-    data set.
+    The test is DeLong's if every group has one image, else a paired bootstrap over groups. p-values are corrected by
+    Holm within a data set.
 
     Returns:
-        The tests, and (data set, sentence) for what could not be tested.
+        Tests, and (data set, sentence) for each pair that could not be tested.
     """
     tests, untested = [], []
     for data in dict.fromkeys(one.data for one in evaluations):
@@ -89,14 +59,14 @@ def comparisons(evaluations: Sequence[Evaluation]) -> tuple[list[dict[str, Any]]
             if one.data == data:
                 methods.setdefault(one.method, []).append(one)
         if len(methods) == 1:
-            untested.append((data, "Nothing is compared: there is one method."))
+            untested.append((data, "Nothing is compared: there is only one method."))
         found = []
         for first, second in itertools.combinations(methods.values(), 2):
             a, b = _pair(first, second)
             if a.test_set != b.test_set:
                 reason = "they were tested on different images, labels or patients"
             elif (test := _test(a, b)) is None:
-                reason = "there are too few patients of a class, or their scores show no variance"
+                reason = "a class has too few patients, or the scores show no variance"
             else:
                 found.append({"data": data, "first": a.name, "second": b.name, **test})
                 continue
@@ -109,28 +79,30 @@ def comparisons(evaluations: Sequence[Evaluation]) -> tuple[list[dict[str, Any]]
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Adjusts the p-values of several tests by Holm (1979): the chance of any false finding stays below the level."""
+    """Adjusts the p-values of several tests by Holm (1979), which bounds the chance of any false finding."""
     order = np.argsort(p)
     factors = np.arange(len(p), 0, -1)
     adjusted = np.minimum(np.maximum.accumulate(np.asarray(p, dtype=float)[order] * factors), 1)
     return [float(adjusted[place]) for place in np.argsort(order)]
 
 
-def _measured(scores: Any, labels: Any, groups: Any, metrics: dict[str, CurveMetric]) -> dict[str, Value]:
-    """Metrics of single scores with intervals over groups; none where a class is missing."""
+def _measured(table: Table, scores: Any, labels: Any, groups: Any) -> dict[str, Value]:
+    """Computes the metrics of a table with intervals over groups, and their floors; nothing if a class is missing."""
     curves = GroupCurves.of_images(np.asarray(scores), np.asarray(labels), np.asarray(groups, dtype=str))
     whole = curves.curve()
     if whole is None:
         return {}
-    found = bootstrap_intervals(curves, metrics)
-    return {
-        name: _value(metric(whole)) if (interval := found[name]) is None else _value(*interval[:3])
-        for name, metric in metrics.items()
+    measured = entries(table)
+    found = bootstrap_intervals(curves, {entry.name: entry.function for entry in measured})
+    values = {
+        entry.name: _value(entry.function(whole)) if (interval := found[entry.name]) is None else _value(*interval[:3])
+        for entry in measured
     }
+    return values | {entry.floor_name: _value(entry.floor(whole)) for entry in measured if entry.floor is not None}
 
 
 def _pair(first: Sequence[Evaluation], second: Sequence[Evaluation]) -> tuple[Evaluation, Evaluation]:
-    """One run of each method: of the lowest seed that both have, else of the lowest of each."""
+    """Chooses one run of each method, at the lowest seed that both have, else at the lowest of each."""
     common = {one.seed for one in first} & {one.seed for one in second} or {one.seed for one in [*first, *second]}
 
     def lowest(runs: Sequence[Evaluation]) -> Evaluation:
@@ -140,31 +112,23 @@ def _pair(first: Sequence[Evaluation], second: Sequence[Evaluation]) -> tuple[Ev
 
 
 def _test(a: Evaluation, b: Evaluation) -> dict[str, Any] | None:
-    """The test of two runs on one test set; None where it is not defined."""
+    """Tests two runs on one test set; None if the test is not defined."""
     one, other = a.aligned(), b.aligned()
     labels = one["label"].to_numpy()
+    result: DeLong | PairedDifference | None
     if one["group"].is_unique:
         if min(np.bincount(labels, minlength=2)) < 2:
             return None
-        result = delong(one["score"].to_numpy(), other["score"].to_numpy(), labels)
-        if math.isnan(result.p):
-            return None
-        common = {"difference": result.difference, "low": result.low, "high": result.high, "p": result.p}
-        return {"test": "DeLong", **common}
-    curves = [
-        GroupCurves.of_images(table["score"].to_numpy(), table["label"].to_numpy(), table["group"].to_numpy(dtype=str))
-        for table in (one, other)
-    ]
-    paired = paired_bootstrap(curves[0], curves[1], DetectionCurve.auroc)
-    if paired is None:
+        name, result = "DeLong", delong(one["score"].to_numpy(), other["score"].to_numpy(), labels)
+    else:
+        first, second = (
+            GroupCurves.of_images(table["score"].to_numpy(), labels, table["group"].to_numpy(dtype=str))
+            for table in (one, other)
+        )
+        name, result = "paired bootstrap over patients", paired_bootstrap(first, second, DetectionCurve.auroc)
+    if result is None or math.isnan(result.p):
         return None
-    return {
-        "test": "paired bootstrap over patients",
-        "difference": paired.difference,
-        "low": paired.low,
-        "high": paired.high,
-        "p": paired.p,
-    }
+    return {"test": name, **{key: getattr(result, key) for key in ("difference", "low", "high", "p")}}
 
 
 def _conclusion(test: dict[str, Any]) -> str:

@@ -1,6 +1,6 @@
-"""Metrics of a detector, exact, from one sort of its scores.
+"""Detection curves: exact metrics of a detector from one sort of its scores.
 
-An item is called anomalous when its score is at least the threshold. Every formula below works on the weight of the
+An item counts as anomalous when its score is at least the threshold. Every formula below works on the weight of the
 positives, the negatives and the regions at each distinct score, so it holds for single scores and for bins alike.
 """
 
@@ -11,17 +11,17 @@ from typing import NamedTuple
 import numpy as np
 
 MAX_FPR = 0.3  # AUPRO integrates up to this false-positive rate (Bergmann et al., 2021)
-ROUNDING = 1e-12  # of rates: 1 of 20 must count as 1 - 0.95
+ROUNDING = 1e-12  # tolerance of rates: 1 of 20 must count as 1 - 0.95
 
 
 class DetectionCurve(NamedTuple):
-    """What lies at each distinct score, highest first; T scores, all weights float64 of shape (T,).
+    """Weights at each of T distinct scores, the highest first.
 
     Attributes:
-        score: the distinct scores, descending; each is a threshold. Floats, or integers that order like the scores.
-        positive: number of positives with this score.
-        negative: number of negatives with this score.
-        region: weight of the positives with this score, where each one weighs 1 / (size of its region).
+        score: Distinct scores (T,), descending; each is a threshold. Floats, or integers that sort like the scores.
+        positive: Number of positives with each score, float64 (T,).
+        negative: Number of negatives with each score, float64 (T,).
+        region: Weight of the positives with each score, float64 (T,); a positive weighs 1 / (size of its region).
     """
 
     score: np.ndarray
@@ -33,7 +33,14 @@ class DetectionCurve(NamedTuple):
     def from_items(
         cls, score: np.ndarray, positive: np.ndarray, negative: np.ndarray, region: np.ndarray
     ) -> DetectionCurve:
-        """Sorts N items by score and adds up those of equal score; all of shape (N,), weights in float64."""
+        """Sorts N items by score and adds up those of equal score.
+
+        Args:
+            score: Scores (N,).
+            positive: Weight of each item as a positive, float64 (N,).
+            negative: Weight of each item as a negative, float64 (N,).
+            region: Weight of each item in its region, float64 (N,).
+        """
         order = np.argsort(score)[::-1]
         score = score[order]
         first = np.flatnonzero(np.append(True, score[1:] != score[:-1])[: score.size])
@@ -41,27 +48,27 @@ class DetectionCurve(NamedTuple):
 
     @property
     def true_positives(self) -> np.ndarray:
-        """Positives found at each threshold (T,)."""
+        """Number of positives found at each threshold (T,)."""
         return np.cumsum(self.positive)
 
     @property
     def false_positives(self) -> np.ndarray:
-        """Negatives found at each threshold (T,)."""
+        """Number of negatives found at each threshold (T,)."""
         return np.cumsum(self.negative)
 
     @property
     def tpr(self) -> np.ndarray:
-        """True-positive rate (sensitivity, recall), (T + 1,): from 0 for "nothing found" to 1."""
+        """True-positive rate (sensitivity, recall), (T + 1,), from 0 where nothing is found to 1."""
         return _from_zero_to_one(self.true_positives)
 
     @property
     def fpr(self) -> np.ndarray:
-        """False-positive rate (1 - specificity), (T + 1,)."""
+        """False-positive rate (1 - specificity), (T + 1,), from 0 to 1."""
         return _from_zero_to_one(self.false_positives)
 
     @property
     def per_region_overlap(self) -> np.ndarray:
-        """Part of a region found, averaged over all regions, (T + 1,)."""
+        """Fraction of a region that is found, averaged over all regions, (T + 1,), from 0 to 1."""
         return _from_zero_to_one(np.cumsum(self.region))
 
     @property
@@ -78,19 +85,27 @@ class DetectionCurve(NamedTuple):
 
     @property
     def prevalence(self) -> float:
-        """Part of the items that are positive: the precision of chance."""
+        """Fraction of the items that are positive, which is the precision of chance."""
         return float(self.precision[-1])
 
     def auroc(self) -> float:
-        """Area under the ROC curve, trapezoidal: ties count one half."""
+        """Area under the ROC curve by trapezoids, in which ties count one half."""
         return _area(self.tpr, self.fpr)
 
     def average_precision(self) -> float:
-        """AP = sum of (R_n - R_{n-1}) P_n, the step-wise area and not the trapezoid under the curve."""
+        """Sum of (R_n - R_{n-1}) P_n: the area under precision and recall by steps, not by trapezoids."""
         return float(np.sum(self.positive * self.precision) / np.sum(self.positive))
 
+    def f1max(self) -> float:
+        """Highest F1 of any threshold, an oracle, since it is chosen with the labels."""
+        return float(self.f1.max())
+
+    def f1max_floor(self) -> float:
+        """F1 of calling every item anomalous, 2p / (1 + p) at prevalence p."""
+        return 2 * self.prevalence / (1 + self.prevalence)
+
     def aupro(self) -> float:
-        """Area under per-region overlap against FPR in [0, 0.3], cut at 0.3 by linear interpolation, over 0.3."""
+        """Area under per-region overlap against FPR in [0, 0.3], divided by 0.3; linear interpolation at 0.3."""
         fpr, overlap = self.fpr, self.per_region_overlap
         inside = np.searchsorted(fpr, MAX_FPR, side="right")
         cut = np.interp(MAX_FPR, fpr, overlap)
@@ -98,14 +113,14 @@ class DetectionCurve(NamedTuple):
 
 
 def detection_curve(scores: np.ndarray, labels: np.ndarray) -> DetectionCurve:
-    """The curve of single items; each positive is a region of its own.
+    """Builds the curve of N single items, of which each positive is a region of its own.
 
     Args:
-        scores: (N,), unbounded, higher is more anomalous.
-        labels: (N,), 0 or 1.
+        scores: Unbounded scores (N,); higher is more anomalous.
+        labels: Labels (N,), 0 (normal) or 1 (anomalous).
 
     Raises:
-        ValueError: as `checked`, and when only one class is there.
+        ValueError: If `checked` refuses them, or all items are of one class.
     """
     scores, labels = checked(scores, labels)
     if labels.min() == labels.max():
@@ -115,51 +130,24 @@ def detection_curve(scores: np.ndarray, labels: np.ndarray) -> DetectionCurve:
     return DetectionCurve.from_items(scores, labels, 1 - labels, labels)
 
 
-def detection_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Metrics of N single items, equal to scikit-learn's.
-
-    Args:
-        scores: (N,), unbounded, higher is more anomalous.
-        labels: (N,), 0 or 1.
-
-    Returns:
-        `auroc`; `ap`; `f1max`, the best F1 over all thresholds, an oracle since it is chosen with the labels;
-        `f1max_floor`, 2p / (1 + p), what calling every item anomalous reaches at prevalence p; `f1max_threshold`, the
-        (oracle) threshold of `f1max`, the highest one where several reach it.
-
-    Raises:
-        ValueError: as `detection_curve`.
-    """
-    curve = detection_curve(scores, labels)
-    f1 = curve.f1
-    best = int(np.argmax(f1))
-    return {
-        "auroc": curve.auroc(),
-        "ap": curve.average_precision(),
-        "f1max": float(f1[best]),
-        "f1max_floor": 2 * curve.prevalence / (1 + curve.prevalence),
-        "f1max_threshold": float(curve.score[best]),
-    }
-
-
 def sensitivity_at_specificity(curve: DetectionCurve, specificity: float = 0.95) -> float:
-    """The highest sensitivity of any threshold whose specificity is at least this, nothing interpolated.
+    """Highest sensitivity of any threshold with at least this specificity, without interpolation.
 
-    0 where every threshold of the data has a lower one, as calling nothing anomalous has specificity 1.
+    It is 0 where every score as a threshold has a lower specificity, because finding nothing has specificity 1.
     """
     return float(curve.tpr[curve.fpr <= 1 - specificity + ROUNDING].max())
 
 
 def specificity_at_sensitivity(curve: DetectionCurve, sensitivity: float = 0.95) -> float:
-    """The highest specificity of any threshold whose sensitivity is at least this, nothing interpolated."""
+    """Highest specificity of any threshold with at least this sensitivity, without interpolation."""
     return float(1 - curve.fpr[curve.tpr >= sensitivity - ROUNDING].min())
 
 
 def checked(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Scores and labels as float64 (N,).
+    """Returns scores and labels as float64 (N,).
 
     Raises:
-        ValueError: when there are none, they differ in shape, a score is not finite or a label is neither 0 nor 1.
+        ValueError: If there are none, their shapes differ, a score is not finite, or a label is neither 0 nor 1.
     """
     scores, labels = np.asarray(scores, dtype=np.float64), np.asarray(labels, dtype=np.float64)
     if scores.shape != labels.shape or scores.ndim != 1:

@@ -1,36 +1,35 @@
-"""Metrics of whole images: is an anomaly in it or not."""
+"""Metrics of images: does an image, or a slice of a scan, hold an anomaly or not."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 import ignite.distributed as idist
 import numpy as np
 import torch
-from ignite.engine import Engine
-from ignite.metrics import Metric
 
-from .curves import detection_metrics
-
-NAMES = ("auroc", "ap", "f1max", "f1max_floor")
+from .curves import detection_curve
+from .registry import Table, measure
+from .scalars import ScalarMetrics
 
 
-class ImageMetrics(Metric):
-    """`image_auroc`, `image_ap`, `image_f1max` (an oracle) and `image_f1max_floor`, exact, over all ranks.
+class ImageMetrics(ScalarMetrics):
+    """AUROC, AP and F1max (an oracle) with its floor, as the registry lists them, exact, over the images of all ranks.
 
-    Each is a scalar of its own in `engine.state.metrics`, so any of them can be the evaluator's key metric:
-    `key_val_metric={"image_auroc": ImageMetrics(from_engine(["score", "label"]))}`. An item that a distributed sampler
-    repeats to fill its last batch counts twice: use a sampler that does not pad.
+    Any of them can be the key metric: `key_val_metric={"image_auroc": ImageMetrics(from_engine(["score", "label"]))}`.
+    An item that a distributed sampler repeats to fill its last batch counts twice, so the sampler must not pad.
 
     Args:
-        output_transform: gives (scores, labels) from the engine's output: tensors (B,), or lists of numbers
+        output_transform: Function from the engine's output to (scores, labels): tensors (B,), or lists of numbers
             or vectors. Scores are unbounded, labels 0 or 1.
-    """
 
-    def __init__(self, output_transform: Callable = lambda x: x) -> None:
-        # Unrolled by ignite, Python floats would be rounded to float32.
-        super().__init__(output_transform, skip_unrolling=True)
+    Example:
+        >>> metric = ImageMetrics()
+        >>> metric.update(([0.9, 0.2, 0.4, 0.1], [1, 0, 1, 0]))
+        >>> metric.compute()["image_auroc"]
+        1.0
+    """
 
     def reset(self) -> None:
         """Forgets all items."""
@@ -40,29 +39,25 @@ class ImageMetrics(Metric):
         """Adds a batch (scores, labels).
 
         Raises:
-            ValueError: when there are not as many labels as scores.
+            ValueError: If there are not as many labels as scores.
         """
         scores, labels = (_vector(values) for values in output)
         if len(scores) != len(labels):
-            raise ValueError(f"{len(scores)} image scores but {len(labels)} labels: there must be one of each an image")
+            raise ValueError(f"{len(scores)} image scores but {len(labels)} labels: each image needs one of each")
         self._items = np.concatenate((self._items, (scores, labels)), axis=1)
 
     def compute(self) -> dict[str, float]:
-        """Metrics over the items of all ranks.
+        """Computes the metrics over the items of all ranks.
 
         Raises:
-            ValueError: when they are not defined: no item, one class only, scores not finite, labels not 0 or 1.
+            ValueError: If there is no item or one class only, a score is not finite, or a label is neither 0 nor 1.
         """
         scores, labels = np.concatenate(cast(list, idist.all_gather(self._items)), axis=1)
         try:
-            metrics = detection_metrics(scores, labels)
+            curve = detection_curve(scores, labels)
         except ValueError as error:
             raise ValueError(f"image {error}") from None
-        return {f"image_{name}": metrics[name] for name in NAMES}
-
-    def completed(self, engine: Engine, name: str) -> None:
-        """Writes the scalars, and no nested dict, to `engine.state.metrics`; `name` is not used."""
-        engine.state.metrics.update(self.compute())
+        return measure(Table.IMAGE, curve)
 
 
 def _vector(values: Any) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Intervals of metrics by resampling patients: images of one patient are no independent evidence."""
+"""Intervals of metrics by resampling patients, since images of one patient are no independent evidence."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from scipy import sparse
 from .curves import DetectionCurve, checked
 from .item_curves import ItemCurves
 
-REPLICATES_AT_ONCE = 64  # of which the curves are held at a time
+REPLICATES_AT_ONCE = 64  # whose curves are held at a time
 
 CurveMetric = Callable[[DetectionCurve], float]
 
 
 class Interval(NamedTuple):
-    """A metric of the data and where it lies when patients are drawn anew.
+    """Metric with its percentile interval over replicates, in which patients are drawn anew.
 
     Attributes:
-        value: of the data themselves.
-        low, high: percentiles over the replicates.
-        replicates: that count.
-        dropped: replicates without positives or without negatives, in which no metric is defined.
+        value: Metric of the data themselves.
+        low: Lower end of the interval.
+        high: Upper end of the interval.
+        replicates: Number of replicates that count.
+        dropped: Number of replicates without positives or without negatives, in which no metric is defined.
     """
 
     value: float
@@ -34,12 +35,14 @@ class Interval(NamedTuple):
 
 
 class GroupCurves(NamedTuple):
-    """What lies at each of T thresholds, for each of G groups (patients); the weights dense or sparse, (G, T).
+    """Weights at each of T thresholds, for each of G groups (patients).
 
     Attributes:
-        group: names of the groups (G,), sorted.
-        score: the thresholds (T,), descending.
-        positive, negative, region: as of `DetectionCurve`.
+        group: Names of the groups (G,), sorted.
+        score: Thresholds (T,), descending.
+        positive: Number of positives (G, T), dense or sparse.
+        negative: Number of negatives (G, T), dense or sparse.
+        region: Weight of the positives in their regions (G, T), dense or sparse, as of `DetectionCurve`.
     """
 
     group: np.ndarray
@@ -50,15 +53,15 @@ class GroupCurves(NamedTuple):
 
     @classmethod
     def of_images(cls, scores: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> GroupCurves:
-        """Of N images, each positive being a region of its own.
+        """Builds the curves of N images, of which each positive is a region of its own.
 
         Args:
-            scores: (N,), unbounded, higher is more anomalous.
-            labels: (N,), 0 or 1.
-            groups: (N,), names; of ungrouped images, one name each.
+            scores: Unbounded scores (N,); higher is more anomalous.
+            labels: Labels (N,), 0 (normal) or 1 (anomalous).
+            groups: Names of the groups (N,); ungrouped images have one name each.
 
         Raises:
-            ValueError: as `curves.checked`, or when there is not one group an image.
+            ValueError: If `curves.checked` refuses them, or there is not one group for each image.
         """
         scores, labels = checked(scores, labels)
         names, row = _groups(groups, len(scores))
@@ -72,10 +75,10 @@ class GroupCurves(NamedTuple):
 
     @classmethod
     def of_items(cls, items: ItemCurves, groups: np.ndarray) -> GroupCurves:
-        """Of the pixels of N items, `groups` (N,) being their names.
+        """Builds the curves of the pixels of N items, where `groups` (N,) holds the names of their groups.
 
         Raises:
-            ValueError: when there is not one group an item.
+            ValueError: If there is not one group for each item.
         """
         names, row = _groups(groups, len(items.image))
         member = sparse.coo_array((np.ones(len(row)), (row, np.arange(len(row)))), shape=(len(names), len(row))).tocsr()
@@ -83,22 +86,20 @@ class GroupCurves(NamedTuple):
         return cls(names, items.score, *parts)
 
     def curves(self, weights: np.ndarray) -> Iterator[DetectionCurve | None]:
-        """For each of R rows of weights (R, G), the curve in which each group counts so often; None without both
-        classes.
-        """
+        """Yields a curve for each row of `weights` (R, G), which count the groups; None without both classes."""
         for start in range(0, len(weights), REPLICATES_AT_ONCE):
             some = weights[start : start + REPLICATES_AT_ONCE].astype(np.float64)
             for parts in zip(some @ self.positive, some @ self.negative, some @ self.region, strict=True):
-                used = parts[0] + parts[1] > 0  # where nothing lies there is no precision
+                used = parts[0] + parts[1] > 0  # a threshold without items has no precision
                 both = parts[0].any() and parts[1].any()
                 yield DetectionCurve(self.score[used], *(part[used] for part in parts)) if both else None
 
     def curve(self) -> DetectionCurve | None:
-        """The curve in which each group counts once; None without both classes."""
+        """Returns the curve in which each group counts once; None without both classes."""
         return next(self.curves(np.ones((1, len(self.group)))))
 
     def can_be_resampled(self) -> bool:
-        """Whether two groups or more hold positives, and two or more negatives: else resampling tells nothing."""
+        """Whether at least two groups hold positives, and at least two negatives; else resampling tells nothing."""
         return all(np.count_nonzero(part.sum(axis=1)) >= 2 for part in (self.positive, self.negative))
 
 
@@ -109,20 +110,21 @@ def bootstrap_intervals(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> dict[str, Interval | None]:
-    """Percentile intervals of metrics over replicates, each of as many groups as there are, drawn with replacement.
+    """Computes percentile intervals of metrics over replicates, each of as many groups, drawn with replacement.
 
     Args:
-        groups: what is resampled.
-        metrics: functions of a curve, such as `DetectionCurve.auroc`, by name; all see the same replicates.
-        replicates: drawn, at least 1000.
-        confidence: part of the replicates that lies within, in (0, 1).
-        seed: of the draws.
+        groups: Groups to resample.
+        metrics: Functions of a curve by name, such as `DetectionCurve.auroc`; all see the same replicates.
+        replicates: Number of replicates to draw, at least 1000.
+        confidence: Fraction of the replicates inside the interval, in (0, 1).
+        seed: Seed of the draws.
 
     Returns:
-        By name; None where fewer than two groups hold positives, or negatives, as nothing is known of their spread.
+        Intervals by name; None where fewer than two groups hold positives, or negatives, because nothing is then known
+        of their spread.
 
     Raises:
-        ValueError: when `replicates` or `confidence` is out of range.
+        ValueError: If `replicates` or `confidence` is out of range.
     """
     check_draws(replicates, confidence)
     whole = groups.curve()
@@ -136,26 +138,22 @@ def bootstrap_intervals(
     return intervals
 
 
-def bootstrap_interval(groups: GroupCurves, metric: CurveMetric, **options: Any) -> Interval | None:
-    """The interval of one metric; see `bootstrap_intervals`."""
-    return bootstrap_intervals(groups, {"": metric}, **options)[""]
-
-
 def draws(groups: int, replicates: int, seed: int) -> np.ndarray:
-    """How often each group is drawn in each replicate, (replicates, groups)."""
+    """Draws how often each group counts in each replicate, (replicates, groups)."""
     return np.random.default_rng(seed).multinomial(groups, np.full(groups, 1 / groups), size=replicates)
 
 
 def percentiles(values: list[float], confidence: float) -> tuple[float, float]:
-    """Between which the middle part `confidence` of the values lies."""
+    """Computes the two values between which the middle fraction `confidence` of all lies."""
     low, high = np.quantile(values, ((1 - confidence) / 2, (1 + confidence) / 2))
     return float(low), float(high)
 
 
 def check_draws(replicates: int, confidence: float) -> None:
-    """
+    """Checks the options of a bootstrap.
+
     Raises:
-        ValueError: when there are fewer than 1000 replicates, or `confidence` is not in (0, 1).
+        ValueError: If there are fewer than 1000 replicates, or `confidence` is not in (0, 1).
     """
     if replicates < 1000:
         raise ValueError(f"replicates must be at least 1000 for the ends of an interval to settle, got {replicates}")
@@ -164,7 +162,7 @@ def check_draws(replicates: int, confidence: float) -> None:
 
 
 def _groups(groups: np.ndarray, number: int) -> tuple[np.ndarray, np.ndarray]:
-    """Sorted names, and of each image or item the index of its group."""
+    """Returns the sorted names, and the index of each image's or item's group."""
     groups = np.asarray(groups)
     if groups.shape != (number,):
         raise ValueError(f"groups {groups.shape} must have shape ({number},): one name for each image or item")

@@ -1,4 +1,4 @@
-"""Anomaly maps and their masks, as the metrics take them: images (1, H, W) and volumes (1, H, W, D)."""
+"""Anomaly maps and their masks as the metrics take them: images (1, H, W) and volumes (1, H, W, D)."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from scipy import ndimage
 
 
 def checked_pairs(maps: Sequence[Any], masks: Sequence[Any] | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Gives every map as float32 and its mask, both without the channel, (H, W) or (H, W, D).
+    """Yields each map as float32 and its mask as booleans, both without the channel, (H, W) or (H, W, D).
 
     Args:
-        maps: tensors (B,1,H,W) or (B,1,H,W,D), or lists of B tensors (1,H,W) or (1,H,W,D) whose sizes may differ.
-        masks: the same, holding 0 and 1.
+        maps: Anomaly maps: a tensor (B, 1, H, W) or (B, 1, H, W, D), or a list of B tensors (1, H, W) or (1, H, W, D)
+            whose sizes may differ.
+        masks: Masks in the same form, holding 0 and 1.
 
     Raises:
-        ValueError: when a mask is missing, has not the shape of its map or holds anything but 0 and 1, or a map is
-            not finite or neither two- nor three-dimensional.
+        ValueError: If a mask is missing, differs in shape from its map or holds anything but 0 and 1, or a map is not
+            finite or neither two- nor three-dimensional.
     """
     if masks is None or any(mask is None for mask in masks):
         raise ValueError(
@@ -27,7 +28,7 @@ def checked_pairs(maps: Sequence[Any], masks: Sequence[Any] | None) -> Iterator[
             "add them to the datalist or leave these metrics out"
         )
     if len(maps) != len(masks):
-        raise ValueError(f"{len(maps)} anomaly maps but {len(masks)} masks: there must be one of each an image")
+        raise ValueError(f"{len(maps)} anomaly maps but {len(masks)} masks: each image needs one of each")
     for scores, mask in zip(maps, masks, strict=True):
         scores, mask = torch.as_tensor(scores), torch.as_tensor(mask)
         if scores.shape != mask.shape or scores.ndim not in (3, 4) or scores.shape[0] != 1:
@@ -39,9 +40,9 @@ def checked_pairs(maps: Sequence[Any], masks: Sequence[Any] | None) -> Iterator[
 
 
 def regions(mask: np.ndarray) -> tuple[np.ndarray, int]:
-    """Numbers the connected regions of a mask from 1, 0 outside, and counts them.
+    """Numbers the connected regions of a mask from 1, with 0 outside, and counts them.
 
-    Pixels are neighbours when they touch, be it at a corner: 8 neighbours in (H, W) and (H, W, 1), 26 in (H, W, D).
+    Pixels are neighbours if they touch, even at a corner: 8 neighbours in (H, W) and (H, W, 1), 26 in (H, W, D).
     """
     return ndimage.label(mask, np.ones((3,) * mask.ndim))
 

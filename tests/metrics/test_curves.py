@@ -5,7 +5,6 @@ from sklearn.metrics import average_precision_score, precision_recall_curve, roc
 from scripts.metrics.curves import (
     DetectionCurve,
     detection_curve,
-    detection_metrics,
     sensitivity_at_specificity,
     specificity_at_sensitivity,
 )
@@ -13,8 +12,18 @@ from scripts.metrics.curves import (
 RNG = np.random.default_rng(0)
 
 
+def metrics_of(scores, labels):
+    curve = detection_curve(scores, labels)
+    return {
+        "auroc": curve.auroc(),
+        "ap": curve.average_precision(),
+        "f1max": curve.f1max(),
+        "f1max_floor": curve.f1max_floor(),
+    }
+
+
 def sklearn_metrics(scores, labels):
-    precision, recall, thresholds = precision_recall_curve(labels, scores)
+    precision, recall, _ = precision_recall_curve(labels, scores)
     with np.errstate(invalid="ignore"):
         f1 = np.nan_to_num(2 * precision * recall / (precision + recall))[:-1]
     p = np.mean(labels)
@@ -23,7 +32,6 @@ def sklearn_metrics(scores, labels):
         "ap": average_precision_score(labels, scores),
         "f1max": f1.max(),
         "f1max_floor": 2 * p / (1 + p),
-        "f1max_threshold": thresholds[np.flatnonzero(np.isclose(f1, f1.max(), rtol=1e-12)).max()],
     }
 
 
@@ -44,34 +52,23 @@ def sklearn_metrics(scores, labels):
 def test_equals_scikit_learn(scores, prevalence):
     labels = (np.random.default_rng(1).random(500) < prevalence).astype(int)
 
-    assert detection_metrics(scores, labels) == pytest.approx(sklearn_metrics(scores, labels), rel=1e-12)
+    assert metrics_of(scores, labels) == pytest.approx(sklearn_metrics(scores, labels), rel=1e-12)
 
 
 def test_scores_are_not_squashed_by_a_sigmoid():
     labels = (RNG.random(2000) < 0.5).astype(int)
     scores = 60 + RNG.normal(size=2000) + labels
 
-    assert detection_metrics(scores, labels)["auroc"] == pytest.approx(roc_auc_score(labels, scores), rel=1e-12)
-    assert detection_metrics(scores, labels)["auroc"] > 0.7
+    assert metrics_of(scores, labels)["auroc"] == pytest.approx(roc_auc_score(labels, scores), rel=1e-12)
+    assert metrics_of(scores, labels)["auroc"] > 0.7
 
 
 def test_perfect_and_reversed_ranking():
-    perfect = detection_metrics([1, 2, 3, 4], [0, 0, 1, 1])
-    assert perfect == pytest.approx(
-        {"auroc": 1, "ap": 1, "f1max": 1, "f1max_floor": 2 / 3, "f1max_threshold": 3}, rel=1e-12
-    )
-    reverse = detection_metrics([4, 3, 2, 1], [0, 0, 1, 1])
+    perfect = metrics_of([1, 2, 3, 4], [0, 0, 1, 1])
+    assert perfect == pytest.approx({"auroc": 1, "ap": 1, "f1max": 1, "f1max_floor": 2 / 3}, rel=1e-12)
+    reverse = metrics_of([4, 3, 2, 1], [0, 0, 1, 1])
     assert reverse["auroc"] == 0
     assert reverse["f1max"] == pytest.approx(reverse["f1max_floor"])
-
-
-def test_the_oracle_threshold_reaches_f1max():
-    labels = (RNG.random(300) < 0.3).astype(int)
-    scores = np.round(RNG.normal(size=300) + labels, 1)
-    metrics = detection_metrics(scores, labels)
-    found = scores >= metrics["f1max_threshold"]
-
-    assert metrics["f1max"] == pytest.approx(2 * (found & (labels == 1)).sum() / (found.sum() + labels.sum()))
 
 
 def test_distinct_scores_descend_and_keep_all_weight():
@@ -129,7 +126,7 @@ def test_aupro_in_closed_form(negative, region, expected):
 )
 def test_bad_input_says_what_is_wrong(scores, labels, message):
     with pytest.raises(ValueError, match=message):
-        detection_metrics(scores, labels)
+        detection_curve(scores, labels)
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.5, 0.9, 0.95, 1.0])

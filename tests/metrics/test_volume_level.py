@@ -15,7 +15,7 @@ from monai.metrics import (
 from scipy import ndimage
 
 from scripts.metrics import VolumeMetrics
-from scripts.metrics.volume_level import froc_points
+from scripts.metrics.lesions import froc_points
 
 RATES = (0.125, 0.25, 0.5, 1, 2, 4, 8)
 SENSITIVITIES = [f"lesion_sensitivity_at_{rate:g}_fp" for rate in RATES]
@@ -209,7 +209,7 @@ def test_what_is_not_defined_is_nan_and_logged(caplog):
     caplog.clear()
     metrics = metrics_of(*zip(lesion, strict=True), threshold=1)
     assert [name for name, value in metrics.items() if np.isnan(value)] == ["normal_scans_clean"]
-    assert "none of the 1 scans is without lesion: normal_scans_clean." in caplog.text
+    assert "none of the 1 scans is without a lesion: normal_scans_clean." in caplog.text
 
 
 def test_batches_do_not_matter_and_reset_forgets():

@@ -21,7 +21,7 @@ def scores_of(seed: int, shift: float, images: int = 60) -> tuple[np.ndarray, np
 
 @pytest.fixture
 def evaluation(tmp_path: Path) -> Writer:
-    """Writes the folder of an evaluation of single images, each of a patient of its own, and gives its path."""
+    """Writes the folder of an evaluation of single images, each of a different patient, and returns its path."""
 
     def write(
         name: str = "run",
@@ -42,13 +42,13 @@ def evaluation(tmp_path: Path) -> Writer:
         groups = groups or [f"patient {number}" for number in range(len(scores))]
         images = [f"{root}/{number}.png" for number in range(len(scores))]
         table = pd.DataFrame({"image": images, "group": groups, "label": labels, "score": scores})
-        table.sample(frac=1, random_state=1).to_csv(folder / "scores.csv", index=False)  # the order says nothing
+        table.sample(frac=1, random_state=1).to_csv(folder / "scores.csv", index=False)  # the order must not matter
         facts = {
             "metrics": metrics or {},
             "images": {"normal": int(sum(labels == 0)), "anomalous": int(sum(labels == 1))},
             "items": len(scores),
             "groups": len(set(groups)),
-            "threshold": None,
+            **dict.fromkeys(("scan_threshold", "slice_threshold", "mask_threshold")),
             "teachers": [{"name": "resnet18", "weights": weights, "sha256": "ab" * 32}],
             "model": {"method": "PDD", "seed": 0, "data": "phantoms", "datalist_sha256": "cd" * 32} | (model or {}),
             **({"calibration": calibration} if calibration else {}),
@@ -61,7 +61,7 @@ def evaluation(tmp_path: Path) -> Writer:
 
 
 def add_slices(folder: Path, per_scan: int = 10) -> None:
-    """Makes the items of a folder scans; the first slices of an anomalous one hold its lesion and have high scores."""
+    """Turns the items of a folder into scans; the first slices of an anomalous one hold its lesion and score high."""
     items = pd.read_csv(folder / "scores.csv")
     rows = [
         {"image": item.image, "group": item.group, "slice": number, "label": label, "score": item.score - number / 100}
@@ -73,4 +73,5 @@ def add_slices(folder: Path, per_scan: int = 10) -> None:
 
 
 def add_picture(folder: Path, name: str) -> None:
+    """Writes a small PNG file."""
     Image.fromarray(np.arange(64 * 64 * 3, dtype=np.uint8).reshape(64, 64, 3)).save(folder / name)

@@ -17,6 +17,7 @@ from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 from bundle.__main__ import main
 from bundle.report import make_report
 from scripts.metrics.item_curves import ItemCurves
+from scripts.metrics.registry import METRICS, Entry, Table
 
 from .conftest import Writer, add_picture, add_slices, scores_of
 
@@ -126,9 +127,9 @@ def test_what_an_evaluation_did_not_leave_is_left_out_with_the_reason(evaluation
     page = (tmp_path / "report.html").read_text()
     assert "There is no FROC curve: no run has a table of detections (detections.csv)." in page
     assert "Left out: no run was calibrated" in page
-    assert "Left out: no run tells its metrics by class." in page
-    assert "left out, the run has no pictures of cases" in page
-    assert "Nothing is compared: there is one method." in page
+    assert "Left out: no run has metrics by class." in page
+    assert "left out, because the run has no pictures of cases" in page
+    assert "Nothing is compared: there is only one method." in page
 
 
 def test_metrics_as_ader_computes_them_stand_apart(evaluation: Writer, tmp_path: Path) -> None:
@@ -140,6 +141,58 @@ def test_metrics_as_ader_computes_them_stand_apart(evaluation: Writer, tmp_path:
     assert "0.800" in ader
 
 
+def test_a_registered_metric_stands_in_its_table_with_label_and_direction(
+    evaluation: Writer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = Entry("image_error", Table.IMAGE, "Least error", lambda curve: 1 - curve.f1max(), higher_is_better=False)
+    missed = Entry("missed", Table.LESION, "Missed lesions", len, lambda scans: 9.0, higher_is_better=False)
+    for entry in (error, missed):
+        monkeypatch.setitem(METRICS, entry.name, entry)
+    scores, labels = scores_of(3, 1.0)
+    folder = evaluation("run", scores, labels, metrics={"missed": 4.0, "missed_floor": 9.0, "a_new_one": 0.125})
+    metrics = report_of(tmp_path, folder)["runs"][0]["metrics"]
+    expected = 1 - max(f1_score(labels, scores >= threshold) for threshold in scores)
+    value = metrics["image_error"]
+    assert value["value"] == pytest.approx(expected, abs=1e-12)  # from the scores, though the evaluation has none
+    assert value["low"] < value["value"] < value["high"]
+
+    page = (tmp_path / "report.html").read_text()
+    tables = dict(re.findall(r"<h4>(.*?)\s*</h4>(.*?)</table>", page, re.DOTALL))
+    cells = {title: re.findall(r"<t[dh](?: [^>]*)?>(.*?)</t[dh]>", table) for title, table in tables.items()}
+    column = cells["Images"].index("Least error ↓")
+    shown = f"{expected:.3f}<small>{value['low']:.3f} to {value['high']:.3f}</small>"
+    assert cells["Images"][column + len(cells["Images"]) // 2] == shown
+    assert cells["Images"][1] == "AUROC ↑"
+    assert cells["Scans and lesions"] == [
+        "Method",
+        "Missed lesions ↓",
+        "PDD, seed 0",
+        "4.000<small>floor 9.000</small>",
+    ]
+    assert cells["Other"] == ["Method", "a new one", "PDD, seed 0", "0.125"]
+
+
+def test_a_model_folder_stands_for_its_evaluation(evaluation: Writer, tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        evaluation(f"{name}/eval/test")
+    words = [str(tmp_path / name) for name in ("first/eval/test", "first", "second")]
+    assert main(["report", *words, "--out", str(tmp_path / "out")]) == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert [run["source"] for run in report["runs"]] == ["first", "second"]  # one evaluation counts once
+    assert [run["method"] for run in report["runs"]] == ["PDD (first)", "PDD (second)"]
+
+    made = report_of(tmp_path / "again", tmp_path / "first")
+    assert made["runs"][0]["source"] == "first"
+    assert made["runs"][0]["metrics"] == report["runs"][0]["metrics"]
+
+
+def test_a_folder_with_an_evaluation_of_its_own_is_no_model_folder(evaluation: Writer, tmp_path: Path) -> None:
+    outer = evaluation("outer", model={"method": "outer"})
+    evaluation("outer/eval/test", model={"method": "inner"})
+    (run,) = report_of(tmp_path / "out", outer)["runs"]
+    assert run["method"] == "outer"
+
+
 def test_a_calibrated_threshold_has_the_interval_of_clopper_and_pearson(evaluation: Writer, tmp_path: Path) -> None:
     scores, labels = scores_of(0, 1.0)
     threshold = float(np.sort(scores[labels == 0])[-4])
@@ -149,7 +202,7 @@ def test_a_calibrated_threshold_has_the_interval_of_clopper_and_pearson(evaluati
         "sensitivity": float(np.mean(scores[labels == 1] > threshold)),
     }
     promise = {"rate": 0.05, "threshold": threshold, "patients": 40}
-    calibration = {"levels": {"image": promise}, "observed": {"image": counted}}
+    calibration = {"levels": {"slice": promise}, "observed": {"slice": counted}}
     (point,) = report_of(tmp_path, evaluation("run", scores, labels, calibration=calibration))["runs"][0][
         "operating_points"
     ]
@@ -161,7 +214,7 @@ def test_a_calibrated_threshold_has_the_interval_of_clopper_and_pearson(evaluati
 def test_no_interval_of_a_rate_where_a_patient_has_several_images(evaluation: Writer, tmp_path: Path) -> None:
     counted = {"normal_patients": 3, "false_positive_rate": 0.1, "sensitivity": 0.5}
     promise = {"rate": 0.05, "threshold": 1.0, "patients": 40}
-    calibration = {"levels": {"image": promise}, "observed": {"image": counted}}
+    calibration = {"levels": {"slice": promise}, "observed": {"slice": counted}}
     groups = [f"patient {number % 2} {number // 20}" for number in range(60)]
     (point,) = report_of(tmp_path, evaluation(groups=groups, calibration=calibration))["runs"][0]["operating_points"]
     assert (point["low"], point["high"]) == (None, None)
@@ -170,7 +223,7 @@ def test_no_interval_of_a_rate_where_a_patient_has_several_images(evaluation: Wr
 def test_a_folder_that_is_no_evaluation_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(tmp_path), "--out", str(tmp_path / "out")]) == 1
     error = capsys.readouterr().err
-    assert f"{tmp_path}: no evaluation, it has no metrics.json" in error
+    assert f"{tmp_path}: not an evaluation, since it has no metrics.json. `python -m bundle evaluate MODEL`" in error
     assert not (tmp_path / "out").exists()
 
 
@@ -179,8 +232,8 @@ def test_a_folder_that_is_no_evaluation_is_named(tmp_path: Path, capsys: pytest.
     [
         ("metrics.json", "{", "metrics.json: not JSON"),
         ("metrics.json", "{}", "metrics.json: not of an evaluation"),
-        ("scores.csv", "image,score\na,1\n", "scores.csv: not of an evaluation, it has no column group, label"),
-        ("scores.csv", "image,group,label,score\n", "scores.csv: not of an evaluation, it has no row"),
+        ("scores.csv", "image,score\na,1\n", "scores.csv: not of an evaluation, since it has no column group, label"),
+        ("scores.csv", "image,group,label,score\n", "scores.csv: not of an evaluation, since it has no row"),
         ("scores.csv", "image,group,label,score\na,a,1,nan\n", "scores.csv: a score is missing or not finite"),
         ("scores.csv", "image,group,label,score\na,a,2,1\n", "scores.csv: a label is neither 0"),
     ],
@@ -196,10 +249,11 @@ def test_a_broken_file_is_named(evaluation: Writer, tmp_path: Path, file: str, t
 def test_an_unknown_mlflow_run_is_named(
     run: str, tracking_uri: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["report", run, "--out", str(tmp_path), "--tracking_uri", tracking_uri]) == 1
+    assert main(["report", run, "--out", str(tmp_path), "--tracking-uri", tracking_uri]) == 1
     error = capsys.readouterr().err
     assert run in error
     assert "neither a folder nor the id" in error
+    assert "`python -m bundle evaluate MODEL`" in error
 
 
 def test_without_a_store_a_name_is_a_missing_folder(
@@ -207,7 +261,9 @@ def test_without_a_store_a_name_is_a_missing_folder(
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)  # which MLflow sets wherever a store was chosen
     assert main(["report", "missing", "--out", str(tmp_path)]) == 1
-    assert "missing: no such folder" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "missing: no such folder" in error
+    assert "`python -m bundle evaluate MODEL`" in error
 
 
 @pytest.mark.parametrize("by", ["id", "name"])
@@ -219,7 +275,7 @@ def test_a_run_of_mlflow_is_fetched_and_gets_the_report(
     name = f"evaluation of {tmp_path.name}"
     run = client.create_run(experiment, run_name=name, tags={"kind": "evaluation"})
     client.log_artifacts(run.info.run_id, str(evaluation()))
-    words = [run.info.run_id if by == "id" else name, "--out", str(tmp_path / "out"), "--tracking_uri", tracking_uri]
+    words = [run.info.run_id if by == "id" else name, "--out", str(tmp_path / "out"), "--tracking-uri", tracking_uri]
     assert main(["report", *words]) == 0
     attached = {entry.path for entry in client.list_artifacts(run.info.run_id, "report")}
     assert attached == {"report/report.html", "report/report.json", "report/report.csv"}

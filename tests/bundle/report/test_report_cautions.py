@@ -13,18 +13,18 @@ from bundle.report.reading import labelled, read_evaluation
 
 from .conftest import Writer, add_slices, scores_of
 
-CALIBRATION = {"levels": {"image": {"rate": 0.1, "threshold": 1.0, "patients": 30}}, "observed": {}}
+CALIBRATION = {"levels": {"slice": {"rate": 0.1, "threshold": 1.0, "patients": 30}}, "observed": {}}
 SENTENCES = {
     "untrained": "random weights",
     "inconsistent": "contradict each other",
     "few": "patients (groups); with fewer than 20",
-    "one_scan": "one single scan",
-    "floor": "stands at its floor",
+    "one_scan": "a single scan",
+    "floor": "F1max is at its floor",
     "oracle": ORACLE,
     "confounded": CONFOUNDED,
     "seeds": "Seeds of one method differ",
-    "one_seed": "There is one seed",
-    "looked_at": "looked at more than once",
+    "one_seed": "There is only one seed",
+    "looked_at": "used more than once",
     "uncalibrated": "There is no calibration",
     "research": RESEARCH,
 }
