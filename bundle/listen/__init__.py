@@ -22,8 +22,8 @@ and the sender has to keep them and try again.
 
 A failed study says why in its reason.txt. To try it again, start with --retry-failed, or move its folder to waiting at
 any time. If its folder output already holds results, these are sent and not computed again. The folders hold images of
-patients. Failed studies stay until you remove them. Done studies stay for --keep-days, and so do the images in results,
-whose DICOM results are kept for good.
+patients. Failed studies stay until you remove them, done ones for --keep-days. In results, images stay that long and
+DICOM results for good.
 
 Only programs on this machine can send, unless --host names another address; then --allow must name who may. AE titles
 are not passwords: on a shared network use TLS with certificates on both sides (--tls-cert, --tls-key, --tls-ca). Log

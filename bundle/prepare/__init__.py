@@ -58,8 +58,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--abnormal-training",
         type=_count_or_fraction,
         metavar="N",
-        help="for data with hardly any normals: also train on the slices without anomaly of so many (1, 2, …) or such a "
-        "part (0.5) of the patients whose anomalies are all masked",
+        help="for data with hardly any normals: also train on the slices without anomaly of so many (1, 2, …) or such "
+        "a part (0.5) of the patients whose anomalies are all masked",
     )
     dealing.add_argument(
         "--validation-fraction",

@@ -75,9 +75,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     nifti = parser.add_argument_group(
         "NIfTI scans",
-        "In folders of any nesting, with masks beside them. A scan is anomalous if its mask is not empty. The patient "
-        "is BIDS's sub-XX, else the topmost folder that is neither a class word (normal, healthy, control, good, "
-        "abnormal, anomaly, patients, disease, ungood) nor a split (train, val, test).",
+        "In folders of any nesting, with masks beside them. A scan is anomalous if its mask is not empty.\n"
+        "The patient is BIDS's sub-XX, else the topmost folder that is neither a class word (normal, healthy,\n"
+        "control, good, abnormal, anomaly, patients, disease, ungood) nor a split (train, val, test).",
     )
     nifti.add_argument(
         "--mask-pattern",
@@ -95,8 +95,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     dicom = parser.add_argument_group(
         "DICOM",
-        "In folders of any nesting. Each selected series becomes scans/<modality>-<hash>.nii beside JSON. No file "
-        "written names a patient: groups are hashes of the PatientID, keyed with a secret salt.",
+        "In folders of any nesting. Each selected series becomes scans/<modality>-<hash>.nii beside JSON.\n"
+        "No file written names a patient: groups are hashes of the PatientID, keyed with a secret salt.",
     )
     labels = dicom.add_mutually_exclusive_group()
     labels.add_argument("--normal", action="store_true", help="all series are normal")

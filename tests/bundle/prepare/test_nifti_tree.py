@@ -15,7 +15,7 @@ def root(tmp_path):
 
 @pytest.fixture
 def save(root):
-    """Writes empty files named like scans, or masks of 0 or of one voxel of `lesion`."""
+    """Writes empty files named like scans, or masks of zeros with ``lesion`` in one voxel."""
 
     def write(*names, lesion=None):
         for name in names:

@@ -211,7 +211,7 @@ PATIENT = "Mustermann"
 
 @pytest.fixture
 def studies(data):
-    """Patients A, B and C of `PATIENT`, one CT each; C has a localiser and an MR besides."""
+    """Patients A, B and C of ``PATIENT``, with one CT each; C also has a localiser and an MR."""
     for number, name in enumerate("ABC"):
         write_series(data / PATIENT / name, volume(number), AFFINE, patient=PATIENT + name)
     write_series(data / "x", volume(5), AFFINE, patient=PATIENT + "C", series=1, description="Topogram")
@@ -248,7 +248,7 @@ def test_dicom_series_become_scans_without_names(studies, data, run, capfd, tmp_
     assert f"ID-{PATIENT}" not in told.out + told.err
     assert f"^{PATIENT}" not in told.out + told.err
     assert f"Converted 3 series to uncompressed NIfTI: 0.0 MiB in {out.parent}/scans." in told.out
-    assert "a new salt, kept in" in told.out
+    assert "a new salt, saved in" in told.out
     assert "configs/data/ct.json" in told.out
     assert told.out.splitlines()[-1] == "3 files or series were left out; see the reasons above."
 
