@@ -17,13 +17,13 @@
     }
   }
 
-"configs" are overlays of configs/train.json; "values" override single ids. Values of a method override those of its
-data set, and these those of the suite. ${NAME} is replaced from the environment. Baselines train nothing.
+"configs" are overlays of configs/train.json; "values" override single ids. Those of a method override those of its data
+set, which override those of the suite. ${NAME} is replaced from the environment. Baselines train nothing.
 
 Each cell (data set, method, seed) is an MLflow run nested in one run of the suite, and a folder below --out. An
 interrupted suite continues where it stopped, even in the middle of a training. A failed cell does not stop the others.
 
---speed measures, for batch sizes 1 and 8 in fp32 and bf16, taking turns: training (first epoch, and later ones with
+--speed measures in turns, for batch sizes 1 and 8 in fp32 and bf16: training (first epoch, and later ones with
 cached features), inference, each teacher alone, the selective scan against its floor, reading slices, the time from
 starting a process to its first map, and peak memory. It prints the figures, and writes them as JSON with a description
 of the machine and versions.
@@ -57,7 +57,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "eval/benchmark/speed.json)",
     )
     with_suite = parser.add_argument_group("with --suite")
-    with_suite.add_argument("--jobs", type=int, help="cells to run at a time, with one thread each (default: 1)")
+    with_suite.add_argument(
+        "--jobs", type=int, help="cells to run at a time; more than one get one thread each (default: 1)"
+    )
     with_suite.add_argument("--tracking-uri", help="MLflow tracking URI (default: mlruns.db in --out)")
     speed.configure(parser.add_argument_group("with --speed"))
 
@@ -86,7 +88,7 @@ def _run_suite(args: argparse.Namespace) -> int:
         if finished:
             report = make_report(finished, out / "report", f"Suite {suite['name']}")
             bench.attach(report.parent)
-            print(f"\n{len(finished)} cells evaluated. Report: {report}")
+            print(f"\n{len(finished)} cells are evaluated. Report: {report}")
             print(f"MLflow: mlflow ui --backend-store-uri {tracking_uri}")
         error = json.dumps(failed, indent=4) if failed else ""
     finally:

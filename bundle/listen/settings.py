@@ -197,7 +197,10 @@ _OPTIONS = {
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declares the options; one that is not given is None, so that the file may set it."""
     parser.add_argument(
-        "--config", type=_told(_path), metavar="FILE", help="JSON file with these options; the command line wins"
+        "--config",
+        type=_with_message(_path),
+        metavar="FILE",
+        help="JSON file with these options; the command line wins",
     )
     defaults = {field.name: field.default for field in fields(Settings)}
     for name, option in _OPTIONS.items():
@@ -208,7 +211,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default = defaults[name]
         text = f"{option.text} (default: {default})" if isinstance(default, (str, int, float)) else option.text
         action = "append" if name == "allow" else "store"
-        parser.add_argument(flag, type=_told(option.kind), action=action, metavar=option.metavar, help=text)
+        parser.add_argument(flag, type=_with_message(option.kind), action=action, metavar=option.metavar, help=text)
     parser.add_argument(
         "deploy_options",
         nargs="*",
@@ -217,7 +220,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _told(kind: Callable[[Any], Any]) -> Callable[[str], Any]:
+def _with_message(kind: Callable[[Any], Any]) -> Callable[[str], Any]:
     """Wraps ``kind`` so that argparse shows its message."""
 
     def convert(text: str) -> Any:
@@ -259,9 +262,8 @@ def _from_file(path: Path) -> dict[str, Any]:
         if name == "deploy_options":
             given[name] = tuple(_texts(path, key, value))
         elif name not in _OPTIONS:
-            raise ValueError(
-                f"{path}: {key!r} is not an option; the options are {', '.join(_OPTIONS)}, deploy_options."
-            )
+            options = ", ".join((*_OPTIONS, "deploy_options")).replace("_", "-")
+            raise ValueError(f"{path}: {key!r} is not an option; the options are {options}.")
         elif name == "allow":
             given[name] = tuple(_converted(path, key, _OPTIONS[name].kind, text) for text in _texts(path, key, value))
         else:

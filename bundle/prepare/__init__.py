@@ -111,8 +111,8 @@ def run(args: argparse.Namespace) -> int:
     )
     warnings = _contradictions(same, root, noun)
 
-    samples, abnormal, told = _deal(args, data, samples, facts)
-    notes += told
+    samples, abnormal, more_notes = _deal(args, data, samples, facts)
+    notes += more_notes
     warnings += _weaknesses(samples, facts, root, noun)
 
     training = [facts[sample.image] for sample in samples if sample.split == "training"]

@@ -18,11 +18,9 @@ def normal_of(orientation: tuple[float, ...]) -> np.ndarray:
     return normal / np.linalg.norm(normal)
 
 
-def plane_of(orientation: tuple[float, ...]) -> tuple[str, float]:
-    """Nearest of the planes axial, coronal and sagittal, and the angle to it in degrees."""
-    cosines = np.abs(normal_of(orientation))
-    nearest = int(cosines.argmax())
-    return _PLANES[nearest], float(np.degrees(np.arccos(min(1.0, cosines[nearest]))))
+def plane_of(orientation: tuple[float, ...]) -> str:
+    """Nearest of the planes axial, coronal and sagittal."""
+    return _PLANES[int(np.abs(normal_of(orientation)).argmax())]
 
 
 def affine_of(

@@ -1,4 +1,4 @@
-"""Secret salt of a data set, without which nobody can identify patients by trying IDs."""
+"""Secret salt of a data set, without which trying IDs identifies no patient."""
 
 from __future__ import annotations
 

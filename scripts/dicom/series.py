@@ -79,12 +79,7 @@ class Series:
     @property
     def orientation(self) -> str:
         """Nearest of "axial", "coronal" and "sagittal"; empty if the images have no position in the patient."""
-        return plane_of(self.headers[0].orientation)[0] if self.headers[0].orientation else ""
-
-    @property
-    def oblique_degrees(self) -> float:
-        """Angle between the slices and the plane ``orientation``, in degrees."""
-        return plane_of(self.headers[0].orientation)[1] if self.headers[0].orientation else 0.0
+        return plane_of(self.headers[0].orientation) if self.headers[0].orientation else ""
 
     @property
     def n_slices(self) -> int:

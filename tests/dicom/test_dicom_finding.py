@@ -86,7 +86,6 @@ def test_what_is_known_of_a_series(tmp_path: Path) -> None:
     axial, coronal = find(tmp_path).series
     assert (axial.modality, axial.description, axial.n_slices) == ("CT", "Brain 3 mm", 6)
     assert (axial.orientation, coronal.orientation) == ("axial", "coronal")
-    assert axial.oblique_degrees == pytest.approx(20, abs=1e-6)
     assert axial.image_type[:2] == ("ORIGINAL", "PRIMARY")
     assert axial.patient_key == "ID-phantom"
     assert coronal.patient_key == coronal.study_uid

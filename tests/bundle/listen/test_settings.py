@@ -77,7 +77,7 @@ def test_what_stands_behind_two_dashes_is_for_the_application() -> None:
     [
         ("{", "is not valid JSON"),
         ([], "is not a JSON object"),
-        ({"ports": 1}, "'ports' is not an option; the options are queue, bundle, ae_title"),
+        ({"ports": 1}, "'ports' is not an option; the options are queue, bundle, ae-title"),
         ({"port": "104"}, "port is '104', not a number"),
         ({"bundle": 1}, "bundle is 1, not a text"),
         ({"bundle": ""}, "bundle: the path is empty"),
