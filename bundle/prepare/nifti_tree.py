@@ -31,8 +31,8 @@ class NiftiTree:
 
     Attributes:
         cache_dir: Folder for uncompressed copies of scans, see ``open_scan``.
-        mask_pattern: Regular expression for names of masks without suffix; matches anywhere, in either case.
-        image_pattern: Glob for paths of scans below the folder, in either case.
+        mask_pattern: Regular expression for names of masks without suffix; matches anywhere, ignoring case.
+        image_pattern: Glob for paths of scans below the folder, ignoring case.
         label_without_mask: Label of scans without mask and class word; None makes them an error.
         skip: Folders to ignore.
         left_out: Reasons for folders that cannot be listed and masks without a scan.

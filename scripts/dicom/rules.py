@@ -25,7 +25,7 @@ class Rules:
     """
 
     modality: tuple[str, ...] | None = None  # such as ("CT", "MR")
-    description: str | None = None  # regular expression found anywhere in SeriesDescription, in either case
+    description: str | None = None  # regular expression found anywhere in SeriesDescription, ignoring case
     orientation: str | None = None  # nearest plane: axial, coronal or sagittal
     min_slices: int = 5
 
