@@ -1,4 +1,11 @@
-"""Fetch the weights of the frozen teachers ahead of time, for instance for a machine without internet access."""
+"""Downloads the weights of the frozen teachers ahead of time, for instance for a machine without internet access.
+
+    python -m bundle weights
+    python -m bundle weights resnet18 --models-dir models
+
+Each file goes to --models-dir, where training looks for it. An interrupted download resumes, and a file whose SHA-256
+is known is checked. Prints the path, size and SHA-256 of each file; the exit code is 1 if one could not be fetched.
+"""
 
 import argparse
 import sys
@@ -11,19 +18,21 @@ DEFAULT_NAMES = ("wide_resnet50_2", "vmamba_tiny_v0")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of the verb."""
+    """Declares the arguments of the verb."""
     parser.add_argument(
         "names",
         nargs="*",
         metavar="NAME",
         default=list(DEFAULT_NAMES),
-        help=f"{', '.join(RELEASES)} or a model of timm (default: {' '.join(DEFAULT_NAMES)})",
+        help=f"teacher: {', '.join(RELEASES)} or a timm model (default: {' '.join(DEFAULT_NAMES)})",
     )
-    parser.add_argument("--models-dir", type=Path, default=Path("models"), help="where they go (default: %(default)s)")
+    parser.add_argument(
+        "--models-dir", type=Path, default=Path("models"), help="folder for the files (default: %(default)s)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Fetch every named file and print where it lies, its size and SHA-256; 1 if one could not be had."""
+    """Fetches every named file and prints its path, size and SHA-256; returns 1 if one could not be fetched."""
     failed = False
     for name in args.names:
         try:

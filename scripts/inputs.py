@@ -1,4 +1,4 @@
-"""What an inference is asked for: images, NIfTI scans and DICOM series, each opened once beforehand."""
+"""Finds the inputs of an inference, images, NIfTI scans and DICOM series, and opens each once beforehand."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Inputs:
-    """What was found.
+    """Inputs that were found.
 
     Attributes:
-        path: What was asked for.
-        items: as MONAI's datasets take them: ``image``, a file, and ``name``, unique and without what identifies a
-            patient of a DICOM file.
-        unreadable: file or series to the reason why it cannot be used.
-        left_out: the same for what is no scan and was never meant, as localisers.
-        series: of the items that come from DICOM, by ``image``.
-        dicom: whether there was any DICOM, whose file names may tell who a patient is.
+        path: Path, glob or datalist that was asked for.
+        items: Items for MONAI's datasets: ``image``, a file, and ``name``, which is unique and reveals no patient of a
+            DICOM file.
+        unreadable: Reason why a file or series cannot be used, by file or series.
+        left_out: Reason why a file or series, such as a localiser, is not meant to be scored, by file or series.
+        series: DICOM series of an item, by ``image``.
+        dicom: Whether there was any DICOM, whose file names may identify a patient.
     """
 
     path: str = ""
@@ -52,22 +52,22 @@ def find_inputs(
     plane: str = "axial",
     bias_correction: bool = False,
 ) -> Inputs:
-    """Finds what can be scored at ``path``: an image, a NIfTI, a DICOM file or DICOMDIR, a folder (searched through) of
-    any of these, a glob, or a datalist (its ``test`` split).
+    """Finds everything at a path that can be scored.
 
-    Everything is opened once, so that what is damaged costs a line in the log and not the run. DICOM series become
-    NIfTI in the cache.
+    Every file is opened once, so that a damaged one costs a line in the log instead of the run. DICOM series are
+    converted to NIfTI in the cache.
 
     Args:
-        path: see above.
-        cache_dir: see ``scripts.data.scans.open_scan``.
-        dataset_dir: of a datalist's files.
-        plane: that will be looked at.
-        bias_correction: see ``open_scan``.
+        path: Image, NIfTI, DICOM file or DICOMDIR, folder of any of these at any depth, glob, or datalist, whose
+            ``test`` split is taken.
+        cache_dir: Folder for uncompressed copies of scans, see ``scripts.data.scans.open_scan``.
+        dataset_dir: Folder of a datalist's files.
+        plane: Plane whose slices will be scored: axial, coronal or sagittal.
+        bias_correction: Whether scans are corrected for bias fields, see ``open_scan``.
 
     Raises:
-        ValueError: if no path is given, or nothing at it can be scored.
-        FileNotFoundError: if there is nothing at ``path``.
+        ValueError: If no path is given, or nothing at it can be scored.
+        FileNotFoundError: If there is nothing at ``path``.
     """
     check_plane(plane)
     if not path:
@@ -77,12 +77,12 @@ def find_inputs(
         )
     found = Inputs(str(path))
     files, dicom_root = _files(str(path), dataset_dir)
-    if os.path.isdir(path):  # where a folder is meant, masks beside scans are not; a file or glob is taken at its word
+    if os.path.isdir(path):  # masks beside scans in a folder are not meant; those named by a file or glob are
         masks = [file for file in files if is_scan(file) and re.search(MASK_PATTERN, Path(file).name, re.IGNORECASE)]
         found.left_out = {file: f"{file}: named like a mask" for file in masks}
         files = [file for file in files if file not in found.left_out]
     opened, found.unreadable = open_all(files, lambda file: _check(file, cache_dir, bias_correction))
-    good = [file for file in files if file in opened]  # a datalist may name one twice
+    good = [file for file in files if file in opened]  # a datalist may name a file twice
     found.items = [{"image": file, "name": name} for file, name in zip(good, _names(good), strict=True)]
     if dicom_root is not None:
         _add_series(found, dicom_root, cache_dir, plane, bias_correction)
@@ -95,12 +95,12 @@ def find_inputs(
         if not reasons:
             kinds = ", ".join((*IMAGE_SUFFIXES, *SCAN_SUFFIXES))
             raise ValueError(f"{path} holds no image; looked for {kinds} and DICOM.")
-        raise ValueError(f"Nothing of {path} can be scored, for {len(reasons)} reasons; the first: {reasons[0]}")
+        raise ValueError(f"Nothing at {path} can be scored, for {len(reasons)} reasons; the first: {reasons[0]}")
     return found
 
 
 def _files(path: str, dataset_dir: str | None) -> tuple[list[str], Path | None]:
-    """The image and scan files, and where to look for DICOM."""
+    """Image and scan files, and the path to search for DICOM."""
     if os.path.isdir(path):
         return sorted(str(file) for file in Path(path).rglob("*") if _is_wanted(file)), Path(path)
     if path.endswith(".json"):
@@ -127,7 +127,7 @@ def _check(file: str, cache_dir: str, bias_correction: bool) -> None:
 
 
 def _names(files: list[str]) -> list[str]:
-    """A short name for each: the file's own, or as much of its path as tells it from the others."""
+    """Short unique names: that of the file, or as much of its path as distinguishes it from the others."""
     parts = [(path.parent / (scan_stem(path) if is_scan(path) else path.stem)).parts for path in map(Path, files)]
     names, length = ["" for _ in files], 1
     while True:
@@ -137,14 +137,14 @@ def _names(files: list[str]) -> list[str]:
             break
         length += 1
     taken: Counter[str] = Counter()
-    for place, name in enumerate(names):  # a.png beside a.tif
+    for place, name in enumerate(names):  # such as a.png beside a.tif
         taken[name] += 1
         names[place] = name if taken[name] == 1 else f"{name}_{taken[name]}"
     return names
 
 
 def _add_series(found: Inputs, root: Path, cache_dir: str, plane: str, bias_correction: bool) -> None:
-    """Adds the DICOM series below ``root``, converted."""
+    """Converts and adds the DICOM series below ``root``."""
     there = find_series(root)
     found.unreadable |= there.refused
     found.dicom = bool(there.series or there.refused)

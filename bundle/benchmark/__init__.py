@@ -1,6 +1,9 @@
-"""Compare methods on data sets as a suite says, or measure how fast they are on this machine.
+"""Compares methods on data sets as a suite file says, or measures how fast they are on this machine.
 
---suite trains and evaluates methods x data sets x seeds as one file says, and ends in a report. It is a JSON file:
+    python -m bundle benchmark --suite docs/results/suites/headct.json --jobs 2
+    python -m bundle benchmark --speed --only training inference
+
+--suite trains and evaluates methods x data sets x seeds, and ends with a report. The suite is a JSON file:
 
   {
     "name": "headct",
@@ -14,15 +17,16 @@
     }
   }
 
-"configs" are overlays of configs/train.json, "values" override single ids; those of the method come after those of the
-data set, and these after those of the suite. ${NAME} is taken from the environment. Baselines train nothing.
+"configs" are overlays of configs/train.json; "values" override single ids. Those of a method override those of its data
+set, which override those of the suite. ${NAME} is replaced from the environment. Baselines train nothing.
 
-Each cell (data set, method, seed) is an MLflow run below one run of the suite, and a folder below --out. A suite that
-was broken off goes on where it stopped, inside a training too; a cell that failed does not stop the others.
+Each cell (data set, method, seed) is an MLflow run nested in one run of the suite, and a folder below --out. An
+interrupted suite continues where it stopped, even in the middle of a training. A failed cell does not stop the others.
 
---speed measures, in turns and for batch 1 and 8, in fp32 and bf16: training (first epoch, and later ones whose features
-are cached), inference, each teacher alone, the selective scan against its floor, reading slices, the start of a process
-to its first map, and the most memory held. It prints them and writes them as JSON, with what they were taken on.
+--speed measures in turns, for batch sizes 1 and 8 in fp32 and bf16: training (first epoch, and later ones with
+cached features), inference, each teacher alone, the selective scan against its floor, reading slices, the time from
+starting a process to its first map, and peak memory. It prints the figures, and writes them as JSON with a description
+of the machine and versions.
 """
 
 import argparse
@@ -37,29 +41,31 @@ from bundle.report import make_report
 
 logger = logging.getLogger(__name__)
 
-_OF_SUITE = ("--jobs", "--tracking_uri")
+_OF_SUITE = ("--jobs", "--tracking-uri")
 _OF_SPEED = ("--quick", "--only", "--rounds", "--threads", "--device", "--image-size", "--peers")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of the verb."""
+    """Declares the arguments of the verb."""
     either = parser.add_mutually_exclusive_group(required=True)
-    either.add_argument("--suite", type=Path, help="JSON file, as above")
+    either.add_argument("--suite", type=Path, help="suite to run, as above")
     either.add_argument("--speed", action="store_true", help="measure speed and memory, as above")
     parser.add_argument(
         "--out",
         type=Path,
-        help="folder of all results of a suite (default: eval/benchmark/NAME), or JSON file of the speed (default: "
+        help="folder for the results of the suite (default: eval/benchmark/NAME), or JSON file for the speed (default: "
         "eval/benchmark/speed.json)",
     )
     with_suite = parser.add_argument_group("with --suite")
-    with_suite.add_argument("--jobs", type=int, help="cells at a time, one thread each (default: 1)")
-    with_suite.add_argument("--tracking_uri", help="of MLflow (default: mlruns.db in --out)")
+    with_suite.add_argument(
+        "--jobs", type=int, help="cells to run at a time; more than one get one thread each (default: 1)"
+    )
+    with_suite.add_argument("--tracking-uri", help="MLflow tracking URI (default: mlruns.db in --out)")
     speed.configure(parser.add_argument_group("with --speed"))
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the suite or measure speed; exit code 1 if a part of it failed."""
+    """Runs the suite or measures speed; returns 1 if a part of it failed."""
     others, belongs = (_OF_SUITE, "--suite") if args.speed else (_OF_SPEED, "--speed")
     values = {name: getattr(args, name[2:].replace("-", "_")) for name in others}
     if given := [name for name, value in values.items() if value not in (None, False)]:
@@ -68,15 +74,15 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run_suite(args: argparse.Namespace) -> int:
-    """Run what is missing, then write the report."""
+    """Runs the cells that are missing, then writes the report."""
     suite = load_suite(args.suite)
     out = (args.out or Path("eval/benchmark") / suite["name"]).resolve()
     tracking_uri = args.tracking_uri or f"sqlite:///{out}/mlruns.db"
     bench = Bench(suite["name"], out, tracking_uri, args.jobs or 1)
-    error = "broken off"  # unless all below is reached
+    error = "interrupted"  # unless the end is reached
     try:
         failed = bench.run(cells(suite))
-        for name, reason in failed.items():  # first, lest a report that cannot be made hides them
+        for name, reason in failed.items():  # before the report, which may fail
             print(f"FAILED {name}: {reason}")
         finished = bench.finished(cells(suite))
         if finished:

@@ -1,4 +1,4 @@
-"""Runs the application on a study, in a process of its own, and one at a time."""
+"""Runs the application on one study at a time, in a process of its own."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _log = logging.getLogger(__name__)
 
 
 class Application:
-    """A command that takes ``-i IMAGES -o OUTPUT`` and more.
+    """A command that takes ``-i IMAGES -o OUTPUT`` and further options.
 
-    Its process and what that starts are a group of their own, and it holds the lock file open: as long as the lock is
-    held, the group whose number the file tells is alive, even if this process was killed meanwhile.
+    It runs in a process group of its own and holds the lock file open. As long as the lock is held, the group whose
+    number is in the file is alive, even if this process was killed meanwhile.
 
     Args:
-        command: The program and its first arguments.
-        options: What comes behind the folders.
-        time_limit: seconds.
-        lock: The lock file.
+        command: Program and its first arguments.
+        options: Arguments that follow the folders.
+        time_limit: Longest run, in seconds.
+        lock: Path of the lock file.
     """
 
     def __init__(self, command: Sequence[str], options: Sequence[str], time_limit: float, lock: Path) -> None:
@@ -37,14 +37,20 @@ class Application:
         self._lock = lock
 
     def run(self, images: Path, output: Path, log: Path, stop: threading.Event) -> int | None:
-        """Gives the exit code, or None where ``stop`` came first.
+        """Runs the application to its end, or until ``stop`` is set.
 
         Args:
-            log: Takes what the application prints.
+            images: Folder of the DICOM files to read.
+            output: Folder for the results.
+            log: File for what the application prints.
+            stop: Event that ends the run early.
+
+        Returns:
+            The exit code, or None if ``stop`` came first.
 
         Raises:
-            TimeoutError: If it takes too long.
-            OSError: If it cannot be started.
+            TimeoutError: If the run exceeds the time limit.
+            OSError: If the application cannot be started.
         """
         with open(self._lock, "a") as lock, open(log, "wb") as printed:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -61,7 +67,7 @@ class Application:
             try:
                 return self._wait(process, stop)
             finally:
-                _kill(process.pid)  # the process, or what it has left behind
+                _kill(process.pid)  # the application, or processes that it left behind
                 process.wait()
 
     def _wait(self, process: subprocess.Popen[bytes], stop: threading.Event) -> int | None:
@@ -75,11 +81,11 @@ class Application:
         return None
 
     def end_orphan(self) -> None:
-        """Ends the application that a killed node has left running."""
+        """Kills an application that a killed node left running."""
         with open(self._lock, "a+") as lock:
             if _acquired(lock):
                 return
-            _log.warning("an application is running that a killed node has left behind: it is ended")
+            _log.warning("killing an application that an earlier node left running")
             while not _acquired(lock):
                 lock.seek(0)
                 if number := lock.read().strip():

@@ -1,4 +1,4 @@
-"""The end of a connection from outside the thread that uses it."""
+"""Cuts a connection from outside the thread that uses it."""
 
 import contextlib
 import socket
@@ -7,12 +7,12 @@ from pynetdicom.association import Association
 
 
 def cut(association: Association) -> None:
-    """Ends the connection, and with it every wait of the association's threads.
+    """Shuts the connection down, which wakes every thread that waits on the association.
 
-    ``Association.abort`` is not for this: where another thread releases the association, or waits for its acceptance,
-    that one goes on waiting for 30 seconds, and so does ``abort`` where the peer leaves the connection open.
+    ``Association.abort`` does not do this: a thread that releases the association, or waits for its acceptance, would
+    wait on for 30 seconds, and so would ``abort`` itself if the peer kept the connection open.
     """
     connection = getattr(association.dul.socket, "socket", None)
     if connection is not None:
-        with contextlib.suppress(OSError):  # ended already
-            socket.socket.shutdown(connection, socket.SHUT_RDWR)  # that of an SSLSocket would confuse its reader
+        with contextlib.suppress(OSError):  # already closed
+            socket.socket.shutdown(connection, socket.SHUT_RDWR)  # SSLSocket.shutdown would confuse its reader

@@ -1,4 +1,4 @@
-"""A node: what it receives is processed, and the results are sent, each by a thread of its own."""
+"""Receives studies, processes them and sends the results, each in a thread of its own."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from bundle.listen.settings import Settings
 from bundle.listen.tls import client_context, server_context
 
 WRITTEN, SOME_UNREADABLE, NOTHING_WANTED = 0, 3, 4  # exit codes of the application
-LOG = "log.txt"  # what the application has printed, in the folder of a study
-BACK_OFF = (5.0, 600.0)  # s, the first and the longest
+LOG = "log.txt"  # in a study's folder: what the application printed
+BACK_OFF = (5.0, 600.0)  # s, the first and the longest wait
 _TICK = 0.2  # s
 _DAY = 24 * 3600
 
@@ -34,11 +34,12 @@ _log = logging.getLogger(__name__)
 
 
 class Node:
-    """Runs until ``stop`` is set.
+    """DICOM node that runs until ``stop`` is set.
 
     Args:
-        application: The command that processes a study, and its first arguments.
-        back_off: seconds to wait after the peer was away: at first, and at most.
+        settings: Settings of the node.
+        application: Command that processes a study, with its first arguments.
+        back_off: Shortest and longest wait in seconds before results are sent again to a peer that was away.
     """
 
     def __init__(
@@ -65,10 +66,10 @@ class Node:
         self._sender = None if peer is None else Sender(settings.ae_title, peer, client_context(settings))
 
     def run(self) -> None:
-        """Receives, processes and sends.
+        """Receives, processes and sends until ``stop`` is set.
 
         Raises:
-            OSError: If the address or a folder is not to be had.
+            OSError: If the address or a folder cannot be used.
             RuntimeError: If another node uses the queue.
         """
         if (bundle := self._settings.bundle) is not None and not bundle.is_dir():
@@ -86,19 +87,19 @@ class Node:
                 for thread in threads:
                     thread.start()
                 self._repeat(self._look_after)
-                _log.info("ending: what is undone goes on at the next start")
+                _log.info("stopping; unfinished studies continue at the next start")
             if self._sender is not None:
                 self._sender.abort()
             for thread in threads:
                 thread.join()
 
     def _repeat(self, step: Callable[[], bool]) -> None:
-        """Repeats a step, at once where it says that there is more to do; no error in one study ends the node."""
+        """Repeats a step, without a pause where it returns True; an error in one study does not stop the node."""
         while not self.stop.is_set():
             try:
                 more = step()
-            except Exception as error:  # its text may name a patient
-                _log.error("cannot go on, and will try again: %s in %s", _nameless(error), step.__name__.strip("_"))
+            except Exception as error:  # whose text may name a patient
+                _log.error("failed, and will try again: %s in %s", _nameless(error), step.__name__.strip("_"))
                 self.stop.wait(self._back_off[0])
                 continue
             if not more:
@@ -115,12 +116,12 @@ class Node:
             return False
         try:
             return self._process(study)
-        except OSError:  # of the disk or the machine, not of the study
+        except OSError:  # a fault of the disk or the machine, not of the study
             self._queue.move(study, WAITING)
             raise
 
     def _process(self, study: Path) -> bool:
-        if (study / OUTPUT).exists():  # failed, or was killed, after it was processed
+        if (study / OUTPUT).exists():  # it failed, or the node was killed, after processing
             self._deliver(study)
             return True
         part = study / f"{OUTPUT}.part"
@@ -129,21 +130,21 @@ class Node:
         try:
             code = self._application.run(study / IMAGES, part, study / LOG, self.stop)
         except TimeoutError as error:
-            self._queue.fail(study, f"the application was ended: {error}")
+            self._queue.fail(study, f"the application was killed: {error}")
             return True
         if code is None:
             return False
         if code == NOTHING_WANTED:
-            _log.info("study %s: no series of it matches the rules; nothing to send", study.name)
+            _log.info("study %s: none of its series match the rules; nothing to send", study.name)
             self._queue.move(study, DONE)
         elif code not in (WRITTEN, SOME_UNREADABLE):
             how = f"signal {-code}" if code < 0 else f"exit code {code}"
-            self._queue.fail(study, f"the application ended with {how}; what it said is in {LOG}")
+            self._queue.fail(study, f"the application ended with {how}; see {LOG}")
         elif not _results(part):
-            self._queue.fail(study, f"the application has written nothing to send; what it said is in {LOG}")
+            self._queue.fail(study, f"the application wrote no results; see {LOG}")
         else:
             if code == SOME_UNREADABLE:
-                _log.warning("study %s: some series cannot be read; see %s", study.name, LOG)
+                _log.warning("study %s: some series could not be read; see %s", study.name, LOG)
             sync_tree(part)
             part.rename(study / OUTPUT)
             self._deliver(study)
@@ -152,13 +153,13 @@ class Node:
     def _deliver(self, study: Path) -> None:
         sync_tree(study)
         if self._sender is None:
-            _log.info("study %s: %d results stay in %s", study.name, len(_results(study / OUTPUT)), RESULTS)
+            _log.info("study %s: %d results kept in %s", study.name, len(_results(study / OUTPUT)), RESULTS)
             self._queue.move(study, RESULTS)
         else:
             self._queue.move(study, SENDING)
 
     def _send_all(self) -> bool:
-        """Tries every study once; the waits grow until a peer takes one."""
+        """Tries to send every study; waits grow from try to try, until the peer accepts a study."""
         assert self._sender is not None
         delay, longest = self._back_off
         while studies := self._queue.studies(SENDING):
@@ -170,7 +171,7 @@ class Node:
                 except PeerAwayError as error:
                     if self.stop.is_set():
                         return False
-                    _log.warning("study %s: not sent: %s; the next try is in %g s", study.name, error, delay)
+                    _log.warning("study %s: not sent: %s; next try in %g s", study.name, error, delay)
                     if self.stop.wait(delay):
                         return False
                     delay = min(2 * delay, longest)
@@ -178,8 +179,8 @@ class Node:
                     self._queue.fail(study, str(error))
                 except OSError:
                     raise
-                except Exception as error:  # whatever pydicom meets in a file
-                    self._queue.fail(study, f"its results cannot be read to be sent: {type(error).__name__}")
+                except Exception as error:  # anything that pydicom may raise on a damaged file
+                    self._queue.fail(study, f"its results cannot be read: {type(error).__name__}")
                 else:
                     _log.info("study %s: %d results sent", study.name, len(files))
                     self._queue.move(study, DONE)

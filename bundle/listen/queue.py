@@ -1,4 +1,4 @@
-"""Studies on the disk, each a folder that is renamed from state to state."""
+"""Queue of studies on disk, each a folder that is moved from state to state."""
 
 from __future__ import annotations
 
@@ -22,27 +22,28 @@ from scripts.dicom.salt import salt_of
 RECEIVING, WAITING, PROCESSING, SENDING = UNDONE = ("receiving", "waiting", "processing", "sending")
 RESULTS, DONE, FAILED = ("results", "done", "failed")
 STATES = (*UNDONE, RESULTS, DONE, FAILED)
-IMAGES, OUTPUT, REASON = "images", "output", "reason.txt"  # in the folder of a study
+IMAGES, OUTPUT, REASON = "images", "output", "reason.txt"  # in a study's folder
 
 _log = logging.getLogger(__name__)
 
 
 class QueueFullError(Exception):
-    """An object cannot be kept; its sender has to keep it and try again."""
+    """An object cannot be stored now; its sender has to keep it and try again."""
 
 
 class StudyQueue:
-    """Folders of studies, named by the time that they began and a hash: ``STATE/TIME-HASH/images/HASH.dcm``.
+    """Studies in folders named by the time of their first object and a hash: ``STATE/TIME-HASH/images/HASH.dcm``.
 
-    What a method has done is on the disk when it returns, and a kill in the middle of it leaves the state before or
-    after. Methods may be called from any thread.
+    When a method returns, its changes are on disk. A kill in the middle leaves the state before or after it. Methods
+    are safe to call from any thread.
 
     Args:
-        folder: made where it is missing, for its owner's eyes alone.
-        quiet: seconds without anything new after which a study is complete.
-        patience: the same for one that is known to lack objects: its sending broke off, or objects were refused.
-        max_studies: how many may be undone.
-        min_free: bytes to leave free on the disk.
+        folder: Folder of the queue; created if missing, readable by its owner alone.
+        quiet: Seconds without anything new after which a study is complete.
+        patience: Seconds instead of ``quiet`` for a study that lacks objects, as its transfer broke off or objects
+            were refused.
+        max_studies: Largest number of unfinished studies.
+        min_free: Bytes to leave free on the disk.
     """
 
     def __init__(self, folder: Path, *, quiet: float, patience: float, max_studies: int, min_free: float) -> None:
@@ -50,26 +51,26 @@ class StudyQueue:
         self._quiet, self._patience = quiet, patience
         self._max_studies, self._min_free = max_studies, min_free
         self._lock = threading.RLock()
-        self._due: dict[str, float] = {}  # by hash of the study: when it counts as complete, of time.monotonic
-        self._refused: dict[str, set[str]] = {}  # by hash of the study: files of the objects that lack
+        self._due: dict[str, float] = {}  # study hash: time.monotonic() at which it is complete
+        self._refused: dict[str, set[str]] = {}  # study hash: file names of refused objects
         self._salt = ""
 
     @contextmanager
     def owned(self) -> Iterator[None]:
-        """Keeps the folder from other nodes.
+        """Holds the folder for this node alone.
 
         Raises:
             RuntimeError: If another node uses it.
         """
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for state in STATES:
-            (self.folder / state).mkdir(mode=0o700, exist_ok=True)  # the folder may be of others, and open to all
+            (self.folder / state).mkdir(mode=0o700, exist_ok=True)  # the folder itself may exist and be open to all
         lock = FileLock(self.folder / "node.lock", blocking=False)
         try:
             lock.acquire()
         except Timeout as error:
             raise RuntimeError(
-                f"{self.folder} is in use by another node: end that, or name another --queue."
+                f"{self.folder} is in use by another node. Stop that node, or choose another --queue."
             ) from error
         try:
             self._salt, _ = salt_of(None, self.folder)
@@ -82,10 +83,10 @@ class StudyQueue:
             lock.release()
 
     def recover(self) -> None:
-        """Goes on from what an ended node has left: what was received stays open, what was processed waits again."""
+        """Takes up what an earlier node left: studies being received stay open, those being processed wait again."""
         with self._lock:
             for part in (self.folder / RECEIVING).glob("*/*.part"):
-                if part.is_file():  # not what the application has left of a study that is tried again
+                if part.is_file():  # not a folder of the application, in a study that is tried again
                     part.unlink()
             for study in self.studies(PROCESSING):
                 self.move(study, WAITING)
@@ -96,20 +97,22 @@ class StudyQueue:
                     shutil.rmtree(study)
 
     def studies(self, state: str) -> list[Path]:
-        """Gives the folders of the studies in a state, the oldest first."""
+        """Folders of the studies in a state, oldest first."""
         return sorted(path for path in (self.folder / state).iterdir() if path.is_dir())
 
     def receive(self, study_uid: str, instance_uid: str, content: bytes) -> str:
-        """Keeps an object.
+        """Stores an object.
 
-        A study that waits to be processed is opened again for it. What comes after that begins a study of its own, but
-        for an object that is being processed or sent already.
+        A study that waits to be processed is reopened for it. Once processing has begun, the object starts a new study,
+        unless the very same object is being processed or sent already.
 
         Args:
-            content: The file, in the DICOM file format.
+            study_uid: StudyInstanceUID.
+            instance_uid: SOPInstanceUID.
+            content: Bytes of the file, in the DICOM file format.
 
         Returns:
-            The hash of the study.
+            Hash of the study.
 
         Raises:
             QueueFullError: If there is no room.
@@ -138,7 +141,7 @@ class StudyQueue:
     def _opened(self, key: str, size: int) -> Path:
         free = shutil.disk_usage(self.folder).free
         if free - size < self._min_free:
-            raise QueueFullError(f"{free / 2**30:.1f} GiB are free on the disk of the queue")
+            raise QueueFullError(f"only {free / 2**30:.1f} GiB are free on the disk of the queue")
         for study in self._of(key, RECEIVING):
             return study
         for study in filter(_takes_more, self._of(key, WAITING)):
@@ -157,52 +160,50 @@ class StudyQueue:
         return sorted((self.folder / state).glob(f"*-{key}"))
 
     def hold(self, key: str) -> None:
-        """Keeps a study open for another quiet time, as something of it is on its way."""
+        """Keeps a study open for another quiet period, as more of it is arriving."""
         with self._lock:
             if key in self._due:
                 self._due[key] = max(self._due[key], time.monotonic() + self._quiet)
 
     def break_off(self, key: str) -> None:
-        """Keeps a study open for long, as its sender was cut off and will come back."""
+        """Keeps a study open for the longer wait, as its sender was cut off and should come back."""
         with self._lock:
             if key in self._due:
                 self._due[key] = time.monotonic() + self._patience
-                _log.warning("study with hash %s: the connection broke off; it may be resumed", key)
+                _log.warning("study with hash %s: the connection broke off; waiting for its sender to try again", key)
 
     def close(self) -> None:
-        """Lets the studies that are complete wait for processing, and fails those that lack refused objects."""
+        """Queues complete studies for processing; fails those whose refused objects never came."""
         with self._lock:
             for key in [key for key, due in self._due.items() if due <= time.monotonic()]:
-                self._due[key] += self._quiet  # an error in one must not hold up the others
+                self._due[key] += self._quiet  # so that an error in one does not hold up the others
                 lacking = self._refused.get(key)
                 for study in self._of(key, RECEIVING):
                     if lacking:
-                        self.fail(study, f"{len(lacking)} of its objects were refused, and have not been sent again")
+                        self.fail(study, f"{len(lacking)} of its objects were refused and not sent again")
                     else:
-                        _log.info(
-                            "study %s: complete, of %d objects", study.name, len(list((study / IMAGES).iterdir()))
-                        )
+                        _log.info("study %s: complete, %d objects", study.name, len(list((study / IMAGES).iterdir())))
                         self.move(study, WAITING)
                 self._refused.pop(key, None)
                 del self._due[key]
 
     def claim(self) -> Path | None:
-        """Gives the study that has waited longest, to be processed, or None."""
+        """Takes the study that has waited longest for processing; None if none waits."""
         failed = None
         with self._lock:
             for study in self.studies(WAITING):
                 try:
                     (study / REASON).unlink(missing_ok=True)
                     return self.move(study, PROCESSING)
-                except OSError as error:  # such as of a folder that somebody else has put there
-                    _log.error("study %s: cannot be taken up: %s", study.name, error.strerror)
+                except OSError as error:  # for instance a folder that another user put there
+                    _log.error("study %s: cannot be processed: %s", study.name, error.strerror)
                     failed = error
         if failed is not None:
             raise failed
         return None
 
     def move(self, study: Path, state: str) -> Path:
-        """Brings a study to another state; its folder's time of change tells when."""
+        """Moves a study to another state; the folder's modification time says when."""
         with self._lock:
             target = self.folder / state / study.name
             os.utime(study)
@@ -212,20 +213,20 @@ class StudyQueue:
             return target
 
     def fail(self, study: Path, reason: str) -> None:
-        """Sets a study aside, with the reason for people to read."""
+        """Moves a study to failed, with the reason in a file for people to read."""
         _log.error("study %s: failed: %s", study.name, reason)
         (study / REASON).write_text(f"{reason}\n", encoding="utf-8")
         _sync(study / REASON)
         self.move(study, FAILED)
 
     def retry_failed(self) -> None:
-        """Lets the failed studies wait again."""
+        """Queues the failed studies again."""
         for study in self.studies(FAILED):
             self.move(study, WAITING)
-            _log.info("study %s: is tried again", study.name)
+            _log.info("study %s: trying again", study.name)
 
     def purge(self, keep: float) -> None:
-        """Removes done studies, and the images of those whose results stay here, after ``keep`` seconds."""
+        """Removes done studies, and images of studies whose results stay here, after ``keep`` seconds."""
         old = time.time() - keep
         for study in self.studies(DONE):
             if study.stat().st_mtime <= old:
@@ -236,7 +237,7 @@ class StudyQueue:
 
 
 def sync_tree(folder: Path) -> None:
-    """Brings all that is in a folder to the disk."""
+    """Flushes a folder and everything in it to disk."""
     for parent, _, names in os.walk(folder):
         for name in names:
             _sync(Path(parent, name))

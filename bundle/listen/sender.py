@@ -1,4 +1,4 @@
-"""The side of a node that gives results away: storage SCU."""
+"""Sends results to a peer: storage SCU."""
 
 from __future__ import annotations
 
@@ -20,26 +20,27 @@ from bundle.listen.connection import cut
 from bundle.listen.settings import Peer
 
 _CONNECTION, _ANSWER = 10.0, 300.0  # s
-_SLOWEST = 1e5  # bytes per s: what a large object takes to be sent comes on top of the time to answer
-_DUPLICATE = 0x0111  # an object that the peer has already, of an answer that got lost
+_SLOWEST = 1e5  # bytes per s; the time that a large object takes to send is added to _ANSWER
+_DUPLICATE = 0x0111  # the peer has the object already: its first answer got lost
 _OUT_OF_RESOURCES = range(0xA700, 0xA800)
 _UNCOMPRESSED = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 
 
 class PeerAwayError(Exception):
-    """The peer takes nothing now; it may later."""
+    """The peer accepts nothing now, but may later."""
 
 
 class RefusedError(Exception):
-    """The peer does not take an object, and sending it again will not help."""
+    """The peer refuses an object for good: sending it again would not help."""
 
 
 class Sender:
-    """Sends files to a peer, each until it is acknowledged once.
+    """Sends files to a peer until each has been acknowledged once.
 
     Args:
-        title: AE title of this side.
-        context: For TLS.
+        title: AE title of this node.
+        peer: Node to send to.
+        context: TLS context; None sends without TLS.
     """
 
     def __init__(self, title: str, peer: Peer, context: ssl.SSLContext | None) -> None:
@@ -48,11 +49,18 @@ class Sender:
         self._association: Association | None = None
 
     def send(self, files: Sequence[Path], stop: threading.Event) -> bool:
-        """Sends what the peer has not yet acknowledged; False where ``stop``, which comes before ``abort``, came first.
+        """Sends the files that the peer has not acknowledged yet.
+
+        Args:
+            files: DICOM files of one study.
+            stop: Event that ends the sending; set it before calling ``abort``.
+
+        Returns:
+            Whether all files were sent; False if ``stop`` came first.
 
         Raises:
-            PeerAwayError: If the peer cannot be reached, or ends or refuses the association, or is out of resources.
-            RefusedError: If it does not take one of the files; the others were sent.
+            PeerAwayError: If the peer cannot be reached, rejects or ends the association, or is out of resources.
+            RefusedError: If it refuses some of the files; the others were sent.
         """
         left = [file for file in files if file not in self._taken]
         if not left:
@@ -70,7 +78,7 @@ class Sender:
         finally:
             if association.is_established and not stop.is_set():
                 association.release()
-        self._taken.difference_update(files)  # files of the same names may be others the next time
+        self._taken.difference_update(files)  # the same paths may hold other files next time
         if refused:
             raise RefusedError(
                 f"{self._peer.ae_title} refuses {len(refused)} of {len(files)}: {', '.join(sorted(set(refused)))}"
@@ -78,7 +86,7 @@ class Sender:
         return True
 
     def abort(self) -> None:
-        """Ends what is going on, whatever that waits for; to be called from another thread, after ``stop`` is set."""
+        """Cuts the current connection, whatever it waits for; call it from another thread, after ``stop`` is set."""
         if self._association is not None:
             cut(self._association)
 
@@ -89,9 +97,9 @@ class Sender:
         self._association = None
 
         def on_open(event: evt.Event) -> None:
-            self._association = event.assoc  # before the peer answers, which it may never do
+            self._association = event.assoc  # set before the peer answers, which it may never do
             connection: Any = event.assoc.dul.socket
-            connection.socket.settimeout(_ANSWER)  # else a peer that reads no more is waited for without end
+            connection.socket.settimeout(_ANSWER)  # else a peer that stops reading blocks forever
             if stop.is_set():
                 cut(event.assoc)
 
@@ -111,14 +119,14 @@ class Sender:
             if association.is_rejected:
                 how = "rejects the association"
             elif self._association is not None:
-                how = "accepts none of the kinds of objects, or no association"
+                how = "accepts none of these kinds of objects, or no association"
             else:
                 how = "cannot be reached"
             raise PeerAwayError(f"{where} {how}")
         return association
 
     def _store(self, association: Association, file: Path) -> str | None:
-        """Gives why a file is refused, None for one that is taken."""
+        """Sends a file; returns the reason if it is refused, else None."""
         dataset = dcmread(file)
         kind = dataset.SOPClassUID.name
         association.dimse_timeout = _ANSWER + file.stat().st_size / _SLOWEST
@@ -127,9 +135,9 @@ class Sender:
         except ValueError:
             return f"{kind} is not among what it accepts"
         except RuntimeError as error:
-            raise PeerAwayError(f"{self._peer.ae_title} has ended the association") from error
+            raise PeerAwayError(f"{self._peer.ae_title} ended the association") from error
         if status is None:
-            raise PeerAwayError(f"{self._peer.ae_title} does not answer, or has ended the association")
+            raise PeerAwayError(f"{self._peer.ae_title} does not answer, or ended the association")
         if status in _OUT_OF_RESOURCES:
             raise PeerAwayError(f"{self._peer.ae_title} is out of resources (status 0x{status:04X})")
         if status == _DUPLICATE or code_to_category(status) in ("Success", "Warning"):
@@ -138,7 +146,7 @@ class Sender:
 
 
 def _contexts(files: Sequence[Path]) -> list[PresentationContext]:
-    """Gives one for each kind of object and transfer syntax; what is not compressed may be sent in another way."""
+    """Presentation contexts by SOP class and transfer syntax; uncompressed files may go in any uncompressed syntax."""
     headers = [dcmread(file, specific_tags=["SOPClassUID"], stop_before_pixels=True) for file in files]
     kinds = sorted({(header.SOPClassUID, header.file_meta.TransferSyntaxUID) for header in headers})
     return [

@@ -1,4 +1,4 @@
-"""What a node is told: by options, or by a JSON file of them."""
+"""Settings of a node, from options or from a JSON file of them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-_AE_TITLE = re.compile(r"[ -\[\]-~]{1,16}")  # of the VR AE: printable ASCII without the backslash
+_AE_TITLE = re.compile(r"[ -\[\]-~]{1,16}")  # value representation AE: printable ASCII without the backslash
 
 
 @dataclass(frozen=True)
 class Peer:
-    """Who takes the results: ``AET@HOST:PORT``, an IPv6 address in brackets."""
+    """Node that receives the results: ``AET@HOST:PORT``, with an IPv6 address in brackets."""
 
     ae_title: str
     host: str
@@ -24,6 +24,11 @@ class Peer:
 
     @classmethod
     def parse(cls, text: str) -> Peer:
+        """Reads ``AET@HOST:PORT``.
+
+        Raises:
+            ValueError: If the text has another form.
+        """
         title, _, address = text.partition("@")
         host, _, port = address.rpartition(":")
         host = host.strip("[]")
@@ -34,13 +39,18 @@ class Peer:
 
 @dataclass(frozen=True)
 class Caller:
-    """Who may send: an AE title, from anywhere or from one address or network."""
+    """Sender that is let in: an AE title, from anywhere or from one address or network."""
 
     ae_title: str
     network: ipaddress.IPv4Network | ipaddress.IPv6Network | None = None
 
     @classmethod
     def parse(cls, text: str) -> Caller:
+        """Reads ``AET`` or ``AET@ADDRESS``.
+
+        Raises:
+            ValueError: If the text has another form.
+        """
         title, _, address = text.partition("@")
         try:
             network = ipaddress.ip_network(address, strict=False) if "@" in text else None
@@ -49,25 +59,25 @@ class Caller:
         return cls(ae_title(title), network)
 
     def is_of(self, title: str, address: str) -> bool:
-        """Tells whether an association of this calling AE title and address is the caller's."""
+        """Whether an association with this calling AE title and address comes from the caller."""
         found = ipaddress.ip_address(address)
         found = getattr(found, "ipv4_mapped", None) or found
         return title == self.ae_title and (self.network is None or found in self.network)
 
 
 def ae_title(text: str) -> str:
-    """Gives an AE title without the spaces around it.
+    """Strips the spaces around an AE title.
 
     Raises:
-        ValueError: If it is none.
+        ValueError: If the text is not a valid AE title.
     """
     if not _AE_TITLE.fullmatch(text) or not text.strip():
-        raise ValueError(f"{text!r} is no AE title: 1 to 16 ASCII characters, no backslash.")
+        raise ValueError(f"{text!r} is not an AE title: give 1 to 16 ASCII characters, no backslash.")
     return text.strip()
 
 
 def _path(text: str) -> Path:
-    if not text:  # as of a shell's variable that is not set; Path takes it for the current folder
+    if not text:  # for instance an unset shell variable; Path would take it for the current folder
         raise ValueError("the path is empty.")
     return Path(text)
 
@@ -86,7 +96,7 @@ def _not_negative(text: Any) -> float:
 
 def _port(text: Any) -> int:
     if not 0 <= (number := int(text)) < 65536:
-        raise ValueError(f"{text} is no port: 0 (any that is free) to 65535.")
+        raise ValueError(f"{text} is not a port: give 0 (any free one) to 65535.")
     return number
 
 
@@ -98,10 +108,10 @@ def _count(text: Any) -> int:
 
 @dataclass(frozen=True)
 class Settings:
-    """All settings of a node; names are those of the options.
+    """All settings of a node, named like the options.
 
     Raises:
-        ValueError: If they do not go together.
+        ValueError: If settings contradict each other.
     """
 
     queue: Path
@@ -127,7 +137,7 @@ class Settings:
     def __post_init__(self) -> None:
         if not _is_loopback(self.host) and not self.allow:
             raise ValueError(
-                f"--host {self.host} can be reached from other machines: say with --allow AET@ADDRESS who may send."
+                f"--host {self.host} can be reached from other machines: name who may send with --allow AET@ADDRESS."
             )
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("--tls-cert and --tls-key go together: give both or neither.")
@@ -136,7 +146,7 @@ class Settings:
                 "--tls-ca checks the certificates of others: give --tls-cert and --tls-key, or --send-tls."
             )
         if self.send_tls and self.send_to is None:
-            raise ValueError("--send-tls says how to send: give --send-to AET@HOST:PORT.")
+            raise ValueError("--send-tls has nowhere to send to: give --send-to AET@HOST:PORT.")
 
 
 def _is_loopback(host: str) -> bool:
@@ -154,39 +164,43 @@ class _Option:
 
 
 _OPTIONS = {
-    "queue": _Option(_path, "where studies wait; made where it is missing, of one node alone", "FOLDER"),
+    "queue": _Option(_path, "folder of the queue, for one node alone; created if missing", "FOLDER"),
     "bundle": _Option(_path, "the model bundle (default: the one that python -m bundle deploy finds)", "FOLDER"),
-    "ae_title": _Option(ae_title, "of this node; associations that call another are rejected", "AET"),
-    "host": _Option(str, "the address to listen on; another than loopback needs --allow"),
-    "port": _Option(_port, "the port to listen on"),
+    "ae_title": _Option(ae_title, "AE title of this node; associations to another title are rejected", "AET"),
+    "host": _Option(str, "address to listen on; any but loopback needs --allow"),
+    "port": _Option(_port, "port to listen on"),
     "allow": _Option(
-        Caller.parse, "who may send, repeatable; ADDRESS may be a network (default: anyone)", "AET[@ADDRESS]"
+        Caller.parse, "AE title that may send; repeatable; ADDRESS may be a network (default: anyone)", "AET[@ADDRESS]"
     ),
     "send_to": _Option(
-        Peer.parse, "who takes the results (default: they stay in the folder results of the queue)", "AET@HOST:PORT"
+        Peer.parse, "node that receives the results (default: they stay in QUEUE/results)", "AET@HOST:PORT"
     ),
-    "tls_cert": _Option(_path, "certificate of this node, PEM: associations are by TLS alone", "FILE"),
-    "tls_key": _Option(_path, "its private key, PEM", "FILE"),
-    "tls_ca": _Option(_path, "certificates of authorities, PEM: who sends must have a certificate of theirs", "FILE"),
+    "tls_cert": _Option(_path, "certificate of this node, PEM; the node then accepts TLS alone", "FILE"),
+    "tls_key": _Option(_path, "private key of the certificate, PEM, without a password", "FILE"),
+    "tls_ca": _Option(_path, "certificate authorities, PEM; senders then need a certificate from one of them", "FILE"),
     "send_tls": _Option(
-        bool, "send by TLS; the peer's certificate must name its HOST, and be of --tls-ca or the system's authorities"
+        bool,
+        "send over TLS; the peer's certificate must name HOST and come from --tls-ca or an authority of the system",
     ),
-    "quiet_seconds": _Option(_positive, "without anything new after which a study is complete", "SECONDS"),
-    "patience_minutes": _Option(_positive, "the same, of a study that is known to lack objects", "MINUTES"),
-    "time_limit_minutes": _Option(_positive, "for the application to process one study", "MINUTES"),
-    "max_studies": _Option(_count, "that are not done; a further one is refused", "NUMBER"),
+    "quiet_seconds": _Option(_positive, "a study is complete when nothing new has come for so long", "SECONDS"),
+    "patience_minutes": _Option(_positive, "wait for a study that is known to lack objects", "MINUTES"),
+    "time_limit_minutes": _Option(_positive, "longest time to process one study", "MINUTES"),
+    "max_studies": _Option(_count, "most unfinished studies; a further one is refused", "NUMBER"),
     "min_free_gib": _Option(
-        _not_negative, "that stay free on the disk of the queue; what would take them is refused", "GIB"
+        _not_negative, "space to keep free on the disk of the queue; objects that would use it are refused", "GIB"
     ),
-    "keep_days": _Option(_not_negative, "how long the images of done studies are kept", "DAYS"),
-    "retry_failed": _Option(bool, "take the failed studies up again, once, at the start"),
+    "keep_days": _Option(_not_negative, "time to keep the images of done studies", "DAYS"),
+    "retry_failed": _Option(bool, "try the failed studies once more at the start"),
 }
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Declare the options; one that is not given is None, so that a file may give it."""
+    """Declares the options; one that is not given is None, so that the file may set it."""
     parser.add_argument(
-        "--config", type=_told(_path), metavar="FILE", help="JSON object of these options; an option given wins"
+        "--config",
+        type=_with_message(_path),
+        metavar="FILE",
+        help="JSON file with these options; the command line wins",
     )
     defaults = {field.name: field.default for field in fields(Settings)}
     for name, option in _OPTIONS.items():
@@ -197,17 +211,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default = defaults[name]
         text = f"{option.text} (default: {default})" if isinstance(default, (str, int, float)) else option.text
         action = "append" if name == "allow" else "store"
-        parser.add_argument(flag, type=_told(option.kind), action=action, metavar=option.metavar, help=text)
+        parser.add_argument(flag, type=_with_message(option.kind), action=action, metavar=option.metavar, help=text)
     parser.add_argument(
         "deploy_options",
         nargs="*",
         metavar="DEPLOY_OPTION",
-        help="further options of python -m bundle deploy, behind --",
+        help="options for python -m bundle deploy, after --",
     )
 
 
-def _told(kind: Callable[[Any], Any]) -> Callable[[str], Any]:
-    """Gives ``kind`` with its message kept, which argparse would replace by a short one."""
+def _with_message(kind: Callable[[Any], Any]) -> Callable[[str], Any]:
+    """Wraps ``kind`` so that argparse shows its message."""
 
     def convert(text: str) -> Any:
         try:
@@ -219,11 +233,11 @@ def _told(kind: Callable[[Any], Any]) -> Callable[[str], Any]:
 
 
 def read_settings(args: argparse.Namespace) -> Settings:
-    """Gives the settings: options, else what the file of ``--config`` says, else the defaults.
+    """Settings from the options, else from the file of ``--config``, else the defaults.
 
     Raises:
         OSError: If the file cannot be read.
-        ValueError: If it, or a setting, is wrong.
+        ValueError: If the file or a setting is wrong.
     """
     given = {} if args.config is None else _from_file(args.config)
     for name in (*_OPTIONS, "deploy_options"):
@@ -239,16 +253,17 @@ def _from_file(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is no JSON: {error}.") from error
+        raise ValueError(f"{path} is not valid JSON: {error}.") from error
     if not isinstance(content, dict):
-        raise ValueError(f'{path}: is no JSON object such as {{"port": 11112}}.')
+        raise ValueError(f'{path} is not a JSON object such as {{"port": 11112}}.')
     given = {}
     for key, value in content.items():
         name = key.replace("-", "_")
         if name == "deploy_options":
             given[name] = tuple(_texts(path, key, value))
         elif name not in _OPTIONS:
-            raise ValueError(f"{path}: {key!r} is no option: {', '.join(_OPTIONS)}, deploy_options.")
+            options = ", ".join((*_OPTIONS, "deploy_options")).replace("_", "-")
+            raise ValueError(f"{path}: {key!r} is not an option; the options are {options}.")
         elif name == "allow":
             given[name] = tuple(_converted(path, key, _OPTIONS[name].kind, text) for text in _texts(path, key, value))
         else:
@@ -258,7 +273,7 @@ def _from_file(path: Path) -> dict[str, Any]:
 
 def _texts(path: Path, key: str, value: Any) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
-        raise ValueError(f"{path}: {key} is no list of texts.")
+        raise ValueError(f"{path}: {key} is not a list of texts.")
     return value
 
 

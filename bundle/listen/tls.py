@@ -1,4 +1,4 @@
-"""TLS of a node, to both sides."""
+"""TLS contexts of a node, for receiving and for sending."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from bundle.listen.settings import Settings
 
 
 def server_context(settings: Settings) -> ssl.SSLContext | None:
-    """Gives what associations to the node are made by, None for plain ones.
+    """TLS context for associations to the node; None for plain ones.
 
-    With authorities named, only those who have a certificate of theirs are let in.
+    With ``tls_ca`` set, senders need a certificate from one of its authorities.
     """
     if settings.tls_cert is None:
         return None
@@ -21,7 +21,7 @@ def server_context(settings: Settings) -> ssl.SSLContext | None:
 
 
 def client_context(settings: Settings) -> ssl.SSLContext | None:
-    """Gives what results are sent by, None for plain associations; the node's certificate is shown where asked for."""
+    """TLS context for sending results, which presents the node's certificate if asked; None for plain associations."""
     return _checked(settings, ssl.Purpose.SERVER_AUTH) if settings.send_tls else None
 
 

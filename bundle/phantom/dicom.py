@@ -1,6 +1,6 @@
-"""Write arrays as DICOM files of no patient: CT and MR series, classic or enhanced multi-frame, and radiographs.
+"""Writes arrays as DICOM files of no patient: CT and MR series, classic or enhanced multi-frame, and radiographs.
 
-Identifiers are hashes of the arguments and dates are fixed: the same call writes the same files.
+Identifiers are hashes of the arguments and dates are fixed, so that the same call writes the same files.
 """
 
 import uuid
@@ -26,7 +26,7 @@ from pydicom.uid import (
 )
 from pydicom.valuerep import format_number_as_ds
 
-LPS = np.diag([-1.0, -1.0, 1.0])  # from RAS, and back
+LPS = np.diag([-1.0, -1.0, 1.0])  # RAS to LPS, and back
 DATE, TIME = "20260101", "120000"
 SERIES_CLASSES = {
     ("CT", False): CTImageStorage,
@@ -58,48 +58,56 @@ def write_series(
     first_instance: int = 1,
     **attributes: Any,
 ) -> list[Path]:
-    """Write a volume as a series: a file per slice, or one enhanced multi-frame file of all of them.
+    """Writes a volume as a series: one file for each slice, or one enhanced multi-frame file.
 
-    A reader that sorts slices along the normal (columns' direction x rows' direction) gets this order of slices back
-    where that points the way of the affine's third column in LPS. File names do not tell the order of slices.
+    A reader that sorts slices along the normal (row direction x column direction) restores this order of slices if the
+    normal points along the affine's third column in LPS. File names do not reveal the order of slices.
 
     Args:
-        folder: made where it is missing; series of different patient, study or series number may share it.
-        array: (i, j, k), i along a row, j down a column, k over slices; whole numbers of int16, for CT in HU.
-        affine: (4, 4), RAS+ millimetres; its third column need not be normal to the slices (tilted gantry).
+        folder: Folder to write to; created if missing. Series that differ in patient, study or series number may share
+            it.
+        array: Voxels (i, j, k), with i along a row, j down a column, k over slices; whole int16 values, HU for CT.
+        affine: (4, 4) affine to RAS+ mm; its third column need not be normal to the slices (tilted gantry).
         modality: "CT" or "MR".
-        patient: the identifiers and the made-up name come from it; `study` and `series` number within it.
-        enhanced: frames are in the order of slices.
-        transfer_syntax: uncompressed, or one that pydicom has an encoder for.
-        positions: (k, 3), ImagePositionPatient (LPS millimetres) in place of the affine's, for uneven, missing or
-            unsorted slices.
+        description: SeriesDescription.
+        patient: Text from which identifiers and the made-up name are derived.
+        study: Number of the study within the patient, from 0.
+        series: Number of the series within the patient, from 0.
+        enhanced: Whether to write one multi-frame file, with frames in the order of slices.
+        transfer_syntax: Uncompressed syntax, or one for which pydicom has an encoder.
+        positions: (k, 3) ImagePositionPatient in LPS mm instead of the affine's, for uneven, missing or unsorted
+            slices.
         first_instance: InstanceNumber of the first slice.
-        attributes: values by DICOM keyword, set on every instance last; None removes an attribute.
+        attributes: Values by DICOM keyword, set on every instance at the end; None removes an attribute.
 
     Returns:
-        The files in the order of slices.
+        Files in the order of slices.
 
     Raises:
-        ValueError: values, geometry, modality or keyword that cannot be written.
+        ValueError: If values, geometry, modality or a keyword cannot be written.
     """
     if (modality, enhanced) not in SERIES_CLASSES:
-        raise ValueError(f"modality {modality!r} is not written as a series: give CT or MR.")
+        raise ValueError(f"modality {modality!r} cannot be written as a series: give CT or MR.")
     array, affine = np.asarray(array), np.asarray(affine, float)
     stored = array.astype(np.int64) - RESCALE_INTERCEPT[modality]
     if array.ndim != 3 or (stored.astype(np.int16) + np.int64(RESCALE_INTERCEPT[modality]) != array).any():
-        raise ValueError(f"the array of shape {array.shape} is not of three axes and whole int16 numbers: convert it.")
+        raise ValueError(
+            f"the array of shape {array.shape} does not have three axes and whole int16 values: convert it."
+        )
     steps = LPS @ affine[:3, :3]
     column_step, row_step = np.linalg.norm(steps[:, 0]), np.linalg.norm(steps[:, 1])
     along_row, along_column = steps[:, 0] / column_step, steps[:, 1] / row_step
     if abs(along_row @ along_column) > 1e-4:
-        raise ValueError("the affine's first two columns are not at right angles: DICOM has no such pixels.")
+        raise ValueError("the affine's first two columns are not at right angles, which DICOM cannot express.")
     normal = np.cross(along_row, along_column)
     distance = abs(normal @ steps[:, 2])
     if positions is None:
         positions = LPS @ affine[:3, 3] + np.arange(array.shape[2])[:, None] * steps[:, 2]
     positions = np.asarray(positions, float)
     if positions.shape != (array.shape[2], 3):
-        raise ValueError(f"positions of shape {positions.shape} are not ({array.shape[2]}, 3): give one to a slice.")
+        raise ValueError(
+            f"positions of shape {positions.shape} are not ({array.shape[2]}, 3): give one for each slice."
+        )
 
     plane = Dataset()
     plane.ImageOrientationPatient = [format_number_as_ds(float(x)) for x in (*along_row, *along_column)]
@@ -152,21 +160,26 @@ def write_radiograph(
     patient: str = "phantom",
     **attributes: Any,
 ) -> Path:
-    """Write one projection image, or with modality "OT" a secondary capture, which has no place in the patient.
+    """Writes one projection image, or a secondary capture for modality "OT", which has no position in the patient.
 
     Args:
-        array: (rows, columns), stored as it is: with MONOCHROME1 the highest value is shown black.
+        path: File to write; its folder is created if missing.
+        array: Pixels (rows, columns), stored unchanged: with MONOCHROME1 the highest value is shown black.
         modality: "DX", "CR" or "OT".
-        attributes: values by DICOM keyword, set last; None removes an attribute.
+        photometric: "MONOCHROME1" or "MONOCHROME2".
+        patient: Text from which identifiers and the made-up name are derived.
+        attributes: Values by DICOM keyword, set at the end; None removes an attribute.
 
     Raises:
-        ValueError: another modality, shape or keyword, or values beyond uint16.
+        ValueError: If the modality, the shape, a keyword or a value beyond uint16 cannot be written.
     """
     if modality not in RADIOGRAPH_CLASSES:
-        raise ValueError(f"modality {modality!r} is not written as a radiograph: give {', '.join(RADIOGRAPH_CLASSES)}.")
+        raise ValueError(
+            f"modality {modality!r} cannot be written as a radiograph: give {', '.join(RADIOGRAPH_CLASSES)}."
+        )
     array = np.asarray(array)
     if array.ndim != 2 or (array != array.astype("u2")).any():
-        raise ValueError(f"the array of shape {array.shape} is not of rows and columns of uint16: convert it.")
+        raise ValueError(f"the array of shape {array.shape} does not have rows and columns of uint16: convert it.")
     path = Path(path)
     common = _common(RADIOGRAPH_CLASSES[modality], modality, "Radiograph", patient, 0, path.stem)
     instance = _instance(common, 1)
@@ -197,7 +210,7 @@ def _coded(code: Code) -> Dataset:
 
 
 def _common(sop_class: UID, modality: str, description: str, patient: str, study: int, series: int | str) -> Dataset:
-    """What the instances of a series share, whatever they are."""
+    """Attributes that all instances of a series share, whatever their kind."""
     ds = Dataset()
     ds.SpecificCharacterSet = "ISO_IR 192"
     ds.SOPClassUID = sop_class
@@ -232,7 +245,7 @@ def _instance(common: Dataset, number: int) -> Dataset:
 
 
 def _describe_classic(ds: Dataset, modality: str, tilt: float) -> None:
-    """What the modality's own module asks for."""
+    """Sets what the image module of the modality requires."""
     ds.AcquisitionDate, ds.AcquisitionTime = DATE, TIME
     if modality == "CT":
         ds.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
@@ -247,7 +260,7 @@ def _describe_classic(ds: Dataset, modality: str, tilt: float) -> None:
 
 
 def _describe_enhanced(ds: Dataset, modality: str) -> None:
-    """What the enhanced image and multi-frame modules ask for; derived, as original ones also tell the acquisition."""
+    """Sets what the enhanced image and multi-frame modules require; derived, as originals must describe acquisition."""
     ds.ImageType = ["DERIVED", "PRIMARY", "VOLUME", "NONE"]
     ds.PixelPresentation, ds.VolumetricProperties = "MONOCHROME", "VOLUME"
     ds.VolumeBasedCalculationTechnique = "NONE"
@@ -268,7 +281,7 @@ def _describe_enhanced(ds: Dataset, modality: str) -> None:
 
 
 def _shared_groups(ds: Dataset, plane: Dataset, measures: Dataset) -> Dataset:
-    """Functional groups of all frames of an enhanced image."""
+    """Functional groups shared by all frames of an enhanced image."""
     groups = Dataset()
     groups.PixelMeasuresSequence = [measures]
     groups.PlaneOrientationSequence = [plane]
@@ -311,7 +324,7 @@ def _frame_groups(number: int, position: NDArray[np.float64]) -> Dataset:
 
 
 def _describe_projection(ds: Dataset, photometric: str) -> None:
-    """What the modules of a digital radiograph for presentation ask for."""
+    """Sets what the modules of a digital radiograph for presentation require."""
     ds.PresentationIntentType = "FOR PRESENTATION"
     ds.ImageLaterality = "U"
     ds.AnatomicRegionSequence = [_coded(codes.SCT.Chest)]
@@ -325,7 +338,7 @@ def _describe_projection(ds: Dataset, photometric: str) -> None:
 
 
 def _set_pixels(ds: Dataset, values: NDArray[Any], transfer_syntax: str) -> None:
-    """Sixteen bits; signed for series, unsigned for radiographs."""
+    """Sets pixels of 16 bits; signed for series, unsigned for radiographs."""
     signed = values.dtype != np.uint16
     order = "<" if UID(transfer_syntax).is_little_endian else ">"
     ds.Rows, ds.Columns = values.shape[-2:]
@@ -338,7 +351,7 @@ def _set_pixels(ds: Dataset, values: NDArray[Any], transfer_syntax: str) -> None
 def _save(ds: Dataset, path: Path, transfer_syntax: str, attributes: dict[str, Any]) -> Path:
     for keyword, value in attributes.items():
         if tag_for_keyword(keyword) is None:
-            raise ValueError(f"{keyword} is no DICOM keyword.")
+            raise ValueError(f"{keyword} is not a DICOM keyword.")
         if value is not None:
             setattr(ds, keyword, value)
         elif keyword in ds:

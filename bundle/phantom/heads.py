@@ -13,17 +13,17 @@ MAX_VALUE = 4095
 KINDS = ("haemorrhage", "infarct", "subdural", "mass")
 # Hounsfield units before a subject's own gain and offset.
 AIR, SCALP, BONE, CSF, GREY, WHITE = -1000.0, 30.0, 1000.0, 6.0, 37.0, 28.0
-WINDOW = (-25.0, 130.0)  # HU at both ends of a PNG's grey values
-MIN_LESION = 0.001  # area of the smallest lesion marked, as a share of the image
+WINDOW = (-25.0, 130.0)  # HU at values 0 and MAX_VALUE of a PNG
+MIN_LESION = 0.001  # area of the smallest lesion drawn, as a fraction of the image
 
 
 class Head(NamedTuple):
     """A drawn head; rows go to posterior, columns to the patient's left, slices to superior.
 
     Attributes:
-        image: (rows, columns, slices), HU.
-        mask: same shape, bool, the lesion.
-        brain: same shape, bool, all that lies within the skull.
+        image: Values (rows, columns, slices) in HU.
+        mask: Lesion, bool of the same shape.
+        brain: Everything inside the skull, bool of the same shape.
     """
 
     image: Array
@@ -33,7 +33,7 @@ class Head(NamedTuple):
 
 @dataclass(frozen=True)
 class Lesion:
-    """A lesion in head coordinates (the skull's outer edge is the unit circle); `contrast` in HU."""
+    """Lesion in head coordinates, where the outer edge of the skull is the unit circle; ``contrast`` is in HU."""
 
     kind: str
     level: float
@@ -46,7 +46,7 @@ class Lesion:
 
     @classmethod
     def draw(cls, rng: np.random.Generator, level: float) -> "Lesion":
-        """Draw a lesion whose middle is at a level."""
+        """Draws a lesion with its middle at a level."""
         kind = str(rng.choice(KINDS))
         low, high, least, most = {
             "haemorrhage": (0.09, 0.23, 17, 45),
@@ -70,7 +70,7 @@ class Lesion:
 
 @dataclass(frozen=True)
 class Subject:
-    """What stays the same over the slices of one subject: drawn once, so that it can be drawn again."""
+    """Parameters of one subject, the same for all its slices."""
 
     seed: int
     axes: tuple[float, float]
@@ -90,7 +90,7 @@ class Subject:
 
     @classmethod
     def draw(cls, rng: np.random.Generator, lesion_level: float | None = None) -> "Subject":
-        """Draw a subject, normal or with a lesion whose middle is at a level."""
+        """Draws a subject, normal or with the middle of a lesion at a level."""
         scale = rng.uniform(0.975, 1.03)
         return cls(
             seed=int(rng.integers(2**32)),
@@ -112,32 +112,32 @@ class Subject:
 
 
 def _noise(rng: np.random.Generator, shape: tuple[int, ...], scale: float) -> Array:
-    """Smooth noise of unit variance whose details are `scale` of each axis wide, of `shape`."""
+    """Smooth noise of unit variance, with details as wide as the fraction ``scale`` of each axis."""
     field = gaussian_filter(rng.standard_normal(shape), scale * np.array(shape), mode="wrap")
     return (field - field.mean()) / field.std()
 
 
 def _soft(distance: Array, width: float | Array) -> Array:
-    """Step from 0 to 1 over about `width` around distance 0."""
+    """Step from 0 to 1 over about ``width`` around distance 0."""
     return 1 / (1 + np.exp(-np.clip(4 * distance / width, -30, 30)))
 
 
 def _ellipse(
     x: Array, y: Array, centre: tuple[float, float], radii: tuple[float | Array, float | Array], angle: float
 ) -> Array:
-    """Distance from an ellipse's centre: 0 there, 1 on the ellipse."""
+    """Relative distance from the centre of an ellipse: 0 there, 1 on the ellipse."""
     cos, sin = np.cos(angle), np.sin(angle)
     dx, dy = x - centre[0], y - centre[1]
     return np.sqrt(((cos * dx + sin * dy) / radii[0]) ** 2 + ((cos * dy - sin * dx) / radii[1]) ** 2)
 
 
 def _section(level: Array, middle: float, extent: float) -> Array:
-    """Width at `level` of an ellipsoid whose width is 1 in the middle; just above 0 beyond its extent."""
+    """Width at ``level`` of an ellipsoid of width 1 in the middle; just above 0 beyond its extent."""
     return np.sqrt(np.maximum(1e-12, 1 - ((level - middle) / extent) ** 2))
 
 
 def _ventricles(x: Array, y: Array, level: Array, subject: Subject, width: Array) -> Array:
-    """Share of cerebrospinal fluid in the ventricles: horns low, bodies in the middle, none at the vertex."""
+    """Fraction of ventricular fluid in each voxel: horns low, bodies in the middle, none at the vertex."""
     fluid = np.zeros_like(x)
     for middle, extent, centre, radii, angle in (
         (0.28, 0.34, (0.13, -0.30), (0.065, 0.17), 0.35),  # frontal horn
@@ -157,11 +157,19 @@ def _ventricles(x: Array, y: Array, level: Array, subject: Subject, width: Array
 def _add_lesion(
     tissue: Array, fluid: Array, lesion: Lesion, level: Array, x: Array, y: Array, depth: Array
 ) -> tuple[Array, Array]:
-    """Tissue (HU) with the lesion, and the lesion's opacity 0..1.
+    """Adds the lesion to the tissue.
 
     Args:
-        fluid: share of fluid, which a lesion of the tissue leaves as it is.
-        depth: distance from the skull's inner edge.
+        tissue: Brain without the lesion, in HU.
+        fluid: Fraction of fluid in 0..1, which a lesion of the tissue leaves unchanged.
+        lesion: Lesion to add.
+        level: Levels of the slices.
+        x: Head coordinate to the patient's left.
+        y: Head coordinate to posterior.
+        depth: Distance inwards from the inner edge of the skull.
+
+    Returns:
+        The tissue in HU with the lesion, and the lesion's opacity in 0..1.
     """
     section = _section(level, lesion.level, lesion.reach)
     rng = np.random.default_rng(lesion.seed)
@@ -190,13 +198,15 @@ def _add_lesion(
 
 
 def draw_head(subject: Subject, levels: ArrayLike, shape: tuple[int, int] = (128, 128)) -> Head:
-    """Draw the slices of a subject at levels between the skull base (0) and the vertex (1); always the same ones.
+    """Draws slices of a subject; the same arguments draw the same slices.
 
-    The nose and a calcification of the left choroid plexus tell the sides apart.
+    The nose and a calcification of the left choroid plexus tell front from back and left from right.
 
     Args:
-        levels: (slices,), of a whole volume, whose texture goes on from slice to slice, or of one slice.
-        shape: rows and columns, which the field of view fills whatever they are.
+        subject: Subject to draw.
+        levels: (slices,) levels from the skull base (0) to the vertex (1), of a whole volume, whose texture continues
+            from slice to slice, or of one slice.
+        shape: Rows and columns; the field of view always fills them.
     """
     levels = np.asarray(levels, float)
     rng = np.random.default_rng([subject.seed, *np.rint(1e6 * levels).astype(int)])
@@ -243,7 +253,7 @@ def draw_head(subject: Subject, levels: ArrayLike, shape: tuple[int, int] = (128
     if subject.lesion is not None:
         lesioned, opacity = _add_lesion(tissue, fluid, subject.lesion, level, x, y, depth)
         mask = brain & (opacity > 0.5)
-        # Less is not drawn: an abnormal slice must be seen to be one.
+        # A smaller lesion is not drawn: an abnormal slice must look abnormal.
         seen = mask.sum(axis=(0, 1), keepdims=True) >= MIN_LESION * shape[0] * shape[1]
         tissue, mask = np.where(seen, lesioned, tissue), mask & seen
     width = 0.14 * _section(level, 0.0, 0.4)

@@ -17,32 +17,36 @@ def write_phantoms(
     seed: int = 0,
     abnormal_fraction: float = 0.2,
 ) -> Path:
-    """Write phantom subjects to an empty or new folder; the same arguments write the same bytes.
+    """Writes phantom subjects to a new or empty folder; the same arguments write the same bytes.
 
     The test split holds the abnormal subjects and as many normal ones, validation a tenth of all subjects, training
-    the rest. Slices of an abnormal subject that its lesion does not reach have label 0.
+    the rest. Slices that the lesion of an abnormal subject does not reach have label 0.
 
     Args:
-        slices: per subject, from the skull base to the vertex.
-        size: height and width in pixels, at least 32.
-        abnormal_fraction: share of the subjects that have a lesion.
+        folder: New or empty folder.
+        subjects: Number of subjects.
+        slices: Slices for each subject, from the skull base to the vertex.
+        size: Height and width in pixels, at least 32.
+        seed: Seed of the subjects.
+        abnormal_fraction: Fraction of the subjects with a lesion.
 
     Returns:
         Path of index.csv.
 
     Raises:
-        ValueError: numbers that leave a split empty, or too small a size.
-        FileExistsError: the folder holds files.
+        ValueError: If a split would be empty or the size is too small.
+        FileExistsError: If the folder holds files.
     """
     folder = Path(folder)
     abnormal, validation = round(abnormal_fraction * subjects), max(1, round(0.1 * subjects))
     if abnormal < 1 or 2 * abnormal + validation >= subjects or slices < 1 or size < 32:
         raise ValueError(
-            f"{subjects} subjects of {slices} slices of {size} pixels with an abnormal fraction of {abnormal_fraction}"
-            " leave a split empty or are too small: ask for more subjects, a fraction about 0.2, a size of 32 or more."
+            f"{subjects} subjects of {slices} slices of {size} pixels with an abnormal fraction of {abnormal_fraction} "
+            "leave a split empty or are too small: ask for more subjects, a fraction of about 0.2, and a size of 32 or "
+            "more."
         )
     if folder.exists() and any(folder.iterdir()):
-        raise FileExistsError(f"{folder} is not empty: give a new folder, or delete it to have it written again.")
+        raise FileExistsError(f"{folder} is not empty: give a new folder, or delete this one to write it again.")
     for name in ("images", "masks"):
         (folder / name).mkdir(parents=True, exist_ok=True)
 
@@ -75,7 +79,7 @@ def write_phantoms(
 
 
 def _draw_abnormal(rng: np.random.Generator, level: float, size: int) -> Subject:
-    """Draw subjects until the lesion of one is seen in the slice at its level."""
+    """Draws subjects until one shows its lesion in the slice at its level."""
     while True:
         subject = Subject.draw(rng, level)
         if draw_head(subject, [level], (size, size)).mask.any():

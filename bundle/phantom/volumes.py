@@ -1,4 +1,4 @@
-"""Write phantom head CT as volumes: NIfTI in several orientations, and some of them as DICOM series too."""
+"""Writes phantom head CT as volumes: NIfTI in several orientations, and some of them as DICOM series too."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from bundle.phantom.dicom import write_series
 from bundle.phantom.heads import KINDS, Head, Subject, draw_head
 
-ORIENTATIONS = ("RAS", "LAS", "RAS", "PIR")  # as stored, subject by subject
+ORIENTATIONS = ("RAS", "LAS", "RAS", "PIR")  # storage orientations, which subjects take in turn
 HU_RANGE = (-1024, 3071)
 
 
@@ -23,32 +23,34 @@ def write_phantom_volumes(
     dicom: int = 1,
     seed: int = 0,
 ) -> None:
-    """Write phantom subjects to an empty or new folder; the same arguments write the same bytes.
+    """Writes phantom subjects to a new or empty folder; the same arguments write the same bytes.
 
-    ``normal/sub-01/ct.nii.gz`` and on: int16, HU. ``anomalous/sub-09/ct.nii.gz`` and on, each with its lesion as
-    ``lesion.nii.gz`` beside it: uint8, 0 or 1, in several slices but not in all. Kinds of lesion and orientations in
-    storage take turns. ``dicom/sub-12/`` and so on: the last anomalous subjects, whose NIfTI has the same array and
-    affine as the DICOM series.
+    Normal subjects come first: ``normal/sub-01/ct.nii.gz`` and on, int16 in HU. Anomalous ones follow, such as
+    ``anomalous/sub-09/ct.nii.gz``, with the lesion beside it as ``lesion.nii.gz``: uint8, 0 or 1, in several slices but
+    not in all. Subjects take the kinds of lesion and storage orientations in turn. The last anomalous subjects are
+    also series such as ``dicom/sub-12/``, with the same array and affine as their NIfTI.
 
     Args:
-        normal: subjects without a lesion.
-        anomalous: subjects with one.
-        shape: voxels from left to right, front to back and bottom to top; the head fills them.
-        spacing: millimetres along these.
-        dicom: how many of the anomalous subjects are written as a DICOM series too.
+        folder: New or empty folder.
+        normal: Number of subjects without a lesion.
+        anomalous: Number of subjects with a lesion.
+        shape: Voxels left to right, front to back and bottom to top; the head fills them.
+        spacing: Voxel size along these axes, in mm.
+        dicom: Number of anomalous subjects to write as DICOM series too.
+        seed: Seed of the subjects.
 
     Raises:
-        ValueError: numbers below 0, more series than anomalous subjects, or too small a shape.
-        FileExistsError: the folder holds files.
+        ValueError: If a number is below 0, there are more series than anomalous subjects, or the shape is too small.
+        FileExistsError: If the folder holds files.
     """
     folder = Path(folder)
     if min(normal, anomalous, dicom) < 0 or dicom > anomalous or min(shape[:2]) < 32 or shape[2] < 4:
         raise ValueError(
-            f"{normal} normal and {anomalous} anomalous volumes of shape {shape}, {dicom} of them as DICOM, cannot be"
-            " made: ask for no more DICOM series than anomalous volumes and for at least 32 x 32 x 4 voxels."
+            f"{normal} normal and {anomalous} anomalous volumes of shape {shape}, {dicom} of them as DICOM, cannot be "
+            "drawn: ask for no more DICOM series than anomalous volumes and for at least 32 x 32 x 4 voxels."
         )
     if folder.exists() and any(folder.iterdir()):
-        raise FileExistsError(f"{folder} is not empty: give a new folder, or delete it to have it written again.")
+        raise FileExistsError(f"{folder} is not empty: give a new folder, or delete this one to write it again.")
 
     for i in range(normal + anomalous):
         rng = np.random.default_rng([seed, i])
@@ -58,7 +60,7 @@ def write_phantom_volumes(
         centre = (np.array(shape) - 1) / 2
         affine[:3, 3] = rng.normal((0, -20, 60), (3, 5, 10)).round(2) - affine[:3, :3] @ centre
         in_dicom = i >= normal + anomalous - dicom
-        # Rows and columns of a picture are the second and the first axis of a volume.
+        # Rows of an image are the second axis of a volume, columns the first.
         ct = np.clip(np.rint(head.image), *HU_RANGE).astype(np.int16).transpose(1, 0, 2)
         axcodes = "LPS" if in_dicom else ORIENTATIONS[i % len(ORIENTATIONS)]
         name = f"sub-{i + 1:02d}"
@@ -72,7 +74,7 @@ def write_phantom_volumes(
 
 
 def _draw(rng: np.random.Generator, kind: str | None, shape: tuple[int, int, int]) -> Head:
-    """Draw heads until the lesion of one is of the kind and in several slices, but not in all."""
+    """Draws heads until one has a lesion of the kind in several slices, but not in all."""
     levels = (np.arange(shape[2]) + 0.5) / shape[2]
     while True:
         subject = Subject.draw(rng, None if kind is None else rng.uniform(0.3, 0.7))
@@ -84,7 +86,7 @@ def _draw(rng: np.random.Generator, kind: str | None, shape: tuple[int, int, int
 
 
 def _save(array: np.ndarray, affine: np.ndarray, axcodes: str, path: Path) -> None:
-    """Save the volume with its axes in the order and directions of `axcodes`."""
+    """Saves a volume with its axes in the order and directions of ``axcodes``."""
     image = nib.Nifti1Image(array, affine)
     image = image.as_reoriented(ornt_transform(io_orientation(affine), axcodes2ornt(axcodes)))
     image.header.set_xyzt_units("mm")

@@ -1,7 +1,14 @@
-"""Write the datalist of a folder of images, NIfTI scans or DICOM: recognise its layout, check all, deal out the splits.
+"""Writes the datalist of a folder of images, NIfTI scans or DICOM, with splits by patient.
 
-One item an image or scan (a series of DICOM, converted to NIfTI), grouped by patient. Exact duplicates are kept on one
-side of every split. Beside the datalist goes a contact sheet: look at it.
+Recognises the layout of the folder, reads every file, leaves out what is damaged, and assigns patients to training,
+validation and test. Exact duplicates stay on one side of every split.
+
+    python -m bundle prepare scans --out datalist.json --validation-fraction 0.1
+    python -m bundle prepare dicom --out datalist.json --labels labels.csv --dicom-modality CT
+
+Writes the datalist, with one item for each image or scan, and beside it a contact sheet, datalist.png. Look at the
+sheet before you train. DICOM series are converted to NIfTI, in the folder scans beside the datalist. The terminal shows
+what the splits hold, what was left out and why.
 """
 
 from __future__ import annotations
@@ -22,42 +29,43 @@ from scripts.data.scans import is_scan
 from scripts.files import replacing
 
 DEFAULT_TRAIN_FRACTION = 0.75
-_LISTED = 20  # as many files are named in the terminal
+_LISTED = 20  # most files that a note on the terminal names
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of the verb."""
-    parser.add_argument("--out", type=Path, required=True, metavar="JSON", help="the datalist to write")
-    parser.add_argument("--force", action="store_true", help="overwrite the datalist and its sheet")
+    """Declares the arguments of the verb."""
+    parser.add_argument("--out", type=Path, required=True, metavar="JSON", help="datalist to write")
+    parser.add_argument("--force", action="store_true", help="overwrite the datalist and its contact sheet")
     source.configure(parser)
     dealing = parser.add_argument_group(
-        "Splits", "Without any of these the data set's own splits are taken, if it has."
+        "Splits",
+        "A data set with splits of its own keeps them; the options that choose what to train on are then refused.",
     )
-    dealing.add_argument("--seed", type=int, default=42, help="of the splits and the sheet (default: %(default)s)")
+    dealing.add_argument("--seed", type=int, default=42, help="seed of the splits and the sheet (default: %(default)s)")
     train = dealing.add_mutually_exclusive_group()
     train.add_argument(
-        "--train-fraction", type=_fraction, help=f"of the normals, to train on (default: {DEFAULT_TRAIN_FRACTION})"
+        "--train-fraction", type=_fraction, help=f"part of the normals to train on (default: {DEFAULT_TRAIN_FRACTION})"
     )
-    train.add_argument("--train-count", type=_count, help="normals to train on")
+    train.add_argument("--train-count", type=_count, help="number of normals to train on")
     train.add_argument(
         "--test-patients",
         nargs="+",
         default=[],
         metavar="NAME",
-        help="these alone are tested, all other normals trained on; as the datalist names groups, or PatientID",
+        help="patients to test on, by group of the datalist or PatientID; all other normals are trained on",
     )
     dealing.add_argument(
         "--abnormal-training",
         type=_count_or_fraction,
         metavar="N",
-        help="where hardly anybody is normal: so many patients (1, 2, …), or such a part (0.5) of those with "
-        "anomalies, all masked, are trained on too: on their slices without anomaly",
+        help="for data with hardly any normals: also train on the slices without anomaly of so many (1, 2, …) or such "
+        "a part (0.5) of the patients whose anomalies are all masked",
     )
     dealing.add_argument(
         "--validation-fraction",
         type=_fraction,
         default=0.0,
-        help="of the training images or scans, moved to validation by whole patients (default: %(default)s)",
+        help="part of the training images or scans to move to validation, by whole patients (default: %(default)s)",
     )
     dealing.add_argument(
         "--labelled-validation",
@@ -67,12 +75,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the datalist and its contact sheet, and print what is in them.
+    """Writes the datalist and its contact sheet, and prints what is in them.
 
     Raises:
-        FileExistsError: If an output exists and `--force` is not given.
+        FileExistsError: If an output exists and ``--force`` is not given.
         FileNotFoundError: If the folder or a table is missing.
-        ValueError: If the data set cannot be prepared; says why.
+        ValueError: If the data set cannot be prepared; the message says why.
     """
     sheet: Path = args.out.with_suffix(".png")
     for path in (args.out, sheet):
@@ -91,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
     samples = [sample for sample in samples if sample.image in facts]
     noun = "scan" if is_scan(data.samples[0].image) else "image"
     if not samples:
-        why = next(iter(reasons), "all are anomalies outside of test")
+        why = next(iter(reasons), "all are anomalies outside the test split")
         raise ValueError(f"{args.folder}: no {noun} can be used: {why}")
     notes += _listing("Left out", left_out)
     notes += _listing("Unreadable, left out", list(unreadable.values()))
@@ -103,8 +111,8 @@ def run(args: argparse.Namespace) -> int:
     )
     warnings = _contradictions(same, root, noun)
 
-    samples, abnormal, told = _deal(args, data, samples, facts)
-    notes += told
+    samples, abnormal, more_notes = _deal(args, data, samples, facts)
+    notes += more_notes
     warnings += _weaknesses(samples, facts, root, noun)
 
     training = [facts[sample.image] for sample in samples if sample.split == "training"]
@@ -134,27 +142,31 @@ def run(args: argparse.Namespace) -> int:
 
     print(f"{datalist['name']}: layout {data.layout}\n\n{survey.table(samples, facts)}\n")
     if noun == "scan":
-        notes.append(f"Intensities: take {survey.intensity_overlay(facts.values(), data.modality)} as an overlay.")
+        notes.append(f"Intensities: add the overlay {survey.intensity_overlay(facts.values(), data.modality)}.")
     else:
         notes.append(f"intensity_range: {intensity_range}")
     print("\n".join([*notes, f"Written: {args.out}, {sheet}"]))
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
     if reasons:
-        print(f"{len(reasons)} files or series were left out, for the reasons above.")
+        print(f"{len(reasons)} files or series were left out; see the reasons above.")
     return 0
 
 
 def _deal(
     args: argparse.Namespace, data: source.Source, samples: Sequence[Sample], facts: dict[Path, survey.Facts]
 ) -> tuple[list[Sample], list[str], list[str]]:
-    """Gives the samples with splits and final groups, the groups with anomalies to train on, and notes."""
+    """Assigns the splits.
+
+    Returns:
+        The samples with splits and final groups, the groups with anomalies to train on, and notes for the user.
+    """
     notes: list[str] = []
     asked = [sample.group in data.tested for sample in samples]
     lost = sorted(set(data.tested) - {sample.group for sample in samples})
     if lost:
         raise ValueError(
-            f"--test-patients: nothing of {', '.join(lost)} can be read. Leave them out, or mend the files."
+            f"--test-patients: no file of {', '.join(lost)} can be read. Leave these out, or repair the files."
         )
     dealt = splits.merge_groups(samples, [facts[sample.image].digest for sample in samples])
     abnormal: list[str] = []
@@ -165,13 +177,17 @@ def _deal(
             abnormal = splits.draw_abnormal(free, args.abnormal_training, args.seed)
         if tested:
             dealt, unused = splits.deal_by_name(dealt, tested, abnormal)
-            notes += [f"Not used: {len(unused)} of abnormal patients not named to be tested."] if unused else []
+            notes += (
+                [f"Not used: {len(unused)} scans of abnormal patients that --test-patients does not name."]
+                if unused
+                else []
+            )
         else:
             fraction = DEFAULT_TRAIN_FRACTION if args.train_fraction is None else args.train_fraction
             dealt = splits.deal_training(dealt, args.train_count, fraction, args.seed, abnormal)
     dealt, crossing = splits.drop_crossing(dealt)
     notes += _listing(
-        "Left out, as their patient or their very pixels are in test or validation",
+        "Left out, as the same patient or the same pixels are in test or validation",
         [f"{sample.split}: {_relative(sample.image, data.root)}" for sample in crossing],
     )
     if abnormal:
@@ -183,22 +199,20 @@ def _deal(
 
 
 def _check_options(args: argparse.Namespace, samples: Sequence[Sample]) -> None:
-    """Checks that the options on splits suit the data set."""
+    """Checks that the split options suit the data set."""
     if args.abnormal_training is not None and not is_scan(samples[0].image):
-        raise ValueError(
-            "--abnormal-training is for scans, of which slices without anomaly can be taken. Leave it out."
-        )
+        raise ValueError("--abnormal-training is for scans, whose slices without anomaly it trains on. Leave it out.")
     options = ("train_fraction", "train_count", "test_patients", "abnormal_training")
     given = [f"--{option.replace('_', '-')}" for option in options if getattr(args, option) not in (None, [])]
     if given and samples[0].split is not None:
         raise ValueError(
-            f"{args.folder}: has its own split. Leave out {' and '.join(given)}, or describe it in a CSV without a "
-            "column split and pass --csv."
+            f"{args.folder}: has its own split. Leave out {' and '.join(given)}, or list the images in a CSV without a "
+            "column split and pass it with --csv."
         )
 
 
 def _without_anomalies(samples: Sequence[Sample], labelled_validation: bool) -> tuple[list[Sample], list[Sample]]:
-    """Parts the samples into those that may be used and the anomalies outside of test."""
+    """Separates the samples that may be used from the anomalies outside the test split."""
     barred = {"training"} if labelled_validation else {"training", "validation"}
     return (
         [sample for sample in samples if sample.label == 0 or sample.split not in barred],
@@ -207,7 +221,7 @@ def _without_anomalies(samples: Sequence[Sample], labelled_validation: bool) -> 
 
 
 def _contradictions(same: Sequence[Sequence[Sample]], root: Path, noun: str) -> list[str]:
-    """Names a pair of each set of duplicates that is called both normal and anomalous."""
+    """Warnings about duplicates labelled both normal and anomalous, one pair of each set."""
     warnings = []
     for copies in same:
         first = {sample.label: _relative(sample.image, root) for sample in reversed(copies)}
@@ -217,7 +231,7 @@ def _contradictions(same: Sequence[Sequence[Sample]], root: Path, noun: str) -> 
 
 
 def _weaknesses(samples: Sequence[Sample], facts: dict[Path, survey.Facts], root: Path, noun: str) -> list[str]:
-    """Says what the user should know before training or testing on these."""
+    """Warnings about what the samples cannot be used for."""
     warnings = []
     tested = [sample for sample in samples if sample.split == "test"]
     by_slice = noun == "scan" and all(sample.mask is not None for sample in tested if sample.label == 1)
@@ -226,21 +240,21 @@ def _weaknesses(samples: Sequence[Sample], facts: dict[Path, survey.Facts], root
             warnings.append(f"test has no {name}: metrics cannot be computed.")
     if not any(sample.split == "training" for sample in samples):
         warnings.append(
-            f"training has no {noun}s: this datalist can only be tested on, with its model's settings of intensity."
+            f"training has no {noun}s: this datalist is for testing only, with the intensity settings of the model."
             + (
-                " If hardly anybody is normal, see --abnormal-training."
+                " If there are hardly any normals, see --abnormal-training."
                 if by_slice and all(s.label for s in samples)
                 else ""
             )
         )
     if len(samples) > 1 and len({sample.group for sample in samples}) == 1:
         warnings.append(
-            f"all {noun}s are of one patient, {samples[0].group}. If they are not: give the folder of that name as "
-            "FOLDER, or a column group in a CSV table."
+            f"all {noun}s count as one patient, {samples[0].group}. If that is wrong, give the folder of that name as "
+            "FOLDER, or name the patients in the column group of a CSV table."
         )
     dtypes = sorted({facts[sample.image].dtype for sample in samples})
     if noun == "image" and len(dtypes) > 1:
-        warnings.append(f"images of {' and '.join(dtypes)} are mixed: one intensity_range cannot suit them all.")
+        warnings.append(f"images of {' and '.join(dtypes)} are mixed: no intensity_range suits them all.")
     anomalies = [sample for sample in samples if sample.label == 1]
     unmasked = [_relative(sample.image, root) for sample in anomalies if sample.mask is None]
     if 0 < len(unmasked) < len(anomalies):
@@ -250,7 +264,7 @@ def _weaknesses(samples: Sequence[Sample], facts: dict[Path, survey.Facts], root
 
 
 def _item(sample: Sample, root: Path) -> dict[str, Any]:
-    """Gives the datalist's item, without what is not known."""
+    """Item of the datalist, without keys for what is unknown."""
     return {
         "image": _relative(sample.image, root),
         "label": sample.label,
@@ -276,12 +290,12 @@ def _names(samples: Sequence[Sample]) -> str:
 
 
 def _relative(path: Path, folder: Path) -> str:
-    # A file that is a link keeps its own name: git-annex links to one that tells nothing.
+    # A link keeps its own name, as git-annex links to names that mean nothing.
     return Path(os.path.relpath(path.parent.resolve() / path.name, folder.resolve())).as_posix()
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all."""
+    """Writes a file completely or not at all."""
     with replacing(path) as part:
         part.write_bytes(content)
 

@@ -1,4 +1,4 @@
-"""Draws a few images or scans of every split and label on one sheet, anomalies outlined."""
+"""Draws some images or scans of every split and label on one sheet, with their anomalies outlined."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ def contact_sheet(
     seed: int,
     cache_dir: str | Path,
 ) -> bytes:
-    """Draws one row a split and label, up to 8 images each, drawn at random.
+    """Draws a row of up to 8 random images for each split and label.
 
-    A scan is shown by an axial, a coronal and a sagittal slice, one below the other as radiologists look at them: those
-    that hold most of its anomaly, or those in the middle of its foreground.
+    A scan is shown as an axial, a coronal and a sagittal slice, one below the other in radiological orientation. Each
+    is the slice with the largest anomaly, or the middle of the foreground.
 
     Args:
-        samples: With their splits, all readable, all images or all scans.
-        title: Of the sheet.
-        intensity_range: Values shown black and white; None takes the 1st and 99th percentile of each one's foreground.
-        seed: Of the draw.
-        cache_dir: Of scans, see `scripts.data.scans.open_scan`.
+        samples: Readable samples with their splits, all images or all scans.
+        title: Title of the sheet.
+        intensity_range: Values shown black and white; None takes the 1st and 99th percentile of each foreground.
+        seed: Seed of the random choice.
+        cache_dir: Folder for uncompressed copies of scans, see ``scripts.data.scans.open_scan``.
 
     Returns:
-        A PNG file.
+        Bytes of a PNG file.
     """
     rows = [
         (split, label, members)
@@ -121,7 +121,7 @@ def _draw(axes: Axes, picture: _Picture, colour: str) -> None:
     mask = picture.mask
     if mask is not None and mask.any():
         axes.autoscale(False)
-        # Padded, so that the outline of an anomaly at the border is closed.
+        # Padding closes the outline of an anomaly at the border.
         extent = (-1, mask.shape[1], -1, mask.shape[0])
         axes.contour(np.pad(mask, 1), [0.5], colors=_COLOURS[1], linewidths=0.8, extent=extent)
     axes.set_xticks([])

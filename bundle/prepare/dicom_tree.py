@@ -1,4 +1,4 @@
-"""Makes scans of the DICOM series below a folder, and tells nothing of the patients."""
+"""Converts the DICOM series below a folder to scans whose names reveal no patient."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ logger = logging.getLogger(__name__)
 
 Labels = Mapping[str, tuple[int, Path | None]]
 
-_PRIVATE = "prepare said why on the terminal"  # as reasons may name files, and files patients
+_PRIVATE = "prepare said why on the terminal"  # reasons may name files, and files patients
 
 
 @dataclass
 class DicomTree:
-    """Which DICOM series below a folder become scans, and what they are called.
+    """Selection of DICOM series below a folder, which become scans under names that reveal no patient.
 
     Attributes:
-        scans: folder for the scans, and beside it ``salt.txt``.
-        cache_dir: see ``open_scan``.
-        rules: which series are wanted.
-        labels: and masks, by PatientID, StudyInstanceUID or SeriesInstanceUID.
-        all_normal: whether no labels are needed.
-        given_salt: the user's, see ``salt_of``.
-        left_out: of each series or file that is no scan a name that tells nothing of the patient, and the reason.
-        modalities: of the scans.
+        scans: Folder for the scans; ``salt.txt`` lies beside it.
+        cache_dir: Folder for uncompressed copies of scans, see ``open_scan``.
+        rules: Conditions on the series to convert.
+        labels: Label and mask by PatientID, StudyInstanceUID or SeriesInstanceUID.
+        all_normal: Whether all series are normal, so that no labels are needed.
+        given_salt: Salt that the user gave, see ``salt_of``.
+        left_out: Reason for each series or file left out, by a name that reveals no patient.
+        modalities: Modalities of the scans.
     """
 
     scans: Path
@@ -58,24 +58,27 @@ class DicomTree:
 
     @property
     def salt_note(self) -> str:
-        """Where the salt is from."""
+        """Sentence for the user on where the salt comes from."""
         return self._salt[1]
 
     def group_of(self, key: str) -> str:
-        """Gives what a patient is called; ``key`` is the PatientID."""
+        """Pseudonym of the patient with this PatientID."""
         return group_of(key, self._salt[0])
 
     def read(self, root: Path) -> list[Sample]:
-        """Converts the wanted series, each to ``<modality>-<hash>.nii``; its mask goes beside it.
+        """Converts the selected series, each to ``<modality>-<hash>.nii`` with its mask beside it.
+
+        Args:
+            root: Folder of DICOM files, nested in any way.
 
         Returns:
-            A sample a series, or none if there is no DICOM.
+            One sample for each series, or none if there is no DICOM.
 
         Raises:
-            ValueError: If no DICOM file can be read, no series is wanted, or nothing tells the labels.
+            ValueError: If no DICOM file can be read, no series is selected, or there are no labels.
         """
         found = find_series(root)
-        # macOS leaves ._NAME.dcm beside the files it copies.
+        # macOS leaves ._NAME.dcm beside files that it copies.
         refused = {path: reason for path, reason in found.refused.items() if not Path(path).name.startswith(".")}
         if not found.series:
             if any(not Path(path).is_dir() for path in refused):
@@ -85,8 +88,8 @@ class DicomTree:
             return []
         if self.labels is None and not self.all_normal:
             raise ValueError(
-                f"{root}: DICOM does not say what is normal. Say --normal (all of it is), or give --labels TABLE, a "
-                "CSV with columns key,label[,mask]: key is a PatientID, StudyInstanceUID or SeriesInstanceUID, label 0 "
+                f"{root}: DICOM does not say what is normal. Give --normal if all series are, or --labels TABLE, a CSV "
+                "with columns key,label[,mask]: key is a PatientID, StudyInstanceUID or SeriesInstanceUID, label 0 "
                 "(normal) or 1, mask a NIfTI on the grid of the series."
             )
         for path, reason in refused.items():
@@ -108,9 +111,9 @@ class DicomTree:
     def _sample(self, series: Series) -> Sample | None:
         name = series_name(series)
         label, mask = self._label(series)
-        why_not = self.rules.why_not(series) or (None if label is not None else "the table of labels does not have it")
+        why_not = self.rules.why_not(series) or (None if label is not None else "not in the table of labels")
         if why_not is None and name in self._names:
-            why_not, name = "another series has its UID", f"{name}-{self.group_of(series.patient_key)}"
+            why_not, name = "another series has the same UID", f"{name}-{self.group_of(series.patient_key)}"
         if label is None or why_not is not None:
             self.left_out[name] = str(why_not)
             return None
@@ -131,14 +134,14 @@ class DicomTree:
         return set()
 
     def _label(self, series: Series) -> tuple[int | None, Path | None]:
-        """Gives the label of the series, or else that of its study, or of its patient."""
+        """Label and mask of the series, else those of its study, else those of its patient."""
         if self.labels is None:
             return 0, None
         keys = (series.uid, series.study_uid, series.patient_key)
         return next((self.labels[key] for key in keys if key in self.labels), (None, None))
 
     def _kept_mask(self, mask: Path, scan: Scan) -> Path:
-        """Copies a mask, whose own path may name the patient, beside its scan."""
+        """Copies a mask beside its scan, as its own path may name the patient."""
         opened = open_mask({"image": scan.source, "mask": str(mask)}, scan, self.cache_dir)
         kept = Path(scan.source.removesuffix(".nii") + "_mask.nii")
         write_nifti((opened.array() != 0).astype(np.uint8), scan.affine, kept)
@@ -146,11 +149,17 @@ class DicomTree:
 
 
 def read_labels(table: Path) -> dict[str, tuple[int, Path | None]]:
-    """Reads a CSV of columns key, label and, if wanted, mask, whose path is relative to the table.
+    """Reads a CSV with columns key, label and, optionally, mask.
+
+    Args:
+        table: CSV file; paths of masks are relative to it.
+
+    Returns:
+        Label (0 or 1) and mask, if any, by key.
 
     Raises:
         FileNotFoundError: If there is no such table.
-        ValueError: If a column or a value is wrong; names the line, and no key.
+        ValueError: If a column or a value is wrong; the message names the line, but no key.
     """
     if not table.is_file():
         raise FileNotFoundError(f"{table}: no such table. Give a CSV file with columns key,label[,mask].")
@@ -165,5 +174,5 @@ def read_labels(table: Path) -> dict[str, tuple[int, Path | None]]:
             raise ValueError(f"{table}: line {line} repeats the key of another line. Remove one of them.")
         labels[row["key"]] = int(row["label"]), table.parent / row["mask"] if row.get("mask") else None
     if not labels:
-        raise ValueError(f"{table}: has no rows. Give it one a patient, study or series.")
+        raise ValueError(f"{table}: has no rows. Add one for each patient, study or series.")
     return labels

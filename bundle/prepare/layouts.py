@@ -1,4 +1,4 @@
-"""Recognises how public 2D data sets lie on disk; a new data set is one more function here."""
+"""Recognises the layouts of public 2D data sets; a new layout is one more function here."""
 
 from __future__ import annotations
 
@@ -26,35 +26,38 @@ class Sample:
 
     image: Path
     label: int  # 0 normal, 1 anomaly
-    group: str  # patient or study; the image's path where nothing is known
+    group: str  # patient or study; the image's path if neither is known
     mask: Path | None = None
-    organ: str | None = None  # the datalist's "class"
-    split: str | None = None  # training, validation or test, where the data set has its own
+    organ: str | None = None  # "class" in the datalist
+    split: str | None = None  # training, validation or test, if the data set has splits of its own
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A way of laying out a data set; `read` gives no samples for a folder laid out otherwise."""
+    """Layout of a data set; ``read`` returns no samples for a folder with another layout."""
 
     name: str
     looks_for: str
     read: Callable[[Path], list[Sample]]
 
 
-LAYOUTS: dict[str, Layout] = {}  # in the order in which they are tried
+LAYOUTS: dict[str, Layout] = {}  # in the order of trial
 
 
 def find_layout(root: Path, name: str = "auto", more: Sequence[Layout] = ()) -> tuple[str, list[Sample]]:
-    """Reads the data set in a folder by the named layout, or by the first that recognises it.
+    """Reads the data set in a folder with the named layout, or with the first that recognises it.
 
     Args:
-        root: Of the data set.
-        name: Of a layout; auto tries all.
-        more: Layouts tried after `LAYOUTS`.
+        root: Folder of the data set.
+        name: Name of a layout; ``auto`` tries all.
+        more: Layouts tried after ``LAYOUTS``.
+
+    Returns:
+        Name of the layout, and the samples.
 
     Raises:
         FileNotFoundError: If there is no such folder.
-        ValueError: If it is empty or laid out in another way, or if its table is wrong.
+        ValueError: If it is empty, its layout is another, or its table is wrong.
     """
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such folder. Give the folder into which the data set was unpacked.")
@@ -68,18 +71,20 @@ def find_layout(root: Path, name: str = "auto", more: Sequence[Layout] = ()) -> 
         f"{root}: not a known layout.\nLooked for:\n"
         + "\n".join(f"  {layout.name:9}{layout.looks_for}" for layout in layouts)
         + f"\nFound: {', '.join(found[:12]) or 'nothing, the folder is empty'}{', …' if len(found) > 12 else ''}\n"
-        "Give the folder that holds these, or describe the images in a CSV file and pass --csv."
+        "Give the folder that holds one of these, or list the images in a CSV file and pass it with --csv."
     )
 
 
 def read_table(root: Path, table: Path) -> list[Sample]:
-    """Reads a CSV of columns image, label and, if wanted, mask, group, class, split; paths relative to `root`.
+    """Reads a CSV with columns image, label and, optionally, mask, group, class and split.
 
-    It may name images or NIfTI scans.
+    Args:
+        root: Folder to which the paths in the table are relative.
+        table: CSV file that lists images or NIfTI scans.
 
     Raises:
         FileNotFoundError: If there is no such table.
-        ValueError: If a column or a value is wrong; names the line.
+        ValueError: If a column or a value is wrong; the message names the line.
     """
     if not table.is_file():
         raise FileNotFoundError(f"{table}: no such table. Give a CSV file with columns image and label.")
@@ -105,7 +110,7 @@ def read_table(root: Path, table: Path) -> list[Sample]:
             )
         )
     if len({sample.split is None for sample in samples}) > 1:
-        raise ValueError(f"{table}: gives some images a split and others none. Give it to all or drop the column.")
+        raise ValueError(f"{table}: gives some images a split and others none. Fill in the column split, or remove it.")
     return samples
 
 
@@ -143,7 +148,7 @@ def ader(root: Path) -> list[Sample]:
 
 @_layout("labels.csv with columns id, hemorrhage beside head_ct/NNN.png")
 def headct(root: Path) -> list[Sample]:
-    """Reads HeadCT: slices numbered from 0, one a patient, labelled in a table."""
+    """Reads HeadCT: numbered slices, one for each patient, labelled in a table."""
     table = root / "labels.csv"
     if not table.is_file():
         return []
@@ -162,9 +167,9 @@ def headct(root: Path) -> list[Sample]:
     return samples
 
 
-@_layout("{train,test}/{NORMAL,PNEUMONIA}, if need be in chest_xray/")
+@_layout("{train,test}/{NORMAL,PNEUMONIA}, possibly in chest_xray/")
 def zhanglab(root: Path) -> list[Sample]:
-    """Reads Kermany's chest X-rays; the file names give the patient."""
+    """Reads Kermany's chest X-rays, whose file names identify the patient."""
     for base in (root, *_folders(root)):
         folders = {
             (split, label): base / name / finding
@@ -182,7 +187,7 @@ def zhanglab(root: Path) -> list[Sample]:
 
 @_layout("yes/ and no/, as in BrainMRI")
 def yes_no(root: Path) -> list[Sample]:
-    """Reads BrainMRI and the like: a folder with and one without the finding."""
+    """Reads BrainMRI and the like: one folder with the finding and one without."""
     for base in (root, *_folders(root)):
         if (base / "yes").is_dir() and (base / "no").is_dir():
             return [
@@ -193,9 +198,9 @@ def yes_no(root: Path) -> list[Sample]:
     return []
 
 
-@_layout("{train,valid,test}/{good,Ungood}/{img,anomaly_mask}, for one class or in a folder a class")
+@_layout("{train,valid,test}/{good,Ungood}/{img,anomaly_mask}, for one class or in one folder for each class")
 def bmad(root: Path) -> list[Sample]:
-    """Reads BMAD; images may lie in good/ and Ungood/ themselves, masks in anomaly_mask/ or label/."""
+    """Reads BMAD; images may lie directly in good/ and Ungood/, and masks in anomaly_mask/ or label/."""
     samples = []
     for base in (root, *_folders(root)):
         if not (_child(base, "test/ungood") and _child(base, "train/good")):
@@ -213,9 +218,9 @@ def bmad(root: Path) -> list[Sample]:
     return samples
 
 
-@_layout("train/good, test/<type>, ground_truth/<type>, as in MVTec, for one class or in a folder a class")
+@_layout("train/good, test/<type>, ground_truth/<type>, as in MVTec, for one class or in one folder for each class")
 def mvtec(root: Path) -> list[Sample]:
-    """Reads the layout of MVTec; masks are NAME_mask or NAME in ground_truth/<type>."""
+    """Reads the layout of MVTec; masks are ground_truth/<type>/NAME_mask or NAME."""
     samples = []
     for base in (root, *_folders(root)):
         if not ((base / "train/good").is_dir() and (base / "test").is_dir()):
@@ -232,7 +237,7 @@ def mvtec(root: Path) -> list[Sample]:
 
 @_layout("one CSV file with columns image, label[, mask, group, class, split]")
 def csv(root: Path) -> list[Sample]:
-    """Reads the only table in the folder that has the columns; `read_table` reads one that lies elsewhere."""
+    """Reads the only table in the folder that has the columns; ``read_table`` reads one from elsewhere."""
     tables = [table for table in sorted(root.glob("*.csv")) if {"image", "label"} <= set(read_csv(table).columns)]
     if len(tables) > 1:
         raise ValueError(f"{root}: has several tables: {', '.join(t.name for t in tables)}. Name one with --csv.")
@@ -240,10 +245,10 @@ def csv(root: Path) -> list[Sample]:
 
 
 def read_csv(table: Path) -> pd.DataFrame:
-    """Reads a table as text, names and values stripped, as HeadCT writes 'id, hemorrhage'.
+    """Reads a table as text, with names and values stripped: HeadCT writes 'id, hemorrhage'.
 
     Raises:
-        ValueError: If it is no table in UTF-8.
+        ValueError: If the file is not a CSV table in UTF-8.
     """
     try:
         rows = pd.read_csv(table, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True)
@@ -263,7 +268,7 @@ def _images(folder: Path) -> Iterator[Path]:
 
 
 def _folders(root: Path) -> list[Path]:
-    """Gives the folders that may be listed; a layout that needs one of the others fails on its name."""
+    """Visible folders that can be listed; a layout that needs another one fails and names it."""
     return sorted(
         path
         for path in root.iterdir()
@@ -272,7 +277,7 @@ def _folders(root: Path) -> list[Path]:
 
 
 def _child(root: Path, names: str) -> Path | None:
-    """Follows lower-case names, joined by '/', from `root` down, whatever the case on disk."""
+    """Follows lower-case names, joined by '/', down from ``root``, whatever their case on disk."""
     for name in names.split("/"):
         match = [folder for folder in _folders(root) if folder.name.lower() == name]
         if not match:
@@ -290,6 +295,6 @@ def _mask_of(image: Path, folder: Path | None) -> Path | None:
 
 
 def _kermany_patient(image: Path, root: Path) -> str:
-    """Gives 'person12' of person12_virus_3, 'IM-0115' of IM-0115-0001, else the whole path."""
+    """Patient in a file name: 'person12' of person12_virus_3, 'IM-0115' of IM-0115-0001, else the whole path."""
     match = re.match(r"(person\d+)_|(.*?-\d+)(?:-\d+)+$", image.stem)
     return image.relative_to(root).as_posix() if match is None else match[1] or match[2]

@@ -1,4 +1,4 @@
-"""Recognises NIfTI scans in folders of any nesting, with their masks beside them."""
+"""Finds NIfTI scans and their masks in folders of any nesting."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ _BIDS_SUBJECT = re.compile(r"(?:^|/)(sub-[0-9a-zA-Z]+)")
 
 @dataclass
 class NiftiTree:
-    """What is what in a folder of ``.nii`` and ``.nii.gz``; hidden files are passed over.
+    """Rules that tell scans, masks, patients, labels and splits from names; hidden files are ignored.
 
-    A file is a mask by its name. It belongs to the scan of its folder that has the same name but for the mask's word,
-    or else to the only scan there. The group is BIDS's ``sub-XX``, else the topmost folder that is no class word, else
-    the path. A scan with a mask is anomalous if the mask is not empty; the label of one without is told by the
-    innermost folder that is a class word (normal, healthy, control, good; abnormal, anomaly, patients, disease,
-    ungood). Where ``train``, ``val`` or ``test`` is among the two topmost folders, the split is the data set's own.
+    A name that matches ``mask_pattern`` is a mask. It belongs to the scan in the same folder whose name is the same
+    without the matching word, else to the only scan there. The group is BIDS's ``sub-XX``, else the topmost folder
+    that is no class word, else the path. A scan with a mask is anomalous if the mask is not empty. Without a mask, the
+    innermost folder that is a class word decides (normal, healthy, control, good; abnormal, anomaly, patients, disease,
+    ungood). If one of the two topmost folders is ``train``, ``val`` or ``test``, the data set has its own split.
 
     Attributes:
-        cache_dir: see ``open_scan``.
-        mask_pattern: regular expression, found anywhere in the name of a mask without its suffix, whatever the case.
-        image_pattern: glob that the paths of scans below the folder match, whatever the case.
-        label_without_mask: of scans for which neither mask nor folder tells; None makes them an error.
-        skip: folders not to look into.
-        left_out: folders that cannot be listed and masks of no scan, with the reason.
+        cache_dir: Folder for uncompressed copies of scans, see ``open_scan``.
+        mask_pattern: Regular expression for names of masks without suffix; matches anywhere, ignoring case.
+        image_pattern: Glob for paths of scans below the folder, ignoring case.
+        label_without_mask: Label of scans without mask and class word; None makes them an error.
+        skip: Folders to ignore.
+        left_out: Reasons for folders that cannot be listed and masks without a scan.
     """
 
     cache_dir: Path
@@ -46,16 +46,16 @@ class NiftiTree:
     left_out: dict[Path, str] = field(default_factory=dict)
 
     def read(self, root: Path) -> list[Sample]:
-        """Gives the scans below a folder, none if there is no NIfTI.
+        """Finds the scans below a folder, none if there is no NIfTI.
 
         Raises:
-            ValueError: If the patterns, a scan's mask, label or split are not clear; says how to make them so.
+            ValueError: If a pattern, mask, label or split is wrong or ambiguous; the message says what to do.
         """
         try:
             word = re.compile(self.mask_pattern, re.IGNORECASE)
         except re.error as error:
             raise ValueError(
-                f"--mask-pattern {self.mask_pattern}: no regular expression ({error}). For *_roi.nii.gz give _roi."
+                f"--mask-pattern {self.mask_pattern}: not a regular expression ({error}). For *_roi.nii.gz give _roi."
             ) from error
         files = sorted(self._files(root))
         if not files:
@@ -67,29 +67,29 @@ class NiftiTree:
         ]
         if not scans:
             raise ValueError(
-                f"{root}: none of its {len(files)} NIfTI files is a scan, as {_below(root, files[0])} is not. "
-                "--mask-pattern says what masks are called, --image-pattern which of the others are scans."
+                f"{root}: none of its {len(files)} NIfTI files is a scan; the first is {_below(root, files[0])}. "
+                "Say with --mask-pattern what masks are called, and with --image-pattern what scans are called."
             )
         masks = self._masks(scans, [file for file in files if word.search(scan_stem(file))], word)
         opened, _ = open_all([str(mask) for mask in masks.values()], self._open_mask)
         samples = []
         for scan in scans:
             mask = masks.get(scan)
-            # A mask that cannot be opened takes its scan with it later, whatever the label.
+            # An unreadable mask excludes its scan later, whatever the label.
             full = None if mask is None else str(mask) not in opened or any(opened[str(mask)].foreground[0])
             label = self._label(root, scan, full)
             samples.append(Sample(scan, label, _group(root, scan), mask, split=_split(root, scan)))
         odd = next((sample for sample in samples if sample.split is None), None)
         if odd is not None and any(sample.split is not None for sample in samples):
             raise ValueError(
-                f"{odd.image}: lies in none of the folders train, val and test, as others do. Move it, or choose the "
+                f"{odd.image}: lies in none of the folders train, val and test, unlike others. Move it, or choose the "
                 "scans with --image-pattern."
             )
         return samples
 
     def _files(self, root: Path) -> Iterator[Path]:
         def refuse(error: OSError) -> None:
-            self.left_out[Path(error.filename)] = f"cannot be listed ({error.strerror}). Give the right to read it."
+            self.left_out[Path(error.filename)] = f"cannot be listed ({error.strerror}). Grant permission to read it."
 
         seen = {os.path.realpath(folder) for folder in self.skip}
         for folder, folders, names in os.walk(root, onerror=refuse, followlinks=True):
@@ -102,18 +102,18 @@ class NiftiTree:
             yield from (Path(folder, name) for name in names if is_scan(name) and not name.startswith("."))
 
     def _masks(self, scans: list[Path], masks: list[Path], word: re.Pattern[str]) -> dict[Path, Path]:
-        """Gives the mask of each scan that has one."""
+        """Mask of each scan that has one."""
         found: dict[Path, Path] = {}
         for mask in masks:
             here = [scan for scan in scans if scan.parent == mask.parent]
             name = _letters(word.sub(" ", scan_stem(mask)))
             owners = [scan for scan in here if _letters(scan_stem(scan)) == name] or here
             if not owners:
-                self.left_out[mask] = "is called like a mask, and no scan lies beside it."
+                self.left_out[mask] = "is named like a mask, but no scan lies beside it."
             elif len(owners) > 1:
                 raise ValueError(
                     f"{mask}: may be the mask of {owners[0].name} or of {owners[1].name}. Choose the scans with "
-                    f"--image-pattern '*{scan_stem(owners[0])}*', or call the mask as its scan with _mask at the end."
+                    f"--image-pattern '*{scan_stem(owners[0])}*', or name the mask like its scan, followed by _mask."
                 )
             elif owners[0] in found:
                 raise ValueError(
@@ -128,13 +128,13 @@ class NiftiTree:
         return open_scan(path, self.cache_dir, mask=True)
 
     def _label(self, root: Path, scan: Path, full: bool | None) -> int:
-        """Gives the label; `full` says whether the mask has an anomaly, None that there is no mask."""
+        """Label of a scan; ``full`` is whether its mask has an anomaly, None without a mask."""
         folders = scan.relative_to(root).parts[:-1]
         words = [label for name in folders for label, word in enumerate(_CLASS_WORDS) if word.fullmatch(name)]
         if full and words and words[-1] == 0:
             raise ValueError(
-                f"{scan}: lies among the normals, but its mask is not empty. Move it, or say with --mask-pattern what "
-                "masks of anomalies are called."
+                f"{scan}: lies among the normals, but its mask is not empty. Move the scan, or say with --mask-pattern "
+                "what masks of anomalies are called."
             )
         if full is not None:
             return int(full)
@@ -142,8 +142,8 @@ class NiftiTree:
         if label is None:
             raise ValueError(
                 f"{scan}: is it normal? There is no mask beside it, and none of its folders is called normal or "
-                "abnormal. Say --label-without-mask 0 (such scans are normal) or 1, --mask-pattern if it has a mask of "
-                "another name, or describe the scans in a CSV file and pass --csv."
+                "abnormal. Give --label-without-mask 0 (such scans are normal) or 1, or --mask-pattern if its mask has "
+                "another name, or list the scans in a CSV file and pass it with --csv."
             )
         return label
 
@@ -169,5 +169,5 @@ def _below(root: Path, file: Path) -> str:
 
 
 def _letters(stem: str) -> str:
-    """A name without what parts its words."""
+    """Name in lower case, with single spaces between its words."""
     return re.sub(r"[\W_]+", " ", stem.lower()).strip()

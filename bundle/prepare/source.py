@@ -1,4 +1,4 @@
-"""What a data set says of itself, be it images, NIfTI scans or DICOM, before it is examined and dealt out."""
+"""Reads how a data set describes itself, before it is examined and split: images, NIfTI scans or DICOM."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from scripts.data.scans import MASK_PATTERN
 from scripts.dicom.rules import Rules
 from scripts.dicom.salt import VARIABLE
 
-_ONLY_FOR = {  # options that one layout alone understands
+_ONLY_FOR = {  # options for one layout alone
     "nifti": ("mask_pattern", "image_pattern", "label_without_mask"),
     "dicom": ("normal", "labels", "dicom_modality", "description", "orientation", "min_slices", "salt"),
 }
-# May name a patient, or tell nothing of what the datalist holds.
+# May name a patient, or say nothing about the contents of the datalist.
 _NOT_KEPT = ("verb", "folder", "out", "csv", "cache", "labels", "salt", "test_patients", "force")
 
 
 @dataclass(frozen=True)
 class Source:
-    """A data set as it was found.
+    """A data set as found on disk.
 
     Attributes:
-        layout: one of `LAYOUTS`, nifti or dicom.
-        root: the datalist's paths are relative to it.
-        name: of the data set.
-        modality: such as CT; unknown where nothing tells.
-        command: that reads it; of DICOM without what may name a patient.
-        samples: not yet examined.
-        tested: groups that were asked for by `--test-patients`.
-        left_out: file or name, and reason, of what is no sample.
-        notes: for the user.
+        layout: Name of the layout: one of ``LAYOUTS``, nifti or dicom.
+        root: Folder to which the datalist's paths are relative.
+        name: Name of the data set.
+        modality: Modality, such as CT, or unknown.
+        command: Command that prepares it; for DICOM without anything that may name a patient.
+        samples: Samples, not examined yet.
+        tested: Groups that ``--test-patients`` names.
+        left_out: Reason for each file or series that is no sample.
+        notes: Sentences for the user.
     """
 
     layout: str
@@ -52,36 +52,51 @@ class Source:
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments that say what the data set is."""
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="the unpacked data set")
-    parser.add_argument("--layout", choices=["auto", *LAYOUTS, *_ONLY_FOR], default="auto", help="default: %(default)s")
-    parser.add_argument("--csv", type=Path, help="table of columns image,label[,mask,group,class,split]")
-    parser.add_argument("--modality", default="unknown", help="for instance CT (default: that of DICOM, else unknown)")
+    """Declares the arguments that describe the data set."""
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="folder of the unpacked data set")
     parser.add_argument(
-        "--cache", type=Path, help="uncompressed copies of scans, to be kept as safe as these (default: cache, by JSON)"
+        "--layout",
+        choices=["auto", *LAYOUTS, *_ONLY_FOR],
+        default="auto",
+        help="layout of FOLDER (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--csv", type=Path, help="table with columns image,label[,mask,group,class,split]; paths relative to FOLDER"
+    )
+    parser.add_argument(
+        "--modality",
+        default="unknown",
+        help="modality to note in the datalist, such as CT (default: from DICOM, else unknown)",
+    )
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        help="folder for uncompressed copies of scans; guard it like these (default: cache, beside JSON)",
     )
     nifti = parser.add_argument_group(
         "NIfTI scans",
-        "In folders of any nesting, masks beside them; a mask that is not empty makes a scan anomalous. A patient is "
-        "BIDS's sub-XX, else the topmost folder that is no class word (normal, healthy, control, good, abnormal, "
-        "anomaly, patients, disease, ungood) or split (train, val, test).",
+        "In folders of any nesting, with masks beside them. A scan is anomalous if its mask is not empty.\n"
+        "The patient is BIDS's sub-XX, else the topmost folder that is neither a class word (normal, healthy,\n"
+        "control, good, abnormal, anomaly, patients, disease, ungood) nor a split (train, val, test).",
     )
     nifti.add_argument(
         "--mask-pattern",
         metavar="REGEX",
-        help="in names of masks; the rest is the name of the scan (default: the words lesion, mask, seg, label)",
+        help="what names of masks contain; the rest is the scan's name (default: the words lesion, mask, seg, label)",
     )
-    nifti.add_argument("--image-pattern", metavar="GLOB", help="which others are scans, for instance '*flair*'")
+    nifti.add_argument(
+        "--image-pattern", metavar="GLOB", help="which of the other files are scans, such as '*flair*' (default: all)"
+    )
     nifti.add_argument(
         "--label-without-mask",
         type=int,
         choices=(0, 1),
-        help="of scans that have neither mask nor class word: 0 normal, 1 anomalous",
+        help="label of scans without mask and class word: 0 normal, 1 anomalous",
     )
     dicom = parser.add_argument_group(
         "DICOM",
-        "In folders of any nesting; each wanted series becomes scans/<modality>-<hash>.nii beside JSON. Nothing that "
-        "is written names a patient: groups are hashes of the PatientID, keyed with a secret salt.",
+        "In folders of any nesting. Each selected series becomes scans/<modality>-<hash>.nii beside JSON.\n"
+        "No file written names a patient: groups are hashes of the PatientID, keyed with a secret salt.",
     )
     labels = dicom.add_mutually_exclusive_group()
     labels.add_argument("--normal", action="store_true", help="all series are normal")
@@ -89,25 +104,34 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--labels",
         type=Path,
         metavar="CSV",
-        help="key,label[,mask]: PatientID, StudyInstanceUID or SeriesInstanceUID; 0 or 1; NIfTI on the series' grid",
-    )
-    dicom.add_argument("--dicom-modality", nargs="+", metavar="CODE", help="CT, MR, … (default: all but radiographs)")
-    dicom.add_argument("--description", metavar="REGEX", help="in the SeriesDescription")
-    dicom.add_argument("--orientation", choices=tuple(AXCODES), help="of the acquired slices")
-    dicom.add_argument(
-        "--min-slices", type=int, help=f"of a series, to be no localiser or the like (default: {Rules.min_slices})"
+        help="table with columns key,label[,mask]: PatientID, StudyInstanceUID or SeriesInstanceUID; 0 normal or 1 "
+        "anomalous; NIfTI on the grid of the series",
     )
     dicom.add_argument(
-        "--salt", help=f"better by the environment, {VARIABLE} (default: that in salt.txt by JSON, or a new one)"
+        "--dicom-modality",
+        nargs="+",
+        metavar="CODE",
+        help="modalities to convert, such as CT or MR (default: all but radiographs)",
+    )
+    dicom.add_argument("--description", metavar="REGEX", help="what the SeriesDescription contains")
+    dicom.add_argument("--orientation", choices=tuple(AXCODES), help="plane of the acquired slices")
+    dicom.add_argument(
+        "--min-slices",
+        type=int,
+        help=f"fewest slices of a series, to skip localisers and the like (default: {Rules.min_slices})",
+    )
+    dicom.add_argument(
+        "--salt",
+        help=f"secret of the hashes; safer in the environment: {VARIABLE} (default: salt.txt beside JSON, or new)",
     )
 
 
 def find(args: argparse.Namespace, cache_dir: Path) -> Source:
-    """Reads what the data set says of itself; converts DICOM.
+    """Finds the samples of a data set; converts DICOM.
 
     Raises:
         FileNotFoundError: If the folder or a table is missing.
-        ValueError: If the layout is unknown or unclear, or an option does not fit it.
+        ValueError: If the layout is unknown or ambiguous, or an option does not fit it.
     """
     scans = args.out.parent / "scans"
     nifti = NiftiTree(
@@ -131,7 +155,7 @@ def find(args: argparse.Namespace, cache_dir: Path) -> Source:
         args.salt,
     )
     trees = [
-        Layout("nifti", ".nii or .nii.gz in folders of any nesting, masks beside them", nifti.read),
+        Layout("nifti", ".nii or .nii.gz in folders of any nesting, with masks beside them", nifti.read),
         Layout("dicom", "DICOM files in folders of any nesting", dicom.read),
     ]
     if args.csv is None:
@@ -145,12 +169,12 @@ def find(args: argparse.Namespace, cache_dir: Path) -> Source:
         if given and layout != only:
             raise ValueError(
                 f"--{given[0].replace('_', '-')} is for {only}, and {args.folder} is read as {layout}. Leave it out, "
-                f"or say --layout {only}."
+                f"or give --layout {only}."
             )
     if layout == "dicom":
         return _of_dicom(args, dicom, samples)
     if not samples:
-        raise ValueError(f"{args.csv}: has no rows. Give it one an image.")
+        raise ValueError(f"{args.csv}: has no rows. Add one for each image.")
     return Source(
         layout,
         args.folder,

@@ -1,4 +1,4 @@
-"""Deals images and scans out to training, validation and test by group, so that no patient is on both sides."""
+"""Assigns images and scans to training, validation and test by group, so that no patient is on both sides."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from scipy.sparse.csgraph import connected_components
 
 from bundle.prepare.layouts import Sample
 
-_PRIORITY = ("test", "validation", "training")  # who keeps a group that is in several splits
+_PRIORITY = ("test", "validation", "training")  # which split keeps a group that is in several
 
 
 def merge_groups(samples: Sequence[Sample], digests: Sequence[str]) -> list[Sample]:
-    """Gives images of equal digest one group, together with all that shared a group with any of them."""
+    """Merges the groups of images with equal digests, so that duplicates and all their group mates stay together."""
     if not samples:
         return []
     groups, names = pd.factorize(np.array([sample.group for sample in samples], dtype=object))
@@ -34,14 +34,14 @@ def merge_groups(samples: Sequence[Sample], digests: Sequence[str]) -> list[Samp
 def deal_training(
     samples: Sequence[Sample], count: int | None, fraction: float, seed: int, abnormal: Collection[str] = ()
 ) -> list[Sample]:
-    """Deals normals to training and all else to test; a group with an anomaly goes to test as a whole.
+    """Assigns normals to training and the rest to test; a group with an anomaly goes to test as a whole.
 
     Args:
         samples: Images or scans without a split.
-        count: Normals to train on; None takes `fraction` of all normals, rounded down.
-        fraction: In 0..1, without meaning where `count` is given.
-        seed: Of the draw; the order of `samples` has no influence.
-        abnormal: Groups that are trained on besides.
+        count: Number of normals to train on; None takes ``fraction`` of all normals, rounded down.
+        fraction: Fraction of the normals in 0..1; ignored if ``count`` is given.
+        seed: Seed of the draw, which does not depend on the order of ``samples``.
+        abnormal: Groups with anomalies to train on as well.
 
     Raises:
         ValueError: If there are fewer normals than asked for.
@@ -60,10 +60,10 @@ def deal_training(
 def deal_by_name(
     samples: Sequence[Sample], tested: Collection[str], abnormal: Collection[str] = ()
 ) -> tuple[list[Sample], list[Sample]]:
-    """Deals the groups in `tested` to test; to training those in `abnormal` and all without anomaly.
+    """Assigns the groups in ``tested`` to test, and those in ``abnormal`` and all without anomaly to training.
 
     Returns:
-        The samples with their splits, and those of neither.
+        The samples with their splits, and the samples in neither split.
     """
     anomalous = {sample.group for sample in samples if sample.label == 1}
     unused = anomalous - set(tested) - set(abnormal)
@@ -78,12 +78,12 @@ def deal_by_name(
 
 
 def draw_abnormal(samples: Sequence[Sample], wanted: int | float, seed: int) -> list[str]:
-    """Draws groups with anomalies to train on, all of whose anomalies have masks.
+    """Draws groups to train on among those with anomalies that all have masks.
 
     Args:
         samples: Scans that may be trained on.
-        wanted: Number of groups, or, where it is a float in 0..1, the fraction of those that there are, rounded down.
-        seed: Of the draw; the order of `samples` has no influence.
+        wanted: Number of groups (int), or the fraction of such groups in 0..1, rounded down (float).
+        seed: Seed of the draw, which does not depend on the order of ``samples``.
 
     Raises:
         ValueError: If there are fewer than asked for.
@@ -100,7 +100,7 @@ def draw_abnormal(samples: Sequence[Sample], wanted: int | float, seed: int) -> 
 
 
 def hold_out_validation(samples: Sequence[Sample], fraction: float, seed: int) -> list[Sample]:
-    """Moves a fraction (0..1, rounded down) of the training images to validation, whole groups at random."""
+    """Moves a fraction (0..1, rounded down) of the training images to validation, by random whole groups."""
     training = [sample for sample in samples if sample.split == "training"]
     held_out = _draw(training, _part(len(training), fraction), seed)
     return [
@@ -110,10 +110,10 @@ def hold_out_validation(samples: Sequence[Sample], fraction: float, seed: int) -
 
 
 def drop_crossing(samples: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
-    """Keeps of a group that is in several splits only what is in test, or else in validation.
+    """Drops samples of groups that are in several splits, so that only test keeps them, or else validation.
 
     Returns:
-        The samples kept and those dropped, in their order.
+        The samples kept and those dropped, both in order.
     """
     owner = {sample.group: split for split in reversed(_PRIORITY) for sample in samples if sample.split == split}
     kept = [sample for sample in samples if sample.split == owner[sample.group]]
@@ -125,7 +125,7 @@ def _part(total: int, fraction: float) -> int:
 
 
 def _draw(samples: Sequence[Sample], count: int, seed: int) -> set[str]:
-    """Draws whole groups until they hold `count` images; one that would go beyond is passed over."""
+    """Draws whole groups until they hold ``count`` images; skips a group that would exceed it."""
     sizes = Counter(sample.group for sample in samples)
     drawn = set()
     for name in np.random.default_rng(seed).permutation(sorted(sizes)):

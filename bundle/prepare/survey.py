@@ -1,4 +1,4 @@
-"""Reads every image or scan of a data set once and says what is in it."""
+"""Reads every image or scan of a data set once and summarises what is in it."""
 
 from __future__ import annotations
 
@@ -20,37 +20,37 @@ from scripts.data.images import UnreadableImageError, read_image, read_mask
 from scripts.data.scans import is_scan, open_scan
 from scripts.data.slices import open_mask
 
-_HOUNSFIELD_AIR = -500  # no MR image goes so far below zero, and hardly any CT does not
+_HOUNSFIELD_AIR = -500  # no MR image has such values, and nearly every CT does
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What one readable image or scan holds."""
+    """Contents of one readable image or scan."""
 
-    digest: str  # of type, shape and values: equal for exact duplicates, whatever the file format
-    shape: tuple[int, ...]  # pixels: height, width; of a scan voxels from right to left, back to front and upwards
+    digest: str  # hash of type, shape and values: equal for exact duplicates, whatever the file format
+    shape: tuple[int, ...]  # image: height and width in pixels; scan: voxels left-right, front-back and up-down
     dtype: str
-    low: float  # smallest and largest value, in native units
+    low: float  # smallest and largest value, in the units of the file
     high: float
-    spacing: tuple[float, ...] = ()  # mm, of a scan along the axes of `shape`
+    spacing: tuple[float, ...] = ()  # mm along the axes of `shape`; scans only
 
 
 def examine(samples: Sequence[Sample], cache_dir: Path) -> tuple[dict[Path, Facts], dict[Path, str]]:
     """Reads all images or scans and their masks, in threads and with a progress bar.
 
     Args:
-        samples: To be read.
-        cache_dir: See `scripts.data.scans.open_scan`.
+        samples: Samples to read.
+        cache_dir: Folder for uncompressed copies of scans, see ``scripts.data.scans.open_scan``.
 
     Returns:
-        The facts of each readable one, and for each of the others the reason.
+        Facts of each readable sample, and the reason for each of the others, by path of the image.
 
     Raises:
-        ValueError: If the mask of an image has not its size, or images and scans are mixed.
+        ValueError: If a mask and its image differ in size, or images and scans are mixed.
     """
     kinds = {is_scan(sample.image): sample.image for sample in samples}
     if len(kinds) > 1:
-        raise ValueError(f"{kinds[True]} is a scan and {kinds[False]} an image: prepare one datalist of each kind.")
+        raise ValueError(f"{kinds[True]} is a scan and {kinds[False]} an image: prepare a datalist for each kind.")
     scans = True in kinds
     results = thread_map(
         partial(_examine, cache_dir=cache_dir),
@@ -67,7 +67,7 @@ def examine(samples: Sequence[Sample], cache_dir: Path) -> tuple[dict[Path, Fact
 
 
 def duplicates(samples: Sequence[Sample], facts: dict[Path, Facts]) -> list[list[Sample]]:
-    """Gives the sets of samples whose values are exactly the same."""
+    """Sets of samples whose values are exactly the same."""
     by_digest: dict[str, list[Sample]] = {}
     for sample in samples:
         by_digest.setdefault(facts[sample.image].digest, []).append(sample)
@@ -75,7 +75,7 @@ def duplicates(samples: Sequence[Sample], facts: dict[Path, Facts]) -> list[list
 
 
 def intensity_range(facts: Sequence[Facts]) -> list[float] | None:
-    """Gives [0, 255] for uint8 images, the smallest and largest value for deeper ones, None for no images."""
+    """Intensity range: [0, 255] of uint8 images, smallest and largest value of deeper ones, None without images."""
     if not facts:
         return None
     if all(fact.dtype == "uint8" for fact in facts):
@@ -84,15 +84,15 @@ def intensity_range(facts: Sequence[Facts]) -> list[float] | None:
 
 
 def intensity_overlay(facts: Collection[Facts], modality: str) -> str:
-    """Gives the config for the intensities of scans: that of CT by modality or where most hold Hounsfield's air."""
+    """Config for the intensities of scans: that of CT if the modality says so or most scans hold air in HU, else MR."""
     airy = sum(fact.low <= _HOUNSFIELD_AIR for fact in facts)
     return f"configs/data/{'ct' if modality.upper() == 'CT' or 2 * airy > len(facts) else 'mr'}.json"
 
 
 def table(samples: Sequence[Sample], facts: dict[Path, Facts]) -> str:
-    """Tabulates for each split, label and class how many there are, their groups, masks, sizes and values.
+    """Tabulates counts, groups, masks, sizes and values by split, label and class.
 
-    Of images the size is height x width; of scans it goes from right to left, back to front and upwards.
+    The size of an image is height x width; that of a scan is in voxels left-right, front-back and up-down.
     """
     frame = pd.DataFrame(
         [
@@ -143,7 +143,7 @@ def _of_scans(part: pd.DataFrame) -> dict[str, Any]:
 
 
 def _extent(sizes: pd.Series) -> str:
-    """Smallest and largest along each axis."""
+    """Smallest and largest size along each axis."""
     axes = np.array(sizes.tolist())
     low, high = ("x".join(f"{size:.4g}" for size in extreme) for extreme in (axes.min(axis=0), axes.max(axis=0)))
     return low if low == high else f"{low}..{high}"
@@ -162,7 +162,7 @@ def _examine(sample: Sample, cache_dir: Path) -> Facts | str:
     if mask is not None and mask.shape != image.shape[:2]:
         raise ValueError(
             f"{sample.mask}: is {mask.shape[0]}x{mask.shape[1]}, but its image {sample.image} is "
-            f"{image.shape[0]}x{image.shape[1]}. Resample the mask to its image, or take it away."
+            f"{image.shape[0]}x{image.shape[1]}. Resample the mask to its image, or remove it."
         )
     return Facts(_digest(image), image.shape[:2], str(image.dtype), *_extremes(image))
 
@@ -174,7 +174,7 @@ def _examine_scan(sample: Sample, cache_dir: Path) -> Facts | str:
             mask = open_mask({"image": str(sample.image), "mask": str(sample.mask)}, scan, cache_dir)
             if sample.label == 0 and any(mask.foreground[0]):
                 return (
-                    f"{sample.image}: is called normal, but its mask {sample.mask} is not empty. Correct one of them."
+                    f"{sample.image}: is labelled normal, but its mask {sample.mask} is not empty. Correct one of them."
                 )
     except ValueError as error:
         return str(error)
@@ -182,7 +182,7 @@ def _examine_scan(sample: Sample, cache_dir: Path) -> Facts | str:
     axes = [int(axis) for axis in np.argsort(nib.io_orientation(scan.affine)[:, 0])]
     spacing = nib.affines.voxel_sizes(scan.affine)
     return Facts(
-        _digest(array.astype(np.float32, order="C")),  # whether compressed, and so kept in another type, or not
+        _digest(array.astype(np.float32, order="C")),  # the same type for compressed and uncompressed files
         tuple(scan.shape[axis] for axis in axes),
         str(array.dtype),
         *_extremes(array),

@@ -1,4 +1,4 @@
-"""The affine of a stack of slices, and what is irregular about it."""
+"""Affine of a stack of slices, and irregularities in its geometry."""
 
 from __future__ import annotations
 
@@ -13,39 +13,37 @@ _GAPS_NAMED = 5
 
 
 def normal_of(orientation: tuple[float, ...]) -> np.ndarray:
-    """Gives the (3,) unit normal in LPS, along which slices are sorted, of an ImageOrientationPatient."""
+    """Unit normal (3,) in LPS of an ImageOrientationPatient, along which slices are sorted."""
     normal = get_normal_vector(orientation)
     return normal / np.linalg.norm(normal)
 
 
-def plane_of(orientation: tuple[float, ...]) -> tuple[str, float]:
-    """Gives the nearest of axial, coronal and sagittal, and the angle to it in degrees."""
-    cosines = np.abs(normal_of(orientation))
-    nearest = int(cosines.argmax())
-    return _PLANES[nearest], float(np.degrees(np.arccos(min(1.0, cosines[nearest]))))
+def plane_of(orientation: tuple[float, ...]) -> str:
+    """Nearest of the planes axial, coronal and sagittal."""
+    return _PLANES[int(np.abs(normal_of(orientation)).argmax())]
 
 
 def affine_of(
     positions: np.ndarray, orientation: tuple[float, ...], spacing: tuple[float, ...], step: float | None
 ) -> np.ndarray:
-    """Gives the (4, 4) affine from voxel index (column, row, slice) to RAS+ mm.
+    """Affine (4, 4) from voxel index (column, row, slice) to RAS+ mm.
 
     Args:
         positions: (k, 3) ImagePositionPatient, sorted along the normal.
         orientation: ImageOrientationPatient.
         spacing: PixelSpacing in mm.
-        step: Slice step in mm, for a single slice; 1 mm where None.
+        step: Slice step in mm of a single slice; None stands for 1 mm.
     """
     axes = np.reshape(orientation, (2, 3))
     axes = axes / np.linalg.norm(axes, axis=1, keepdims=True)
     affine = create_affine_matrix_from_attributes(positions[0], axes.ravel(), spacing, step or 1.0)
     if len(positions) > 1:
-        affine[:3, 2] = mean_step(positions)  # along the normal, but where the gantry was tilted
+        affine[:3, 2] = mean_step(positions)  # along the normal, except with a tilted gantry
     return _LPS_TO_RAS @ affine
 
 
 def irregularities(positions: np.ndarray, normal: np.ndarray) -> list[str]:
-    """Says between which slices of (k, 3) positions there are gaps, and how far slices are shifted sideways."""
+    """Sentences about gaps between slices at (k, 3) positions, and about slices shifted sideways."""
     if len(positions) < 3:
         return []
     allowed = tolerance(positions)
@@ -63,5 +61,5 @@ def irregularities(positions: np.ndarray, normal: np.ndarray) -> list[str]:
     if sideways.max() > allowed:
         found.append(f"slice {sideways.argmax() + 1} is shifted sideways by {sideways.max():.2f} mm")
     if not found and distances_off_grid(positions).max() > allowed:
-        found.append(f"slice steps drift, by up to {distances_off_grid(positions).max():.2f} mm in all")
+        found.append(f"slice steps drift, by up to {distances_off_grid(positions).max():.2f} mm in total")
     return found

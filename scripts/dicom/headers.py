@@ -1,4 +1,4 @@
-"""Finds the DICOM files under a folder, and reads from their headers what places an image among others."""
+"""Finds the DICOM files below a folder, and reads the headers that place each image among the others."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ RADIOGRAPH_CLASSES = {
     *(uid.DigitalIntraOralXRayImageStorageForPresentation, uid.DigitalIntraOralXRayImageStorageForProcessing),
 }
 
-# What may tell apart images of one series at the same place, the most telling first.
+# Attributes that may distinguish images of a series at the same place, the most likely first.
 TRAITS = (
     *("ImageType", "EchoNumbers", "EchoTime", "EffectiveEchoTime", "DiffusionBValue", "DiffusionGradientOrientation"),
     *("TemporalPositionIdentifier", "TemporalPositionIndex", "AcquisitionNumber", "FrameAcquisitionNumber"),
@@ -45,16 +45,16 @@ _KEYWORDS = [
     *("Rows", "Columns", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "ImagerPixelSpacing"),
     *("NominalScannedPixelSpacing", "SpacingBetweenSlices", *TRAITS, *_GROUPS),
 ]
-_ORIENTATION_TOLERANCE = 1e-2  # of lengths and of the right angle
-_SPACING_LIMITS = (1e-3, 100.0)  # mm; beyond them a number is a mistake, not a pixel
+_ORIENTATION_TOLERANCE = 1e-2  # of the lengths and the right angle of direction cosines
+_SPACING_LIMITS = (1e-3, 100.0)  # mm; any other value is a mistake
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What places one image, or one frame of an enhanced image, among others. Holds identifiers: never print it."""
+    """Header of one image, or of one frame of an enhanced image. Holds identifiers: never print it."""
 
     path: Path
-    frame: int | None  # 1-based, None for an instance of one image
+    frame: int | None  # 1-based; None for an instance with one image
     instance_uid: str
     series_uid: str
     study_uid: str
@@ -63,20 +63,26 @@ class Header:
     modality: str
     description: str
     image_type: tuple[str, ...]
-    number: int  # InstanceNumber, 0 if there is none
-    shape: tuple[int, int]  # rows, columns; zeros where there is no image
+    number: int  # InstanceNumber, 0 if missing
+    shape: tuple[int, int]  # rows, columns; zeros without an image
     position: tuple[float, ...] | None  # LPS mm
     orientation: tuple[float, ...] | None
-    spacing: tuple[float, ...] | None  # mm from row to row, and from column to column
-    step: float | None  # mm from slice to slice as the header has it
+    spacing: tuple[float, ...] | None  # mm between rows, and between columns
+    step: float | None  # mm between slices, according to the header
     traits: tuple[str, ...] = field(default=())
 
 
 def dicom_files(root: Path) -> tuple[list[Path], dict[str, str]]:
-    """Gives the files below a folder (or one file) that look like DICOM, sorted, and by path why others are refused.
+    """Finds the files below a folder that look like DICOM.
+
+    Args:
+        root: Folder, or one file.
+
+    Returns:
+        The files in order, and the reason for each one refused, by path.
 
     Raises:
-        FileNotFoundError: If there is no ``root``.
+        FileNotFoundError: If ``root`` does not exist.
     """
     if not root.exists():
         raise FileNotFoundError(f"{root}: there is no such file or folder.")
@@ -88,12 +94,12 @@ def dicom_files(root: Path) -> tuple[list[Path], dict[str, str]]:
                 found.append(path)
                 continue
         except OSError as error:
-            refused[str(path)] = f"{path}: cannot be opened ({error.strerror}). Give the right to read it."
+            refused[str(path)] = f"{path}: cannot be opened ({error.strerror}). Grant permission to read it."
             continue
         if path.suffix.lower() not in DICOM_SUFFIXES and path != root:
             continue
         if not path.is_file():
-            refused[str(path)] = f"{path}: is no file, or a link to nothing. Mend or remove it."
+            refused[str(path)] = f"{path}: is not a file, or is a broken link. Repair or remove it."
         elif path.stat().st_size == 0:
             refused[str(path)] = f"{path}: is empty (0 bytes). Fetch it again."
         else:
@@ -102,10 +108,10 @@ def dicom_files(root: Path) -> tuple[list[Path], dict[str, str]]:
 
 
 def read_headers(path: Path) -> list[Header]:
-    """Reads a file's header: one entry an instance, or one a frame of an enhanced image; none for a DICOMDIR.
+    """Reads the headers in a file: one, or one for each frame of an enhanced image; none for a DICOMDIR.
 
     Raises:
-        UnreadableSeriesError: If this is no DICOM, damaged, or of an impossible geometry.
+        UnreadableSeriesError: If the file is not DICOM, is damaged, or has an impossible geometry.
     """
     try:
         dataset = dcmread(path, stop_before_pixels=True, force=True, specific_tags=_KEYWORDS)
@@ -115,15 +121,15 @@ def read_headers(path: Path) -> list[Header]:
         return [_header(path, dataset, number) for number in (range(1, frames + 1) if frames else [None])]
     except UnreadableSeriesError:
         raise
-    except Exception as error:  # a damaged file can make the parser fail anywhere
+    except Exception as error:  # a damaged file can make the parser fail in any way
         raise UnreadableSeriesError(f"{path}: cannot be read as DICOM ({error}). Export it again.") from error
 
 
 def frame_attributes(dataset: Dataset, frame: int | None) -> Dataset:
-    """Gives all attributes of one frame (1-based) of an enhanced image at top level; a classic one as it is."""
+    """Attributes of one frame (1-based) of an enhanced image, all at top level; a classic image unchanged."""
     if frame is None:
         return dataset
-    # Elements as they were read: one that cannot be decoded matters only to who asks for it.
+    # Raw elements: one that cannot be decoded matters only to code that reads it.
     flat = Dataset({tag: dataset.get_item(tag) for tag in dataset.keys() - _GROUP_TAGS})
     for group in (*dataset.get(_GROUPS[0], ())[:1], dataset[_GROUPS[1]][frame - 1]):
         _lift(group, flat)
@@ -138,11 +144,11 @@ def _lift(item: Dataset, flat: Dataset) -> None:
 
 
 def _walk(root: Path, refused: dict[str, str]) -> Iterator[Path]:
-    """Gives all files below a folder, following links to folders once."""
+    """Iterates over all files below a folder, following links to each folder once."""
 
     def refuse(error: OSError) -> None:
         refused[str(error.filename)] = (
-            f"{error.filename}: cannot be listed ({error.strerror}). Give the right to read the folder."
+            f"{error.filename}: cannot be listed ({error.strerror}). Grant permission to read the folder."
         )
 
     seen = set()
@@ -171,7 +177,7 @@ def _header(path: Path, dataset: Dataset, frame: int | None) -> Header:
     shape = (int(attributes.get("Rows") or 0), int(attributes.get("Columns") or 0))
     if not (text("SeriesInstanceUID") and text("SOPInstanceUID") and text("StudyInstanceUID")):
         raise UnreadableSeriesError(
-            f"{path}: is no DICOM of a series, or cut short: UIDs are missing. Export it again."
+            f"{path}: is not part of a DICOM series, or cut short: UIDs are missing. Export it again."
         )
     if sop_class in VOLUME_CLASSES | RADIOGRAPH_CLASSES and 0 in shape:
         raise UnreadableSeriesError(f"{path}: is cut short, or an image without Rows or Columns. Export it again.")
@@ -182,7 +188,7 @@ def _header(path: Path, dataset: Dataset, frame: int | None) -> Header:
     low, high = _SPACING_LIMITS
     steps = [numbers(keyword, 1) or (0.0,) for keyword in ("SpacingBetweenSlices", "SliceThickness")]
     if spacing and not all(low <= each <= high for each in spacing):
-        raise UnreadableSeriesError(f"{path}: pixels of {spacing} mm cannot be. Correct its PixelSpacing.")
+        raise UnreadableSeriesError(f"{path}: PixelSpacing {spacing} mm is impossible. Correct it.")
     orientation = numbers("ImageOrientationPatient", 6)
     if orientation:
         axes = np.reshape(orientation, (2, 3))
@@ -199,7 +205,7 @@ def _header(path: Path, dataset: Dataset, frame: int | None) -> Header:
         patient_id=str(dataset.get("PatientID") or "").strip(),
         sop_class=sop_class,
         modality=text("Modality").upper(),
-        description=str(dataset.get("SeriesDescription") or "").strip(),  # whose character set only the whole knows
+        description=str(dataset.get("SeriesDescription") or "").strip(),  # the top level knows its character set
         image_type=tuple(str(value).upper() for value in np.atleast_1d(attributes.get("ImageType") or ())),
         number=int(attributes.get("InstanceNumber") or 0),
         shape=shape,

@@ -1,4 +1,4 @@
-"""What tells localisers from scans; without imports of DICOM, as MONAI Label's pydicom is an older one."""
+"""Tells localisers from scans; imports no DICOM package, as MONAI Label needs an older pydicom."""
 
 import re
 from collections.abc import Iterable
@@ -8,5 +8,5 @@ _TYPES = {"LOCALIZER", "SCREEN SAVE"}
 
 
 def is_localiser(description: str, image_type: Iterable[str]) -> bool:
-    """Says whether a series is one, or a screen save, by its SeriesDescription and an image's ImageType."""
+    """Whether a series is a localiser or a screen save, by its SeriesDescription and the ImageType of an image."""
     return bool(_NAMES.search(description) or _TYPES & set(image_type))

@@ -1,4 +1,4 @@
-"""Which series are wanted."""
+"""Rules that select series."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from scripts.dicom.series import Series
 
 @dataclass(frozen=True)
 class Rules:
-    """Simple conditions on a series; None is no condition.
+    """Conditions on a series; None means no condition.
 
-    Localisers, secondary captures and objects without an image never pass. Radiographs, an item an image, pass where
-    ``modality`` names theirs; orientation and number of slices do not matter to them.
+    Localisers, secondary captures and objects without an image never pass. Radiographs pass only if ``modality`` names
+    theirs; orientation and number of slices are not checked for them.
 
     Raises:
-        ValueError: For a pattern that is no regular expression, or an unknown orientation.
+        ValueError: If the description is not a regular expression, or the orientation is unknown.
     """
 
     modality: tuple[str, ...] | None = None  # such as ("CT", "MR")
-    description: str | None = None  # regular expression, found anywhere in SeriesDescription, whatever the case
-    orientation: str | None = None  # axial, coronal or sagittal, the nearest plane
+    description: str | None = None  # regular expression found anywhere in SeriesDescription, ignoring case
+    orientation: str | None = None  # nearest plane: axial, coronal or sagittal
     min_slices: int = 5
 
     def __post_init__(self) -> None:
@@ -38,10 +38,10 @@ class Rules:
             raise ValueError(f"The description {self.description!r} is no regular expression: {error}.") from error
 
     def why_not(self, series: Series) -> str | None:
-        """Gives the reason to leave the series out, which tells nothing of the patient, or None for a wanted one."""
+        """Reason to leave the series out, which reveals nothing about the patient; None if the series passes."""
         radiograph = series.sop_class in RADIOGRAPH_CLASSES
         if not radiograph and series.sop_class not in VOLUME_CLASSES:
-            return f"no scan or radiograph, but {UID(series.sop_class).name or 'of unknown kind'}"
+            return f"neither scan nor radiograph: {UID(series.sop_class).name or 'unknown kind'}"
         if is_localiser(series.description, series.image_type):
             return "a localiser or screen save"
         if self.modality is not None and series.modality not in {name.upper() for name in self.modality}:

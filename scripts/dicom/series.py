@@ -1,9 +1,9 @@
-"""Finds DICOM series below a folder, one volume each, and reads them.
+"""Finds DICOM series below a folder, each of which makes one volume, and reads them.
 
-MONAI's PydicomReader reads one clean folder of a classic series right, even oblique, tilted or compressed. Own code is
-here as it stacks series that share a folder, orders slices by InstanceNumber (wrong where these repeat, an error where
-they are missing), gives enhanced images without affine or rescaling, and does not notice gaps. highdicom's
-``get_volume_from_series`` refuses a tilted gantry and uneven slices.
+MONAI's PydicomReader reads one clean folder of a classic series correctly, even oblique, tilted or compressed. But it
+stacks series that share a folder, orders slices by InstanceNumber (wrong if these repeat, an error if they are
+missing), returns enhanced images without affine or rescaling, and does not notice gaps. highdicom's
+``get_volume_from_series`` refuses a tilted gantry and uneven slices. Hence the code here.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ _RADIOGRAPH_ORIENTATION = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 
 @dataclass(frozen=True, eq=False)
 class Series:
-    """Images of one SeriesInstanceUID that make one volume, one radiograph, or an object that is no image.
+    """Images with one SeriesInstanceUID that make one volume, one radiograph, or an object that is no image.
 
-    Its repr tells nothing of the patient; ``patient_key``, ``study_uid`` and the headers do.
+    The repr reveals nothing about the patient; ``patient_key``, ``study_uid`` and the headers do.
     """
 
     headers: tuple[Header, ...] = field(repr=False)  # in the order of slices
-    part: int = 0  # counts what had to be split from one SeriesInstanceUID
+    part: int = 0  # number among the series split from one SeriesInstanceUID
     warnings: tuple[str, ...] = ()
 
     @property
     def uid(self) -> str:
-        """SeriesInstanceUID; with ``part`` it names the series."""
+        """SeriesInstanceUID; together with ``part`` it identifies the series."""
         return self.headers[0].series_uid
 
     @property
@@ -53,7 +53,7 @@ class Series:
 
     @property
     def patient_key(self) -> str:
-        """PatientID, or StudyInstanceUID where that is empty. Only its ``privacy.group_of`` may be written."""
+        """PatientID, or StudyInstanceUID if that is empty. Write only its ``privacy.group_of`` to files."""
         return self.headers[0].patient_id or self.study_uid
 
     @property
@@ -63,7 +63,7 @@ class Series:
 
     @property
     def modality(self) -> str:
-        """Such as "CT", in capitals."""
+        """Modality in capitals, such as "CT"."""
         return self.headers[0].modality
 
     @property
@@ -78,13 +78,8 @@ class Series:
 
     @property
     def orientation(self) -> str:
-        """Nearest of "axial", "coronal" and "sagittal"; empty where the images have no place in the patient."""
-        return plane_of(self.headers[0].orientation)[0] if self.headers[0].orientation else ""
-
-    @property
-    def oblique_degrees(self) -> float:
-        """Angle between the slices and the plane of ``orientation``."""
-        return plane_of(self.headers[0].orientation)[1] if self.headers[0].orientation else 0.0
+        """Nearest of "axial", "coronal" and "sagittal"; empty if the images have no position in the patient."""
+        return plane_of(self.headers[0].orientation) if self.headers[0].orientation else ""
 
     @property
     def n_slices(self) -> int:
@@ -93,38 +88,38 @@ class Series:
 
     @property
     def files(self) -> list[Path]:
-        """The files, in the order of slices."""
+        """Files in the order of slices."""
         return list(dict.fromkeys(header.path for header in self.headers))
 
 
 @dataclass(frozen=True)
 class Found:
-    """All series below a folder, and what could not be read."""
+    """All series below a folder, and the files that could not be read."""
 
     series: list[Series]  # ordered by their first file
-    refused: dict[str, str]  # path: reason
+    refused: dict[str, str]  # reason by path
 
 
 def find_series(root: Path, progress: bool = True) -> Found:
-    """Reads the headers of all DICOM files below a folder, in threads, and groups them to series.
+    """Reads the headers of all DICOM files below a folder, in threads, and groups them into series.
 
-    A DICOMDIR is not needed: the files are found whatever their names and nesting. Other files are passed over, unless
-    they look like DICOM and cannot be read.
+    Files are found whatever their names and nesting, without a DICOMDIR. Other files are ignored, unless they look like
+    DICOM and cannot be read.
 
-    A SeriesInstanceUID is split where its images differ in orientation, size or pixel spacing, and where several lie at
-    the same place: by echo, b-value, time point and the like. A copy of an instance is dropped.
+    Images with one SeriesInstanceUID are split if they differ in orientation, size or pixel spacing, or if several lie
+    at the same place: then by echo, b-value, time point and the like. Copies of an instance are dropped.
 
     Args:
-        root: A folder, or one file; a DICOMDIR stands for its folder.
-        progress: Whether a terminal shows a bar.
+        root: Folder, or one file; a DICOMDIR stands for its folder.
+        progress: Whether to show a progress bar on a terminal.
 
     Raises:
-        FileNotFoundError: If there is no ``root``.
+        FileNotFoundError: If ``root`` does not exist.
     """
     root = Path(root)
     files, refused = dicom_files(root.parent if root.name.upper() == "DICOMDIR" else root)
     by_uid: dict[tuple[str, ...], list[Header]] = defaultdict(list)
-    # Validation warns with the text of values, which may be those of the patient.
+    # Validation warnings quote values, which may identify the patient.
     with disable_value_validation():
         results = thread_map(
             _headers_or_reason,
@@ -153,15 +148,15 @@ def find_series(root: Path, progress: bool = True) -> Found:
 def read_series(series: Series) -> Volume:
     """Reads the pixels of a series into one volume, in the units of the modality (Hounsfield for CT).
 
-    Slices are sorted along their normal. A gantry tilt makes a sheared affine. PixelPaddingValue becomes the lowest of
-    all other values. A radiograph comes as it is meant to be seen (see ``pixels.displayed``), placed as an axial slice
-    at the origin, since it has no place of its own.
+    Slices are sorted along their normal. A gantry tilt shears the affine. PixelPaddingValue becomes the lowest of all
+    other values. A radiograph is converted to how it is displayed (see ``pixels.displayed``) and placed as an axial
+    slice at the origin, since it has no position of its own.
 
     Returns:
-        The volume; int16 or int32 where all slopes are 1 and all intercepts integral, else float32.
+        The volume: int16 or int32 if all slopes are 1 and all intercepts integral, else float32.
 
     Raises:
-        UnreadableSeriesError: If a file is damaged or cut short, in colour, or has no geometry.
+        UnreadableSeriesError: If a file is damaged, cut short, in colour, or lacks its geometry.
     """
     radiograph = series.sop_class in RADIOGRAPH_CLASSES
     first = series.headers[0]
@@ -187,15 +182,19 @@ def read_series(series: Series) -> Volume:
                     or frame > len(stored)
                     or (header.frame is None and len(stored) > 1)
                 ):
-                    raise UnreadableSeriesError(f"{path}: has more or fewer frames than places for them. Leave it out.")
+                    raise UnreadableSeriesError(
+                        f"{path}: the number or size of its frames does not match its header. Leave it out."
+                    )
                 image = stored[frame - 1]
                 try:
                     attributes = frame_attributes(dataset, header.frame)
                     values = modality_values(image, attributes)
                     masks.append(padding(image, attributes))
                     images.append(compact(displayed(values, attributes) if radiograph else values).T)
-                except Exception as error:  # a damaged lookup table fails in many ways
-                    raise UnreadableSeriesError(f"{path}: values cannot be read ({error}). Leave it out.") from error
+                except Exception as error:  # a damaged lookup table can fail in many ways
+                    raise UnreadableSeriesError(
+                        f"{path}: its values cannot be read ({error}). Leave it out."
+                    ) from error
 
     array = compact(np.stack(images, axis=-1))
     padded = np.stack([np.zeros(first.shape, bool) if mask is None else mask for mask in masks]).transpose(2, 1, 0)
@@ -226,7 +225,7 @@ def _headers_or_reason(path: Path) -> list[Header] | str:
 
 
 def _split(headers: list[Header]) -> list[Series]:
-    """Splits what shares a SeriesInstanceUID into stacks of one image a place, numbered by their first instance."""
+    """Splits the images of a SeriesInstanceUID into stacks with one image at each place, in order of instances."""
     headers, warnings = _without_copies(headers)
     stacks: list[list[Header]] = []
     for alike in _alike(headers):
@@ -234,8 +233,8 @@ def _split(headers: list[Header]) -> list[Series]:
         stacks.extend(told_apart)
         if by:
             warnings.append(
-                f"{alike[0].path}: several images lie at the same place in this series, "
-                f"which is read as {len(told_apart)} volumes, by {' and '.join(by)}"
+                f"{alike[0].path}: several images of this series lie at the same place; it is read as "
+                f"{len(told_apart)} volumes, by {' and '.join(by)}"
             )
     stacks.sort(key=lambda stack: min((header.number, header.instance_uid, header.frame or 0) for header in stack))
     return [Series(tuple(stack), part, tuple(warnings)) for part, stack in enumerate(stacks)]
@@ -251,7 +250,7 @@ def _without_copies(headers: Iterable[Header]) -> tuple[list[Header], list[str]]
         same = ("shape", "position", "orientation", "spacing", "traits")
         if any(getattr(other, name) != getattr(header, name) for name in same):
             raise UnreadableSeriesError(
-                f"{other.path} and {header.path}: different images of one SOPInstanceUID. Export them again."
+                f"{other.path} and {header.path}: different images with the same SOPInstanceUID. Export them again."
             )
         copies.append(header.path)
     more = len(set(copies)) - 1
@@ -290,13 +289,13 @@ def _close(one: tuple[float, ...] | None, other: tuple[float, ...] | None, atol:
 
 
 def _tell_apart(headers: list[Header]) -> tuple[list[list[Header]], tuple[str, ...]]:
-    """Splits images at the same places by the fewest traits that leave one a place, to the fewest stacks.
+    """Splits images into the fewest stacks with one image at each place, by the fewest traits.
 
     Returns:
         The stacks, sorted along the normal, and the names of the traits.
 
     Raises:
-        UnreadableSeriesError: If nothing tells two images at one place apart.
+        UnreadableSeriesError: If no trait distinguishes two images at the same place.
     """
     orientation = headers[0].orientation
     if orientation is None or headers[0].position is None:
@@ -318,7 +317,7 @@ def _tell_apart(headers: list[Header]) -> tuple[list[list[Header]], tuple[str, .
             for header, at in ordered:
                 stacks[tuple(header.traits[trait] for trait in traits)].append((header, at))
             single = all(len({at for _, at in stack}) == len(stack) for stack in stacks.values())
-            # A trait of every single image, such as its time, would tear the stacks to pieces.
+            # A trait that differs for every image, such as its time, would break the stacks apart.
             if single and len(stacks) <= 2 * most:
                 solutions.append((list(stacks.values()), tuple(TRAITS[trait] for trait in traits)))
         if solutions:
@@ -326,6 +325,6 @@ def _tell_apart(headers: list[Header]) -> tuple[list[list[Header]], tuple[str, .
             return [[header for header, _ in stack] for stack in best], names
     twins = next(pair for pair in pairwise(ordered) if pair[0][1] == pair[1][1])
     raise UnreadableSeriesError(
-        f"{twins[0][0].path} and {twins[1][0].path}: lie at the same place, and nothing tells to which volume each "
-        f"belongs. Leave one of them out."
+        f"{twins[0][0].path} and {twins[1][0].path}: lie at the same place, and nothing says which volume each "
+        "belongs to. Leave one of them out."
     )

@@ -1,4 +1,4 @@
-"""A series as one array in patient coordinates."""
+"""Series as one array in patient coordinates."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from pydicom import Dataset
 
 
 class UnreadableSeriesError(ValueError):
-    """Files that do not make one volume or image faithfully; the message names the file and the remedy."""
+    """Files that cannot be read faithfully as one volume or image; the message names the file and the remedy."""
 
 
 @dataclass(frozen=True, eq=False)
 class Volume:
-    """The voxels of a series, and all that a result needs to be written into the same geometry."""
+    """Voxels of a series, and all that is needed to write results in the same geometry."""
 
     array: np.ndarray = field(repr=False)  # (i, j, k) = (column, row, slice): int16, int32 or float32, modality units
-    affine: np.ndarray  # (4, 4), voxel index to RAS+ mm; of the mean slice step where the slices are uneven
-    sources: list[Dataset] = field(repr=False)  # without pixel data: one a slice in order, or the one of all frames
-    frames: list[int] | None = field(repr=False)  # of an enhanced image: 1-based frame numbers in the order of slices
+    affine: np.ndarray  # (4, 4), voxel index to RAS+ mm; with the mean slice step if slices are uneven
+    sources: list[Dataset] = field(repr=False)  # without pixel data: one for each slice in order, or one for all frames
+    frames: list[int] | None = field(repr=False)  # enhanced image: 1-based frame numbers in the order of slices
     positions: np.ndarray = field(repr=False)  # (k, 3) LPS mm, centre of the first voxel of every slice
     warnings: list[str] = field(default_factory=list)
 
@@ -30,26 +30,26 @@ class Volume:
 
 
 def tolerance(positions: np.ndarray) -> float:
-    """Gives the distance in mm by which slices at these (k, 3) positions may lie off an even grid."""
+    """Distance in mm by which slices at these (k, 3) positions may lie off an even grid."""
     return max(0.01, 0.01 * float(np.linalg.norm(mean_step(positions))))
 
 
 def mean_step(positions: np.ndarray) -> np.ndarray:
-    """Gives the (3,) vector in mm from slice to slice, zero for a single slice."""
+    """Mean vector (3,) in mm from slice to slice; zero for a single slice."""
     return (positions[-1] - positions[0]) / max(1, len(positions) - 1)
 
 
 def distances_off_grid(positions: np.ndarray) -> np.ndarray:
-    """Gives the (k,) distances in mm of (k, 3) positions from evenly spaced ones between the first and the last."""
+    """Distances (k,) in mm of (k, 3) positions from evenly spaced ones between the first and the last."""
     even = positions[0] + np.arange(len(positions))[:, None] * mean_step(positions)
     return np.linalg.norm(positions - even, axis=1)
 
 
 def mask_volume(mask: np.ndarray, volume: Volume) -> float:
-    """Gives the volume in cubic millimetres of an (i, j, k) mask on the slices of a scan.
+    """Volume in mm³ of an (i, j, k) mask on the slices of a scan.
 
-    A slice reaches halfway to its neighbours, the outermost ones as far out as in: where slices are even, that is one
-    step each.
+    A slice extends halfway to its neighbours, and the outermost slices as far out as in: with even slices, one step
+    each.
     """
     normal = np.cross(volume.affine[:3, 0], volume.affine[:3, 1])
     area = float(np.linalg.norm(normal))
@@ -64,21 +64,21 @@ def mask_volume(mask: np.ndarray, volume: Volume) -> float:
 
 
 def resample_evenly(array: np.ndarray, volume: Volume, order: int) -> tuple[np.ndarray, np.ndarray]:
-    """Puts an array on the volume's uneven slices onto an even grid, as NIfTI knows no other.
+    """Resamples an array from the volume's uneven slices to an even grid, the only kind that NIfTI knows.
 
-    The grid begins at the first slice and has the median slice step. It ends at the last slice or less than half a
-    step beyond, where the last slice is repeated. Slices shifted sideways stay as they are.
+    The grid starts at the first slice and has the median slice step. It ends at the last slice, or less than half a
+    step beyond, where the last slice is repeated. Slices shifted sideways stay unchanged.
 
     Args:
-        array: (i, j, k), on the slices of the volume.
-        volume: Where the slices are.
-        order: 0 for the nearest slice, which keeps the dtype, or 1 for linear interpolation, which gives float32.
+        array: Values (i, j, k) on the slices of the volume.
+        volume: Volume with the positions of the slices.
+        order: 0 for the nearest slice, which keeps the dtype; 1 for linear interpolation, which returns float32.
 
     Returns:
-        The (i, j, k') array and its RAS affine; both unchanged where the volume is even.
+        Array (i, j, k') and its affine to RAS+ mm; both unchanged if the slices are even.
 
     Raises:
-        ValueError: If the array has not the volume's shape, or for another order.
+        ValueError: If the shapes of array and volume differ, or the order is neither 0 nor 1.
     """
     if array.shape != volume.array.shape or order not in (0, 1):
         raise ValueError(f"Give order 0 or 1 and {volume.array.shape}; got order {order} and {array.shape}.")
@@ -88,7 +88,7 @@ def resample_evenly(array: np.ndarray, volume: Volume, order: int) -> tuple[np.n
     along = (volume.positions - volume.positions[0]) * (-1, -1, 1) @ normal / np.linalg.norm(normal)
     spacing = float(np.median(np.diff(along)))
     wanted = np.arange(round(along[-1] / spacing) + 1) * spacing
-    place = np.interp(wanted, along, np.arange(len(along)))  # in slices, a fraction between two of them
+    place = np.interp(wanted, along, np.arange(len(along)))  # slice index, with a fraction between two slices
     below = np.minimum(place.astype(int), len(along) - 2)
     share = (place - below).astype(np.float32)
     affine = volume.affine.copy()

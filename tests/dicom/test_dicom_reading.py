@@ -34,7 +34,7 @@ def phantom(seed: int = 0) -> np.ndarray:
 
 
 def affine(plane: str = "axial", angles: tuple[float, ...] = (0, 0, 0), tilt: float = 0.0) -> np.ndarray:
-    """Anisotropic voxels of 0.7 x 1.1 x 3 mm; the tilt shears along rows, in mm a slice."""
+    """Affine of voxels of 0.7 x 1.1 x 3 mm; the tilt shears along rows, in mm for each slice."""
     matrix = np.eye(4)
     matrix[:3, :3] = Rotation.from_euler("xyz", angles, degrees=True).as_matrix() @ AXES[plane] @ np.diag([0.7, 1.1, 3])
     matrix[:3, 2] += tilt * matrix[:3, 1] / 1.1
@@ -50,7 +50,7 @@ def read(root: Path) -> Volume:
 
 
 def even(count: int = SHAPE[2], step: float = 3.0) -> np.ndarray:
-    """(k, 3) positions of axial slices in LPS."""
+    """Positions (k, 3) of axial slices in LPS."""
     return affine()[:3, 3] * LPS + np.arange(count)[:, None] * (0, 0, step)
 
 
@@ -264,7 +264,7 @@ def test_pixels_cut_short(tmp_path: Path, syntax: str) -> None:
         ({"PixelSpacing": None}, "PixelSpacing is missing"),
         ({"ImagePositionPatient": None}, "ImagePositionPatient"),
         ({"RescaleSlope": 0}, "RescaleSlope"),
-        ({"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}, "no image in grey values"),
+        ({"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}, "not a greyscale image"),
         ({"NumberOfFrames": 2}, "cannot be read"),
     ],
 )

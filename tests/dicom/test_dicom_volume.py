@@ -16,7 +16,7 @@ EVEN = np.array([[-0.7, 0, 0, 31.5], [0, -1.1, 0.4, -12.25], [0, 0, 3, 8], [0, 0
 
 
 def volume(places: list[float]) -> Volume:
-    """Slices at multiples of EVEN's step; every voxel holds its place along the stack in those steps."""
+    """Slices at multiples of EVEN's step; every voxel holds its position along the stack in these steps."""
     ras = EVEN[:3, 3] + np.array(places)[:, None] * EVEN[:3, 2]
     affine = EVEN.copy()
     affine[:3, 3] = ras[0]

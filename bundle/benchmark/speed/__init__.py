@@ -1,4 +1,4 @@
-"""How fast the bundle is on this machine: everything that a user waits for, taken in turns in one run."""
+"""Measures how fast the bundle is on this machine: all that a user waits for, taking turns in one run."""
 
 import argparse
 import json
@@ -42,28 +42,30 @@ _WEIGHTS = "UNTRAINED networks, as speed does not depend on the weights"
 
 
 def configure(parser: argparse._ArgumentGroup) -> None:
-    """Declare the options of ``--speed``; those not given are None or False."""
-    parser.add_argument("--quick", action="store_true", help="small networks, one round: to see whether it runs")
+    """Declares the options of ``--speed``; one that is not given is None or False."""
+    parser.add_argument("--quick", action="store_true", help="use small networks and one round, to see whether it runs")
     parser.add_argument("--only", nargs="+", choices=GROUPS, help="groups to measure (default: all)")
-    parser.add_argument("--rounds", type=int, help="that count, after one to warm up (default: 5)")
-    parser.add_argument("--threads", type=int, help="of every process (default: the cores that it may use)")
-    parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
-    parser.add_argument("--image-size", type=int, help="pixels of a side (default: 256)")
-    parser.add_argument("--peers", type=Path, metavar="PYTHON", help="compare with anomalib of this interpreter")
+    parser.add_argument("--rounds", type=int, help="rounds that count, after one to warm up (default: 5)")
+    parser.add_argument("--threads", type=int, help="threads of every process (default: the cores that it may use)")
+    parser.add_argument("--device", help="cpu or cuda (default: cuda if there is a GPU)")
+    parser.add_argument("--image-size", type=int, help="side of the square images in pixels (default: 256)")
+    parser.add_argument(
+        "--peers", type=Path, metavar="PYTHON", help="also measure anomalib, installed for this Python interpreter"
+    )
 
 
 def run_speed(args: argparse.Namespace) -> int:
-    """Measure, write the JSON and print the table; exit code 1 if something could not be measured."""
+    """Measures, writes the JSON and prints the table; returns 1 if something could not be measured."""
     out: Path = args.out or _OUT
     if out.is_dir():
-        raise IsADirectoryError(f"{out}: is a folder. Name the JSON file to write as --out.")
+        raise IsADirectoryError(f"{out}: is a folder. Give --out the name of a JSON file.")
     threads = usable_cores() if args.threads is None else args.threads
     rounds = (1 if args.quick else 5) if args.rounds is None else args.rounds
     if min(threads, rounds) < 1:
         raise ValueError(f"--threads and --rounds must be at least 1, got {threads} and {rounds}.")
     device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda: torch finds no such GPU. Leave --device out, or install torch for CUDA.")
+        raise ValueError("--device cuda: torch finds no GPU. Leave out --device, or install torch for CUDA.")
     size = args.image_size or (64 if args.quick else 256)
     torch.set_num_threads(threads)
 
@@ -84,13 +86,16 @@ def measure(
     peer_python: Path | None = None,
     keep: Callable[[dict[str, Any]], None] = lambda result: None,
 ) -> dict[str, Any]:
-    """Gives all figures with what they were taken on and how, as JSON values.
+    """Measures all groups.
 
     Args:
-        settings: how to measure.
-        groups: of ``GROUPS``.
-        peer_python: interpreter that has anomalib; None compares with nobody.
-        keep: is given what there is before the first group and after each, as all of them take an hour.
+        settings: Settings that all measurements share.
+        groups: Names out of ``GROUPS``.
+        peer_python: Python interpreter with anomalib; None measures the bundle alone.
+        keep: Function that saves the result so far, before the first group and after each: all take an hour.
+
+    Returns:
+        All figures, with a description of machine, versions and method, as JSON values.
     """
     result: dict[str, Any] = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -105,7 +110,7 @@ def measure(
         "method": {
             "rounds": settings.rounds,
             "warm_up_rounds": 1,
-            "order": "within a group each case once a round, one after the other and never two at a time",
+            "order": "within a group each case once in a round, never two at a time",
             "training": "the bundle's engine on made-up images in memory, without its handlers; bf16 is autocast",
             "memory": "each case in a process of its own",
             "start": "from starting a process to its end, with files in the system's cache",

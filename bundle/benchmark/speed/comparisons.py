@@ -1,4 +1,4 @@
-"""What the figures are compared for: ratios of cases that were taken in turns, and what is hoped of them."""
+"""Compares the figures: ratios of cases that took turns, and the values hoped for."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -12,26 +12,26 @@ from bundle.benchmark.speed.networks import PLAIN
 from bundle.benchmark.speed.scan import EAGER, NO_COMPILER
 from bundle.benchmark.speed.settings import BATCHES, named
 
-_PEAK_GIB = 8.0  # of PDD's training
+_PEAK_GIB = 8.0  # most memory wanted for PDD's training
 _FLOOR_SHARE = 0.75
 HOW = (
-    "units a second of one case over those of the other, round by round, as both were taken in turns; the median of "
-    "these ratios. Of several cases on a side the fastest by its median stands for it."
+    "median over the rounds of the ratio of units per second, as both cases took turns; of several cases on a side, "
+    "the one with the fastest median counts."
 )
-
 
 _TRAINING = {("fp32", "first"): 3.0, ("fp32", "cached"): 5.0, ("bf16", "first"): 1.3, ("bf16", "cached"): 2.0}
 _INFERENCE = {1: 3.0, 8: 5.0}
 
 
 class Ratio(NamedTuple):
-    """Rate over rate.
+    """Ratio of the rate of one case to that of another.
 
     Attributes:
-        text: what it tells.
-        group: of the cases.
-        of, to: names of cases; the fastest that was measured of each is taken.
-        wanted: that the ratio should reach; None where it is only told.
+        text: Description of the ratio.
+        group: Group of the cases.
+        of: Names of cases, the fastest of which is the numerator.
+        to: Names of cases, the fastest of which is the denominator.
+        wanted: Value that the ratio should reach; None for information only.
     """
 
     text: str
@@ -42,7 +42,7 @@ class Ratio(NamedTuple):
 
 
 def ratios() -> list[Ratio]:
-    """Every ratio that is looked for."""
+    """All ratios to compute."""
     largest = BATCHES[-1]
     found = [
         Ratio(
@@ -64,7 +64,7 @@ def ratios() -> list[Ratio]:
         cached, first = (named(f"PDD {epoch} epoch", largest, precision) for epoch in ("cached", "first"))
         found.append(Ratio(f"PDD, cached epoch over first, {precision}", "training", [cached], [first], wanted=4.0))
     for batch_size in BATCHES:
-        for precision in PRECISIONS:  # of anomalib's; ours is the better of its two
+        for precision in PRECISIONS:  # anomalib's precision; ours is the faster of both
             how = f"batch {batch_size}, {precision}"
             theirs = [named("anomalib ReverseDistillation training", batch_size, precision)]
             for epoch in ("first", "cached"):
@@ -91,15 +91,15 @@ def _best(name: str, batch_size: int) -> list[str]:
 
 
 def compare(groups: dict[str, list[dict[str, Any]]], floor: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """Gives each comparison whose cases were measured, as JSON values.
+    """Computes each comparison whose cases were measured.
 
     Args:
-        groups: name of a group to its figures.
-        floor: of the scans, see ``scan.floor``.
+        groups: Figures by name of their group.
+        floor: Floor of the scans, see ``scan.floor``.
 
     Returns:
-        ``text``, ``value``, ``unit``, ``wanted`` and ``met`` (None where nothing is wanted, or it cannot be said) of
-        each, and of ratios the cases as ``of`` and ``to`` and their ``spread`` over the rounds.
+        A JSON object for each comparison: ``text``, ``value``, ``unit``, ``wanted`` and ``met`` (None if nothing is
+        wanted or it cannot be decided); for ratios also the cases ``of`` and ``to`` and the ``spread`` over the rounds.
     """
     found = [value for ratio in ratios() if (value := _compared(ratio, groups.get(ratio.group, []))) is not None]
     if floor is not None:
@@ -141,7 +141,9 @@ def _compared(ratio: Ratio, figures: list[dict[str, Any]]) -> dict[str, Any] | N
 
 def _share(floor: dict[str, Any]) -> dict[str, Any]:
     name, share = max(floor["shares"].items(), key=lambda item: item[1])
-    bound = floor["rates_of"] == "native"  # torch's kernels are none: one with a cheaper exponential passes them
+    bound = (
+        floor["rates_of"] == "native"
+    )  # rates of torch's kernels are no bound: code with a cheaper exponential exceeds them
     return {
         "text": f"fastest scan as a share of its floor, at the rates of {floor['rates_of']} code",
         "of": name,

@@ -1,4 +1,4 @@
-"""The methods as ``python -m bundle export`` writes them, run by ONNX Runtime and OpenVINO."""
+"""Measures methods exported by ``python -m bundle export``, in ONNX Runtime and OpenVINO."""
 
 import functools
 from collections.abc import Callable
@@ -14,12 +14,12 @@ from bundle.export.formats import FORMATS, Job
 from scripts.networks.exported import RUNNERS
 
 RUNTIMES = {"ONNX Runtime": "onnx", "OpenVINO": "openvino"}
-_FP32_ONLY = "onnx"  # on processors ONNX Runtime has no bfloat16
-_PRECISIONS = {"fp32": "f32", "bf16": "bf16"}  # to those of exported networks
+_FP32_ONLY = "onnx"  # ONNX Runtime has no bfloat16 on CPUs
+_PRECISIONS = {"fp32": "f32", "bf16": "bf16"}  # names used by exported networks
 
 
 def exports(settings: Settings) -> list[Case]:
-    """Gives images to anomaly maps by exported files, on processors alone."""
+    """Cases from images to anomaly maps by exported files; on CPUs only."""
     if settings.device.type != "cpu":
         return []
     return [
@@ -29,17 +29,19 @@ def exports(settings: Settings) -> list[Case]:
             batch_size,
             partial(_exported, write, batch_size, precision, settings),
         )
-        for method in (["RD4AD"] if settings.quick else METHODS)  # a selective scan is exported slowly
+        for method in (["RD4AD"] if settings.quick else METHODS)  # exporting a selective scan is slow
         for runtime, kind in RUNTIMES.items()
         for write in [functools.cache(partial(_write, method, kind, settings))]
         for precision in PRECISIONS
         if not (precision == "bf16" and kind == _FP32_ONLY)
-        for batch_size in (BATCHES if method == "RD4AD" else BATCHES[:1])  # a scan's memory is that of all its steps
+        for batch_size in (
+            BATCHES if method == "RD4AD" else BATCHES[:1]
+        )  # an exported scan holds all its steps in memory
     ]
 
 
 def _write(method: str, kind: str, settings: Settings) -> Path:
-    """Writes the file that the cases of a method and runtime share."""
+    """Exports the file that all cases of a method and runtime share."""
     network, side = settings.method(method).network.eval(), settings.image_size
     path = settings.folder / f"{method}{FORMATS[kind].suffix}"
     FORMATS[kind].check()

@@ -1,6 +1,6 @@
-"""A process that gives its first anomaly map: run by its path, so that it imports what a user's process imports.
+"""Process that computes its first anomaly map; run by its path, so that it imports what a user's process imports.
 
-Reads {"config": merged configs, "image_size": pixels} on standard input, and writes the seconds that each step took.
+Reads {"config": merged configs, "image_size": pixels} from standard input, and writes the seconds of each step.
 """
 
 import json
@@ -11,7 +11,7 @@ STARTED = time.perf_counter()
 
 
 def main() -> None:
-    """Imports, builds the network and gives the map of one image."""
+    """Imports, builds the network and computes the anomaly map of one image."""
     asked = json.load(sys.stdin)
     import torch
     from monai.bundle import ConfigParser

@@ -1,4 +1,4 @@
-"""The least that a selective scan has to do, counted, and how long this machine needs for that."""
+"""Counts the least work of a selective scan, and the time that this machine needs for it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import timm
 from scripts.networks.selective_scan import DIRECTIONS
 from scripts.networks.vmamba import SS2D
 
-_BYTES = 4  # float32, in which the scan computes whatever its input is
-_FIRST_STRIDE = 4  # of VMamba's patches
+_BYTES = 4  # float32, in which the scan computes for any input
+_FIRST_STRIDE = 4  # patch size of VMamba
 
 
 class Layer(NamedTuple):
-    """A scan's shape: an image of height x width tokens, channels D, states N and rank R of the step sizes."""
+    """Shape of a scan: height x width tokens, channels D, states N, and rank R of the step sizes."""
 
     height: int
     width: int
@@ -26,15 +26,17 @@ class Layer(NamedTuple):
 
 @dataclass(frozen=True)
 class Work:
-    """What a scan has to do at the least.
+    """Least work of a scan.
 
     Attributes:
-        updates: of a state: one a token, direction, channel and state.
-        exponentials: ``exp(delta a)`` of an update; two of a step size, whose softplus is one and a logarithm.
-        multiply_adds: of an update ``delta a``, ``b (delta x)``, ``h = e h + b delta x`` and ``y += c h``; of a step
-            size its projection from ``rank`` numbers, and ``delta x``; ``y += d x`` of a token and channel.
-        bytes_in: ``x`` and its projection, each read once.
-        bytes_out: ``y``, written once.
+        updates: Number of state updates: one for each token, direction, channel and state.
+        exponentials: Number of exponentials: ``exp(delta a)`` for each update; two for each step size, whose softplus
+            costs one and a logarithm.
+        multiply_adds: Number of multiply-adds: ``delta a``, ``b (delta x)``, ``h = e h + b delta x`` and ``y += c h``
+            for each update; the projection from ``rank`` numbers, and ``delta x``, for each step size; ``y += d x`` for
+            each token and channel.
+        bytes_in: Bytes of ``x`` and its projection, each read once.
+        bytes_out: Bytes of ``y``, written once.
     """
 
     updates: int
@@ -48,12 +50,12 @@ class Work:
 
 
 class Rates(NamedTuple):
-    """What the machine does a second, with the threads that the scan has.
+    """Operations per second of the machine, with the threads that the scan has.
 
     Attributes:
-        exponentials: float32, in a core's cache.
-        multiply_adds: float32, in registers.
-        bytes: read or written in main memory.
+        exponentials: Exponentials per second, in float32 within a core's cache.
+        multiply_adds: Multiply-adds per second, in float32 within registers.
+        bytes: Bytes per second, read from or written to main memory.
     """
 
     exponentials: float
@@ -62,7 +64,7 @@ class Rates(NamedTuple):
 
 
 def scan_layers(name: str, image_size: int) -> list[Layer]:
-    """The scans of a VMamba of timm's registry, block by block, for an image of ``image_size`` x ``image_size``."""
+    """Scans of a VMamba in timm's registry, block by block, for an image of ``image_size`` x ``image_size`` pixels."""
     model: Any = timm.create_model(name)
     found = []
     for stage, layer in enumerate(model.layers):
@@ -76,7 +78,7 @@ def scan_layers(name: str, image_size: int) -> list[Layer]:
 
 
 def work(layer: Layer) -> Work:
-    """Counts what the scan of one image has to do, all four directions together."""
+    """Work of one scan of one image, in all four directions."""
     tokens = layer.height * layer.width
     steps = tokens * DIRECTIONS * layer.channels
     updates = steps * layer.states
@@ -91,15 +93,15 @@ def work(layer: Layer) -> Work:
 
 
 def total(layers: list[Layer]) -> Work:
-    """Counts what all scans of one image have to do."""
+    """Work of all scans of one image."""
     return sum((work(layer) for layer in layers), Work(*[0] * 5))
 
 
 def floor_seconds(work: Work, rates: Rates) -> float:
-    """The least time for the work: arithmetic, or memory where that takes longer.
+    """Least time for the work in seconds: that of arithmetic, or of memory if longer.
 
-    Exponentials and multiply-adds go through the same units of a core, one after the other; a multiplication takes one
-    as long as a multiply-add does. Arithmetic and memory may overlap.
+    Exponentials and multiply-adds share the units of a core, one after the other; a multiplication takes as long as a
+    multiply-add. Arithmetic and memory access may overlap.
     """
     arithmetic = work.multiply_adds / rates.multiply_adds + work.exponentials / rates.exponentials
     return max(arithmetic, (work.bytes_in + work.bytes_out) / rates.bytes)

@@ -1,4 +1,4 @@
-"""What the figures were taken on."""
+"""Describes the machine and the versions behind the figures."""
 
 import os
 import platform
@@ -10,13 +10,13 @@ import torch
 from scripts.model.provenance import git_commit, installed
 
 PACKAGES = ("torch", "torchvision", "timm", "monai", "numpy", "numba", "onnxruntime", "openvino", "mamba-ssm")
-# Of what a processor says it can do, what decides how fast networks run on it.
+# Processor features that decide how fast networks run.
 _FLAGS = ("avx2", "fma", "avx512f", "avx512_bf16", "avx512_vnni", "amx_tile", "amx_bf16", "asimd", "sve", "bf16")
 _CPUINFO = Path("/proc/cpuinfo")
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """Processor, memory, system and, where it is used, the GPU; as JSON values."""
+    """Processor, memory, system and, if used, the GPU, as JSON values."""
     model, flags = processor(_CPUINFO.read_text() if _CPUINFO.is_file() else "")
     found: dict[str, Any] = {
         "cpu": model or platform.processor() or platform.machine(),
@@ -25,7 +25,7 @@ def machine(device: torch.device) -> dict[str, Any]:
         "torch_uses": torch.backends.cpu.get_cpu_capability(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "system": platform.platform(),
-        "load_average": [round(load, 2) for load in os.getloadavg()],  # that others put on it meanwhile shows here
+        "load_average": [round(load, 2) for load in os.getloadavg()],  # reveals other work on the machine
         "gpu": None,
     }
     if device.type == "cuda":
@@ -41,19 +41,21 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 
 def processor(cpuinfo: str) -> tuple[str, list[str]]:
-    """The model of the processor, empty if not said, and those of its flags that matter, from Linux's description."""
-    fields = dict(_field(line) for line in reversed(cpuinfo.splitlines()) if ":" in line)  # the first core's stay
+    """Model of the processor, empty if unknown, and its flags that matter, from the text of /proc/cpuinfo."""
+    fields = dict(
+        _field(line) for line in reversed(cpuinfo.splitlines()) if ":" in line
+    )  # reversed, so that the first core's fields remain
     flags = set(fields.get("flags", fields.get("Features", "")).split())
     return fields.get("model name", ""), [flag for flag in _FLAGS if flag in flags]
 
 
 def usable_cores() -> int:
-    """Of this process, which may have been given fewer than the machine has."""
+    """Number of cores that this process may use, which may be fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def versions() -> dict[str, str]:
-    """Python, this code's commit and the packages that are installed."""
+    """Versions of Python and of the installed packages, and the commit of this code."""
     return {"python": platform.python_version(), "commit": git_commit()} | installed(PACKAGES)
 
 

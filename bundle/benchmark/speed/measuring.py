@@ -1,4 +1,4 @@
-"""Takes measurements in turns, so that whatever else the machine does falls on all of them alike."""
+"""Measures cases in turns, so that other work on the machine affects them all alike."""
 
 import logging
 import time
@@ -12,19 +12,19 @@ from tqdm import tqdm
 
 logger = logging.getLogger(__name__)
 
-Call = Callable[[], float]  # does the work once, and gives the seconds that it took
+Call = Callable[[], float]  # does the work once and returns the seconds it took
 
 
 @dataclass(frozen=True)
 class Case:
-    """One thing that is measured.
+    """Case to measure.
 
     Attributes:
-        name: no other of its group has it.
-        unit: what is counted, in the plural.
-        count: how many of them a call does.
-        prepare: builds what the call needs, outside the time that counts.
-        facts: JSON values that belong to the figures.
+        name: Name, unique in its group.
+        unit: Unit that is counted, in the plural.
+        count: Units that one call does.
+        prepare: Function that builds the call, outside the time measured.
+        facts: JSON values to keep with the figures.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Case:
 def timed(
     work: Callable[[], Any], device: torch.device | None = None, clock: Callable[[], float] = time.perf_counter
 ) -> Call:
-    """Gives the call that times ``work`` from where the device is idle to where it is idle again."""
+    """Wraps ``work`` in a call that times it, from an idle device to an idle device."""
 
     def call() -> float:
         _wait_for(device)
@@ -50,17 +50,17 @@ def timed(
 
 
 def take(cases: Sequence[Case], rounds: int, bar: tqdm) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """Calls every case once to warm up, then ``rounds`` times, one after the other in each round.
+    """Calls every case once to warm up, then once in each of ``rounds`` rounds.
 
-    A case that raises is left out from there on, and does not stop the others.
+    A case that raises is skipped from then on, and does not stop the others.
 
     Args:
-        cases: all are held in memory at once.
-        rounds: at least 1.
-        bar: is updated once a call, warm-up included.
+        cases: Cases, which are all in memory at once.
+        rounds: Number of rounds that count, at least 1.
+        bar: Progress bar, updated at each call including the warm-up.
 
     Returns:
-        The figures of each case that went through (see ``figures``), and of the others name to error.
+        Figures of each case that succeeded (see ``figures``), and errors of the others by name.
     """
     calls: dict[str, Call] = {}
     seconds: dict[str, list[float]] = {case.name: [] for case in cases}
@@ -77,7 +77,7 @@ def take(cases: Sequence[Case], rounds: int, bar: tqdm) -> tuple[list[dict[str, 
                     calls[case.name]()
                 else:
                     seconds[case.name].append(calls[case.name]())
-            except Exception as error:  # whatever it is, the other figures are worth having
+            except Exception as error:  # any error: the other figures are still worth having
                 logger.debug("%s", case.name, exc_info=True)
                 failed[case.name] = f"{type(error).__name__}: {error}"
             bar.update()
@@ -85,11 +85,11 @@ def take(cases: Sequence[Case], rounds: int, bar: tqdm) -> tuple[list[dict[str, 
 
 
 def figures(case: Case, seconds: Sequence[float]) -> dict[str, Any]:
-    """Gives what is kept of a case, as JSON values.
+    """Figures of a case, as JSON values.
 
     Args:
-        case: whose.
-        seconds: of its calls, round by round.
+        case: Case that was measured.
+        seconds: Seconds of its calls, round by round.
     """
     return {
         "name": case.name,
@@ -102,7 +102,7 @@ def figures(case: Case, seconds: Sequence[float]) -> dict[str, Any]:
 
 
 def spread(values: np.ndarray) -> dict[str, float]:
-    """The median, the smallest and the quartiles of values (n,)."""
+    """Median, minimum and quartiles of values (n,)."""
     lower, median, upper = np.percentile(values, [25, 50, 75])
     numbers = {"median": median, "minimum": values.min(), "lower_quartile": lower, "upper_quartile": upper}
     return {name: float(value) for name, value in numbers.items()}

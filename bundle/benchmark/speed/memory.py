@@ -1,6 +1,6 @@
-"""The most memory that a training or an inference holds, each in a process of its own.
+"""Measures the peak memory of a training or an inference, each in a process of its own.
 
-Run as a module with a ``Job`` as JSON, it is that process, and prints the bytes.
+Run as a module with a ``Job`` as JSON, this is that process, and prints the bytes.
 """
 
 import json
@@ -22,12 +22,17 @@ _INFERENCES = 3
 
 
 class Job(NamedTuple):
-    """What the process does.
+    """Job of the process.
 
     Attributes:
-        method: see ``Method``.
-        what: ``training``, of a first epoch, or ``inference``.
-        batch_size, amp, device, image_size, threads, quick: how.
+        method: Name of a method, see ``Method``.
+        what: ``training``, for one first epoch, or ``inference``.
+        batch_size: Images in a batch.
+        amp: Whether to use bfloat16 autocast.
+        device: Name of a ``torch.device``.
+        image_size: Side of the images in pixels.
+        threads: Threads of the process.
+        quick: Whether to use small networks.
     """
 
     method: str
@@ -41,13 +46,13 @@ class Job(NamedTuple):
 
     @property
     def name(self) -> str:
-        """As of its figure."""
+        """Name of the figure."""
         (precision,) = (name for name, amp in PRECISIONS.items() if amp == self.amp)
         return named(f"{self.method} {self.what}", self.batch_size, precision)
 
 
 def jobs(settings: Settings) -> list[Job]:
-    """Every process that is measured."""
+    """All processes to measure."""
     return [
         Job(
             method,
@@ -67,7 +72,7 @@ def jobs(settings: Settings) -> list[Job]:
 
 
 def measure(jobs: Sequence[Job], bar: tqdm) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """Gives ``{"name", "bytes", "of"}`` of each job that ended well, and of the others name to error."""
+    """Runs the jobs; returns ``{"name", "bytes", "of"}`` of each that succeeded, and errors of the others by name."""
     found, failed = [], {}
     for job in jobs:
         bar.set_postfix_str(job.name)
@@ -88,16 +93,15 @@ def measure(jobs: Sequence[Job], bar: tqdm) -> tuple[list[dict[str, Any]], dict[
 
 
 def peak(device: torch.device) -> dict[str, Any]:
-    """The most that this process has held so far: on the GPU, or in main memory with all libraries.
+    """Peak memory of this process so far: on the GPU, or in main memory with all libraries.
 
-    Linux hands what ``getrusage`` tells on from the process that started this one, so there the kernel's own record of
-    this one is read.
+    On Linux, ``getrusage`` includes the peak of the parent process, so the kernel's own record of this process is read.
     """
     if device.type == "cuda":
         return {"bytes": torch.cuda.max_memory_allocated(device), "of": "tensors on the GPU"}
     if _STATUS.is_file() and (line := re.search(r"VmHWM:\s*(\d+) kB", _STATUS.read_text())):
         return {"bytes": int(line[1]) * 1024, "of": "resident memory of the process"}
-    import resource  # which Windows lacks
+    import resource  # missing on Windows
 
     unit = 1 if sys.platform == "darwin" else 1024
     usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
@@ -105,7 +109,7 @@ def peak(device: torch.device) -> dict[str, Any]:
 
 
 def main(text: str) -> None:
-    """Does the job and prints its peak."""
+    """Does the job and prints its peak memory."""
     job = Job(**json.loads(text))
     torch.set_num_threads(job.threads)
     method = Method(job.method, job.device, job.image_size, job.quick)

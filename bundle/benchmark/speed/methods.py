@@ -1,4 +1,4 @@
-"""The methods as their configs build them, with UNTRAINED teachers and made-up images: speed asks for neither."""
+"""Builds methods from their configs, with UNTRAINED teachers and made-up images, as speed depends on neither."""
 
 import copy
 from collections.abc import Callable
@@ -13,12 +13,12 @@ from torch import Tensor
 from scripts.engines import DistillationTrainer
 
 ROOT = Path(__file__).parents[3]
-METHODS: dict[str, tuple[str, ...]] = {  # to overlays of configs/train.json
+METHODS: dict[str, tuple[str, ...]] = {  # overlays of configs/train.json
     "RD4AD": ("configs/methods/rd4ad.json",),
     "PDD": (),
 }
-PRECISIONS = {"fp32": False, "bf16": True}  # to configs' amp
-# For --quick: networks so small that they only show whether it runs.
+PRECISIONS = {"fp32": False, "bf16": True}  # value of amp in the configs
+# Networks for --quick, so small that they only show whether it runs.
 _SMALL: dict[str, dict[str, Any]] = {
     "RD4AD": {
         "network_def#teacher#name": "test_resnet",
@@ -31,14 +31,14 @@ _SMALL: dict[str, dict[str, Any]] = {
 
 
 def method_config(name: str, device: str, quick: bool = False) -> dict[str, Any]:
-    """The merged configs of a method's training, changed in what speed does not depend on.
+    """Merged configs of a method's training, changed only where speed does not depend on it.
 
-    The handlers are left out: they write checkpoints, MLflow's records and progress.
+    The handlers are removed: they write checkpoints, MLflow records and progress.
 
     Args:
-        name: a key of ``METHODS``.
-        device: as of ``torch.device``.
-        quick: small networks in place of the configs'.
+        name: Key of ``METHODS``.
+        device: Name of a ``torch.device``.
+        quick: Whether to use small networks instead of the configs'.
     """
     files = [str(ROOT / file) for file in ("configs/train.json", *METHODS[name])]
     parser = ConfigParser(ConfigParser.load_config_files(files))
@@ -53,13 +53,13 @@ def method_config(name: str, device: str, quick: bool = False) -> dict[str, Any]
 
 
 class Method:
-    """Network, loss and optimizer of a method, built once for all that is measured of it.
+    """Network, loss and optimizer of a method, built once for all its measurements.
 
     Args:
-        name: a key of ``METHODS``.
-        device: as of ``torch.device``.
-        image_size: pixels of a side.
-        quick: small networks in place of the configs'.
+        name: Key of ``METHODS``.
+        device: Name of a ``torch.device``.
+        image_size: Side of the images in pixels.
+        quick: Whether to use small networks instead of the configs'.
     """
 
     def __init__(self, name: str, device: str, image_size: int, quick: bool = False) -> None:
@@ -72,12 +72,12 @@ class Method:
         self.network = self._built["network"]
 
     def trainer(self, images: int, batch_size: int, amp: bool) -> DistillationTrainer:
-        """Gives the engine that trains one epoch a run, with an empty feature cache.
+        """Builds an engine that trains one epoch for each run, with an empty feature cache.
 
         Args:
-            images: of an epoch; they lie in memory, ready for the network.
-            batch_size: of the training.
-            amp: bfloat16 autocast.
+            images: Images of an epoch, kept in memory ready for the network.
+            batch_size: Images in a batch.
+            amp: Whether to use bfloat16 autocast.
         """
         parser = ConfigParser(copy.deepcopy(self._config))
         items = [{"image": image} for image in made_up_images(images, self.image_size)]
@@ -87,7 +87,7 @@ class Method:
         return parser.get_parsed_content("train#trainer")
 
     def inference(self, batch_size: int, amp: bool) -> Callable[[], Tensor]:
-        """Gives what makes the anomaly maps (B, 1, H, W) of a batch, as evaluation and inference make them."""
+        """Builds a function that computes the anomaly maps (B, 1, H, W) of a batch, as evaluation and inference do."""
         parser = ConfigParser({"amp": amp, "inferer": self._config["train"]["inferer"]})
         inferer = parser.get_parsed_content("inferer")
         images = torch.stack([image.as_tensor() for image in made_up_images(batch_size, self.image_size)])
@@ -103,6 +103,6 @@ class Method:
 
 
 def made_up_images(count: int, size: int, seed: int = 0) -> list[MetaTensor]:
-    """Images (3, size, size) of noise in [0, 1], each with a file name of its own."""
+    """Noise images (3, size, size) in [0, 1], each with its own file name."""
     noise = torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(seed))
     return [MetaTensor(image, meta={"filename_or_obj": f"image {i}"}) for i, image in enumerate(noise)]

@@ -1,4 +1,4 @@
-"""What is measured of whole networks: training, inference, and each teacher alone."""
+"""Measures whole networks: training, inference, and each teacher alone."""
 
 import copy
 from collections.abc import Callable
@@ -14,13 +14,13 @@ from bundle.benchmark.speed.settings import BATCHES, Settings, images_a_call, na
 from scripts.networks import Teacher
 
 TEACHERS = ("wide_resnet50_2", "vmamba_tiny_v0", "vmamba_tiny_s2l5", "vmamba_tiny_s1l8")
-PLAIN = "wide_resnet50_2"  # is measured as timm makes it, too
-_PLAIN_LEVELS = (1, 2, 3, 4)  # those that a Teacher takes
+PLAIN = "wide_resnet50_2"  # measured as timm builds it, too
+_PLAIN_LEVELS = (1, 2, 3, 4)  # levels that a Teacher takes
 _SMALL_TEACHERS, _SMALL_PLAIN = ("test_resnet", "vmamba_pico"), "test_resnet"
 
 
 def training(settings: Settings) -> list[Case]:
-    """Gives a first epoch, whose feature cache is empty, and a later one, in which the teachers have nothing to do."""
+    """Cases of a first epoch, with an empty feature cache, and of a later one, in which the teachers do not run."""
     cases = []
     for name in METHODS:
         method = _Lazy(partial(settings.method, name))
@@ -39,7 +39,7 @@ def training(settings: Settings) -> list[Case]:
 
 
 def inference(settings: Settings) -> list[Case]:
-    """Gives images to anomaly maps, eager."""
+    """Cases from images to anomaly maps, in eager mode."""
     cases = []
     for name in METHODS:
         method = _Lazy(partial(settings.method, name))
@@ -57,7 +57,7 @@ def inference(settings: Settings) -> list[Case]:
 
 
 def teachers(settings: Settings) -> list[Case]:
-    """Gives each teacher alone, and the plain timm model that others would take."""
+    """Cases of each teacher alone, and of the plain timm model that others would use."""
     names, plain = (_SMALL_TEACHERS, _SMALL_PLAIN) if settings.quick else (TEACHERS, PLAIN)
     makers: dict[str, Callable[[], torch.nn.Module]] = {
         name: partial(Teacher, name, weights="untrained") for name in names
@@ -80,7 +80,7 @@ def teachers(settings: Settings) -> list[Case]:
 
 
 class _Lazy:
-    """What several cases share, made when the first of them is prepared."""
+    """Object that several cases share, built when the first of them is prepared."""
 
     def __init__(self, make: Callable[[], Any]) -> None:
         self._make, self._made = make, None
@@ -97,7 +97,7 @@ def _frozen(make: Callable[[], torch.nn.Module], device: torch.device) -> torch.
 
 def _first_epoch(method: Callable[[], Method], batch_size: int, amp: bool) -> Call:
     trainer = method().trainer(images_a_call(batch_size), batch_size, amp)
-    empty = copy.deepcopy(trainer.feature_cache)  # one that keeps features on disk would need a new folder as well
+    empty = copy.deepcopy(trainer.feature_cache)  # a cache on disk would also need a new folder
     epoch = timed(trainer.run, method().device)
 
     def call() -> float:

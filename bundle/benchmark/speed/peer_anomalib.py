@@ -1,12 +1,12 @@
-"""anomalib's ReverseDistillation and PatchCore, measured in their own environment: this file imports none of ours.
+"""Measures anomalib's ReverseDistillation and PatchCore in their own environment; imports none of our code.
 
-Run with {"device", "image_size", "threads", "quick"} as JSON. Then every line on standard input is a question as JSON,
-and every line on standard output its answer: {"seconds": ...}, or {"error": text}. It ends where the input ends.
+Run with {"device", "image_size", "threads", "quick"} as JSON. From then on each line on standard input is a question as
+JSON, and each line on standard output its answer: {"seconds": ...} or {"error": text}. Ends when the input ends.
 
 {"do": "versions"}                                                     -> {"versions": {...}, "method": {...}}
 {"do": "train", "batch": 8, "images": 16, "amp": false}                -> training steps over so many images
-{"do": "infer", "model": "ReverseDistillation", "batch": 8, "amp": false}    -> one batch to its anomaly maps
-{"do": "exported", "runtime": "openvino", "amp": false}                -> one image, by what anomalib exports
+{"do": "infer", "model": "ReverseDistillation", "batch": 8, "amp": false}    -> anomaly maps of one batch
+{"do": "exported", "runtime": "openvino", "amp": false}                -> one image, by anomalib's own export
 """
 
 import functools
@@ -22,13 +22,13 @@ from typing import Any
 
 BACKBONE, QUICK_BACKBONE = "wide_resnet50_2", "resnet18"
 LAYERS = {"ReverseDistillation": ("layer1", "layer2", "layer3"), "PatchCore": ("layer2", "layer3")}
-CORESET_RATIO = 0.1  # of the patches, anomalib's default
+CORESET_RATIO = 0.1  # fraction of the patches; anomalib's default
 MEMORY_IMAGES = 16
 PACKAGES = ("anomalib", "lightning", "torch", "torchvision", "timm", "numpy", "onnxruntime", "openvino")
 
 
 class Anomalib:
-    """The models, each built when it is first asked for."""
+    """Models of anomalib, each built when first asked for."""
 
     def __init__(self, device: str, image_size: int, threads: int, quick: bool) -> None:
         import torch
@@ -130,7 +130,7 @@ class Anomalib:
         with self.torch.no_grad():
             patches = self.torch.vstack([network(self._images(8)) for _ in range(MEMORY_IMAGES // 8)])
         network.embedding_store.clear()
-        # Which patches are kept does not change the speed, and choosing them as anomalib does has taken 9 GB and more.
+        # The choice of patches does not change the speed, and anomalib's way of choosing takes 9 GB and more.
         network.memory_bank = patches[self.torch.randperm(len(patches))[: int(CORESET_RATIO * len(patches))]]
         return network.eval()
 
@@ -165,11 +165,11 @@ class Anomalib:
 
 
 def answer(anomalib: Anomalib, question: dict[str, Any]) -> dict[str, Any]:
-    """Does what is asked; an error becomes the answer."""
+    """Answers a question; an error becomes the answer."""
     do = question.pop("do")
     try:
         if do not in ("versions", "train", "infer", "exported"):
-            raise ValueError(f"nobody knows how to do '{do}'")
+            raise ValueError(f"unknown question {do!r}")
         return getattr(anomalib, do)(**question)
     except Exception as error:
         return {"error": f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]}
@@ -177,7 +177,7 @@ def answer(anomalib: Anomalib, question: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     """Answers until the input ends."""
-    # Libraries print to standard output, which is the answers' alone.
+    # Standard output is for answers alone; what libraries print goes to standard error.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     anomalib = Anomalib(**json.loads(sys.argv[1]))

@@ -1,6 +1,6 @@
-"""Implementations by others, each a long-lived process of another interpreter that measures when it is asked to.
+"""Measures implementations by others, each in a long-lived process of another interpreter that answers questions.
 
-Questions and answers are JSON, a line each: see ``peer_anomalib.py``. Between them the process does nothing.
+Questions and answers are JSON, one on each line: see ``peer_anomalib.py``. In between the process is idle.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from bundle.benchmark.speed.settings import BATCHES, Settings, environment, imag
 
 SCRIPT = Path(__file__).with_name("peer_anomalib.py")
 RUNTIMES = {"ONNX Runtime": "onnxruntime", "OpenVINO": "openvino"}
-_FP32_ONLY = "onnxruntime"  # on processors it has no bfloat16
-_LAST_WORDS = 500  # characters of its messages that an error repeats
+_FP32_ONLY = "onnxruntime"  # it has no bfloat16 on CPUs
+_LAST_WORDS = 500  # characters of its output that an error quotes
 
 
 class PeerError(RuntimeError):
-    """The other process cannot be started, has ended, or could not do what it was asked."""
+    """The other process cannot be started, has ended, or answered with an error."""
 
 
 class Peer:
-    """The other process; use it in a ``with`` statement.
+    """Process of another interpreter, for use in a ``with`` statement.
 
     Args:
-        python: its interpreter.
-        settings: device, image size and threads, which it gets too.
-        script: what it runs.
+        python: Python interpreter.
+        settings: Settings to pass on: device, image size, threads and quick.
+        script: Script that answers the questions.
 
     Raises:
-        PeerError: if it cannot be started.
+        PeerError: If the process cannot be started.
     """
 
     def __init__(self, python: Path, settings: Settings, script: Path = SCRIPT) -> None:
@@ -55,12 +55,14 @@ class Peer:
                 stdout=subprocess.PIPE,
                 stderr=self._messages,
                 text=True,
-                env=environment(settings.threads, PYTHONSAFEPATH="1"),  # our modules beside the script are none of its
+                env=environment(
+                    settings.threads, PYTHONSAFEPATH="1"
+                ),  # it must not import our modules beside the script
             )
         except OSError as error:
             self._messages.close()
             raise PeerError(
-                f"{python}: cannot be started ({error}). make bench-peers makes its environment."
+                f"{python}: cannot be started ({error}). make bench-peers sets up its environment."
             ) from error
 
     def __enter__(self) -> Peer:
@@ -70,7 +72,7 @@ class Peer:
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
         process: Any = self._process
-        with suppress(OSError):  # it may have ended with a question unread
+        with suppress(OSError):  # it may have ended without reading a question
             process.stdin.close()  # which ends it
         try:
             process.wait(timeout=10)
@@ -81,10 +83,14 @@ class Peer:
         self._messages.close()
 
     def ask(self, do: str, **how: Any) -> dict[str, Any]:
-        """Asks for something to be done, and waits for the answer.
+        """Asks a question and waits for the answer.
+
+        Args:
+            do: Name of the question.
+            **how: Arguments of the question.
 
         Raises:
-            PeerError: if the answer is an error, or none came.
+            PeerError: If the answer is an error, or none comes.
         """
         process: Any = self._process
         try:
@@ -106,7 +112,7 @@ class Peer:
 
 
 def training(peer: Peer) -> list[Case]:
-    """Gives anomalib's training steps of ReverseDistillation, on as many images a call as ours."""
+    """Cases of anomalib's training of ReverseDistillation, on as many images for each call as ours."""
     return [
         Case(
             named("anomalib ReverseDistillation training", batch_size, precision),
@@ -120,7 +126,7 @@ def training(peer: Peer) -> list[Case]:
 
 
 def inference(peer: Peer) -> list[Case]:
-    """Gives anomalib's torch models, eager."""
+    """Cases of anomalib's torch models, in eager mode."""
     return [
         Case(
             named(f"anomalib {model} inference", batch_size, precision),
@@ -135,7 +141,7 @@ def inference(peer: Peer) -> list[Case]:
 
 
 def exports(peer: Peer) -> list[Case]:
-    """Gives what anomalib exports of ReverseDistillation, at batch 1."""
+    """Cases of ReverseDistillation as anomalib exports it, at batch size 1."""
     return [
         Case(
             named(f"anomalib ReverseDistillation, {name}", 1, precision),

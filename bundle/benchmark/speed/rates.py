@@ -1,4 +1,4 @@
-"""How fast this machine does what a scan's floor is counted in."""
+"""Measures the rates of this machine that set the floor of a scan."""
 
 from collections.abc import Callable
 from functools import partial
@@ -9,23 +9,23 @@ from bundle.benchmark.speed.measuring import Call, Case, timed
 from scripts.networks.selective_scan import cpu_backends, native
 
 EXPONENTIALS, MULTIPLY_ADDS, BYTES = "rate: exponentials", "rate: multiply-adds", "rate: bytes"
-_REPEATS = 10**6  # some tenths of a second
-_IN_CACHE = 2**15  # float32 values a thread, 128 KiB; torch gives a thread no less
+_REPEATS = 10**6  # takes some tenths of a second
+_IN_CACHE = 2**15  # float32 values for each thread, 128 KiB; torch gives a thread no less
 _MATRIX = 1024
 _IN_MEMORY = 2**26  # float32 values, 256 MiB: more than any cache holds
 
 
 def taken_with(device: torch.device) -> str:
-    """``"native"`` code, which does nothing else, or kernels of ``"torch"``, whose rates are no bound."""
+    """Code that the rates are measured with: ``"native"``, or kernels of ``"torch"``, whose rates are no bound."""
     return "native" if device.type == "cpu" and "native" in cpu_backends() else "torch"
 
 
 def rate_cases(device: torch.device, quick: bool = False) -> list[Case]:
-    """Gives the cases whose rates are those of ``floor.Rates``.
+    """Cases that measure the rates in ``floor.Rates``.
 
     Args:
-        device: that does it.
-        quick: a thousandth of the work.
+        device: Device to measure.
+        quick: Whether to do a thousandth of the work.
     """
     less = 1000 if quick else 1
     make = _native if taken_with(device) == "native" else _torch

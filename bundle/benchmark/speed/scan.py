@@ -1,4 +1,4 @@
-"""The selective scans of one VMamba alone, backend by backend, against their floor."""
+"""Measures the selective scans of one VMamba alone, by backend, against their floor."""
 
 from dataclasses import asdict
 from functools import partial
@@ -14,19 +14,19 @@ from bundle.benchmark.speed.settings import BATCHES, Settings, named
 from scripts.networks.selective_scan import DIRECTIONS, Scan, backend, cpu_backends
 
 EAGER = "torch"
-NO_COMPILER = ("torch", "numba")  # forms that run where there is no C compiler
+NO_COMPILER = ("torch", "numba")  # backends that need no C compiler
 _MODEL, _SMALL_MODEL = "vmamba_tiny_v0", "vmamba_pico"
 
 
 def backends(device: torch.device) -> dict[str, Scan]:
-    """The forms that can run on the device."""
+    """Backends of the scan that run on the device."""
     if device.type == "cuda":
         return dict([backend("cuda")])
     return cpu_backends()
 
 
 def scan(settings: Settings) -> list[Case]:
-    """Gives all scans of an image, and the rates of which the floor is made."""
+    """Cases of all scans of an image, and of the rates that set the floor."""
     model = _SMALL_MODEL if settings.quick else _MODEL
     layers = scan_layers(model, settings.image_size)
     facts = {"model": model, "work_an_image": asdict(total(layers))}
@@ -45,9 +45,11 @@ def scan(settings: Settings) -> list[Case]:
 
 
 def floor(figures: list[dict[str, Any]], device: torch.device) -> dict[str, Any] | None:
-    """The scans' floor from the figures of their group, as JSON values; None if a rate or every scan failed.
+    """Floor of the scans, computed from the figures of their group.
 
-    ``seconds_an_image`` is the least time, and ``shares`` how near to it each scan comes, 1 at the floor.
+    Returns:
+        JSON values: ``seconds_an_image`` is the least time, and ``shares`` how near to it each scan comes, with 1 at
+        the floor. None if a rate or every scan failed.
     """
     by_name = {figure["name"]: figure for figure in figures}
     measured = [figure for name, figure in by_name.items() if name.startswith("scan, ")]
@@ -77,7 +79,7 @@ def _scan(form: Scan, layers: list[Layer], batch_size: int, device: torch.device
 
 
 def _inputs(layer: Layer, batch_size: int, device: torch.device) -> list[Tensor]:
-    """Of the sizes that a trained network has: steps around 0.01, decays of 1 to N."""
+    """Random inputs with the magnitudes of a trained network: steps around 0.01, decays of 1 to N."""
     height, width, channels, states, rank = layer
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(batch_size, height, width, channels, generator=generator)

@@ -1,4 +1,4 @@
-"""What is asked of all measurements alike."""
+"""Settings that all measurements share."""
 
 import os
 from pathlib import Path
@@ -12,15 +12,15 @@ BATCHES = (1, 8)
 
 
 class Settings(NamedTuple):
-    """How to measure.
+    """Settings of a run.
 
     Attributes:
-        device: that computes.
-        image_size: pixels of a side.
-        threads: of every process.
-        rounds: that count.
-        quick: small networks, to see whether it runs.
-        folder: for made-up data; the caller removes it.
+        device: Device that computes.
+        image_size: Side of the images in pixels.
+        threads: Threads of every process.
+        rounds: Rounds that count.
+        quick: Whether to use small networks, to see whether it runs.
+        folder: Folder for made-up data, removed by the caller.
     """
 
     device: torch.device
@@ -32,25 +32,25 @@ class Settings(NamedTuple):
 
     @property
     def in_processes(self) -> list[str]:
-        """The methods that are measured in processes of their own, which take seconds to start."""
+        """Names of the methods to measure in processes of their own, which take seconds to start."""
         return ["PDD"] if self.quick else list(METHODS)
 
     def method(self, name: str) -> Method:
-        """Builds a method anew."""
+        """Builds a new instance of a method."""
         return Method(name, str(self.device), self.image_size, self.quick)
 
 
 def named(what: str, batch_size: int, precision: str = "") -> str:
-    """Gives a case's name."""
+    """Name of a case."""
     return ", ".join(part for part in (what, f"batch {batch_size}", precision) if part)
 
 
 def images_a_call(batch_size: int) -> int:
-    """Images of an epoch that is timed: two batches at least, and a few images."""
+    """Number of images in a timed epoch: at least two batches, and at least 8 images."""
     return max(2 * batch_size, 8)
 
 
 def environment(threads: int, **more: str) -> dict[str, str]:
-    """The environment of a process that is to use so many threads and not to warn."""
+    """Environment of a process that uses so many threads and prints no warnings."""
     counts = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     return {**os.environ, **counts, "PYTHONWARNINGS": "ignore", **more}

@@ -1,4 +1,4 @@
-"""Reading single slices of a scan, from the uncompressed cache and without it."""
+"""Measures the reading of single slices, from the uncompressed cache and without it."""
 
 from collections.abc import Callable
 from functools import partial
@@ -13,13 +13,13 @@ from bundle.phantom.volumes import write_phantom_volumes
 from scripts.transforms import LoadScand
 
 _SHAPE, _SMALL_SHAPE = (256, 256, 64), (64, 64, 16)
-_PLANES = {"axial": 2, "sagittal": 0}  # to the axis that they are slices of
-_SLICES = 64  # a call
-_WHOLE = 4  # a call, where each slice costs the whole volume
+_PLANES = {"axial": 2, "sagittal": 0}  # axis along which slices are numbered
+_SLICES = 64  # slices in a call
+_WHOLE = 4  # slices in a call that reads the whole volume for each
 
 
 def slices(settings: Settings) -> list[Case]:
-    """Gives random slices of a phantom head of 12-bit voxels in a ``.nii.gz``."""
+    """Cases of reading random slices of a phantom head in a ``.nii.gz`` of 12-bit voxels."""
     shape = _SMALL_SHAPE if settings.quick else _SHAPE
     facts = {"volume": list(shape)}
     cached = [
@@ -51,7 +51,7 @@ def _inflated(settings: Settings, shape: tuple[int, int, int]) -> Call:
         image: Any = nib.load(path)
         np.ascontiguousarray(np.asanyarray(image.dataobj)[..., index])
 
-    return _each(read, min(shape), _WHOLE)  # whatever axis is the last in the file
+    return _each(read, min(shape), _WHOLE)  # any index of the last axis in the file
 
 
 def _each(read: Callable[[int], object], count: int, number: int) -> Call:
@@ -65,7 +65,7 @@ def _each(read: Callable[[int], object], count: int, number: int) -> Call:
 
 
 def _volume(settings: Settings) -> str:
-    """The phantom's file, written the first time."""
+    """Path of the phantom's file, which is written the first time."""
     folder = settings.folder / "phantom"
     if not folder.exists():
         shape = _SMALL_SHAPE if settings.quick else _SHAPE

@@ -1,4 +1,4 @@
-"""Time to the first result: a new process imports, builds the network and gives one anomaly map."""
+"""Measures the time to the first result: a new process imports, builds the network and computes one anomaly map."""
 
 import json
 import subprocess
@@ -15,10 +15,10 @@ _SCRIPT = Path(__file__).with_name("first_result.py")
 
 
 def start(settings: Settings) -> list[Case]:
-    """Gives a start of each method; files have been read before, so they come from the system's cache."""
+    """Cases of starting each method; files come from the system's cache, as they were read before."""
     cases = []
     for name in settings.in_processes:
-        steps: dict[str, float] = {}  # of the latest start
+        steps: dict[str, float] = {}  # seconds of the latest start
         facts = {"steps_of_the_last_start_in_seconds": steps}
         cases.append(Case(f"{name}, process to first map", "starts", 1, partial(_start, name, settings, steps), facts))
     return cases

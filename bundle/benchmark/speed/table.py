@@ -1,4 +1,4 @@
-"""The figures for a person to read."""
+"""Formats the figures as a table to read."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ _STEPS = ((1e9, "G"), (1e6, "M"))
 
 
 def table(result: dict[str, Any]) -> str:
-    """Lays out what the JSON holds."""
+    """Table of a result, in lines of text."""
     machine, width = result["machine"], 64
     gpu = f", {machine['gpu']['name']}" if machine["gpu"] else ""
     lines = [
@@ -18,10 +18,10 @@ def table(result: dict[str, Any]) -> str:
         f"{result['image_size']} x {result['image_size']} pixels; {result['weights']}",
     ]
     if result["quick"]:
-        lines.append("--quick: small networks. These figures say that it runs, and nothing else.")
+        lines.append("--quick: small networks. These figures only show that it runs.")
     for group, figures in result["groups"].items():
         memory, waited = group == "memory", group == "start"
-        what = "the most held, GiB" if memory else "seconds" if waited else "a second"
+        what = "peak, GiB" if memory else "seconds" if waited else "per second"
         heading = "" if memory else f"{'median':>12}{'quartiles':>22}{'minimum':>12}"
         lines.append(f"\n{f'{group}: {what}':<{width}}{heading}".rstrip())
         for figure in figures:
@@ -56,5 +56,5 @@ def _verdict(one: dict[str, Any]) -> str:
     if one["wanted"] is None:
         return ""
     bound = "at most" if one["unit"] == "GiB" else "at least"
-    met = {None: "cannot be said", True: "met", False: "NOT MET"}[one["met"]]
+    met = {None: "undecided", True: "met", False: "NOT MET"}[one["met"]]
     return f"  {bound} {one['wanted']:g}: {met}"

@@ -1,4 +1,4 @@
-"""Nodes, those who send to them and those whom they send to."""
+"""Nodes, with senders and receivers for them to talk to."""
 
 import os
 import re
@@ -38,7 +38,7 @@ LIMIT = 60.0  # s, far more than anything here takes
 
 
 def wait_until(what: Callable[[], Any], limit: float = LIMIT) -> Any:
-    """Gives what is true at last."""
+    """Waits for a true value and returns it."""
     deadline = time.monotonic() + limit
     while not (value := what()):
         assert time.monotonic() < deadline, "waited in vain"
@@ -48,7 +48,7 @@ def wait_until(what: Callable[[], Any], limit: float = LIMIT) -> Any:
 
 @pytest.fixture(scope="session")
 def eventually() -> Callable[..., Any]:
-    """`wait_until`, as tests know it."""
+    """`wait_until` as a fixture."""
     return wait_until
 
 
@@ -66,7 +66,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[Path]]
 
 @dataclass
 class Scanner:
-    """One who sends; ``statuses`` are those of the latest ``send``."""
+    """Sender of objects; ``statuses`` are those of the latest ``send``."""
 
     port: int
     title: str = "CT1"
@@ -83,7 +83,7 @@ class Scanner:
         return entity.associate("127.0.0.1", self.port, contexts, self.called, tls_args=self.tls)
 
     def send(self, files: list[Path]) -> list[int]:
-        """Gives the statuses."""
+        """Sends files and returns the statuses."""
         association = self.associate(files)
         assert association.is_established
         statuses = [association.send_c_store(file).Status for file in files]
@@ -99,7 +99,7 @@ def scanner() -> type[Scanner]:
 
 @dataclass
 class Pacs:
-    """One who takes results and remembers them; ``answer`` gives the status of the next objects."""
+    """Receiver that remembers the results it got; ``answer`` returns the status of the next objects."""
 
     title: str = "PACS"
     kinds: Sequence[str] = STORAGE
@@ -123,7 +123,7 @@ class Pacs:
         return status
 
     def start(self) -> "Pacs":
-        """Listens, on the same port as before."""
+        """Listens, on the same port as before if there was one."""
         entity = AE(self.title)
         entity.require_called_aet = True
         for kind in self.kinds:
@@ -148,7 +148,7 @@ class Pacs:
 
 @pytest.fixture
 def pacs() -> Iterator[Callable[..., Pacs]]:
-    """``pacs(answer=...)``: runs, until the end of the test."""
+    """``pacs(answer=...)``: a receiver that runs until the end of the test."""
     made: list[Pacs] = []
 
     def make(**options: Any) -> Pacs:
@@ -184,13 +184,13 @@ class Running:
         return sorted(path.name for path in (self.queue / state).iterdir())
 
     def send(self, files: list[Path]) -> list[int]:
-        """Sends a study, whole and in time however slow the machine is; gives the statuses."""
+        """Sends a whole study, in time on however slow a machine, and returns the statuses."""
         statuses = Scanner(self.port).send(files)
         self.complete()
         return statuses
 
     def complete(self) -> None:
-        """Makes as if the quiet time of every study were over."""
+        """Pretends that the quiet period of every study is over."""
         queue = self.node._queue
         with queue._lock:
             queue._due = dict.fromkeys(queue._due, 0.0)
@@ -231,7 +231,7 @@ def listen(tmp_path: Path, bundle_folder: Path, caplog: pytest.LogCaptureFixture
 
 @pytest.fixture(scope="session")
 def is_alive() -> Callable[[int], bool]:
-    """Tells of a process whether it runs; one that has ended and waits for its parent to look does not."""
+    """Whether a process runs; a zombie does not."""
 
     def look(pid: int) -> bool:
         try:
@@ -263,12 +263,12 @@ class Process:
         return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
 
     def kill(self) -> None:
-        """As by a power cut, but for the disk's caches."""
+        """Kills the node, as a power cut would, except that disk caches survive."""
         self.process.kill()
         self.process.wait()
 
     def terminate(self) -> int:
-        """Asks it to end, and gives the exit code."""
+        """Asks the node to stop and returns its exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(LIMIT)
 

@@ -1,4 +1,4 @@
-"""The process that the application runs in."""
+"""Process that the application runs in."""
 
 import os
 import subprocess
@@ -26,7 +26,7 @@ CHILD = "import os, pathlib, sys, time; pathlib.Path(sys.argv[4], 'pid').write_t
 
 @pytest.fixture
 def run(tmp_path: Path) -> Callable[..., int | None]:
-    """``run("code of Python", limit=...)``: the exit code."""
+    """``run("code of Python", limit=...)``: exit code of the run."""
 
     def call(code: str, limit: float = 60.0, stop: threading.Event | None = None) -> int | None:
         application = Application([sys.executable, "-c", code], ["--more", "1"], limit, tmp_path / "lock")

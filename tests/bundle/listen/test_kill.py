@@ -1,4 +1,4 @@
-"""A node that is killed at any point loses nothing and doubles nothing; one that is asked to end does so cleanly."""
+"""A node killed at any point loses and repeats nothing; one asked to stop does so cleanly."""
 
 import subprocess
 import sys
@@ -99,7 +99,7 @@ def test_killed_while_a_study_waits_and_another_is_processed(
     eventually(lambda: len(peer.received) == 6)
     eventually(lambda: not node.names("sending") and not node.names("done"))
     assert len(set(peer.received)) == 6
-    assert "a killed node has left behind" in node.text
+    assert "an earlier node left running" in node.text
     runs = [line.split() for line in (bundle_folder / "runs").read_text().splitlines()]
     assert [count for _, count in runs] == ["3", "3", "4"]
     assert not is_alive(int(runs[0][0]))  # the one that hung
@@ -218,7 +218,7 @@ def test_no_peer_can_bring_a_traceback_into_the_log(
     association = scanner(node.port).associate()
     connection = association.dul.socket.socket
     connection.sendall(b"\x04\0\0\0\0\x06" + b"\0\0\0\2\1\3")  # an empty command
-    eventually(lambda: "a connection has ended by an error: AttributeError" in node.text)
+    eventually(lambda: "a connection ended with an error: AttributeError" in node.text)
     eventually(lambda: not association.is_established)
     association = scanner(node.port).associate()
     assert association.send_c_echo().Status == 0

@@ -1,4 +1,4 @@
-"""A study comes in, is processed, and its results go out."""
+"""A study is received, processed, and its results are sent."""
 
 import subprocess
 from collections.abc import Callable
@@ -74,7 +74,7 @@ def test_a_study_without_a_wanted_series_ends_normally(
     peer = pacs()
     node = listen(send_to=peer.port)
     node.send(study())
-    eventually(lambda: "no series of it matches the rules" in caplog.text)
+    eventually(lambda: "none of its series match the rules" in caplog.text)
     eventually(lambda: not node.names("processing"))
     assert not node.names("failed")
     assert not peer.received
@@ -93,15 +93,15 @@ def test_what_could_be_written_is_sent_where_some_series_are_unreadable(
     node = listen(send_to=peer.port)
     node.send(study())
     eventually(lambda: len(peer.received) == 3)
-    assert "some series cannot be read" in caplog.text
+    assert "some series could not be read" in caplog.text
 
 
 @pytest.mark.parametrize(
     ("behaviour", "reason"),
     [
-        ("write 1", "the application ended with exit code 1; what it said is in log.txt"),
-        ("0", "the application has written nothing to send; what it said is in log.txt"),
-        ("hang", "the application was ended: it took longer than 0.01 minutes"),
+        ("write 1", "the application ended with exit code 1; see log.txt"),
+        ("0", "the application wrote no results; see log.txt"),
+        ("hang", "the application was killed: it took longer than 0.01 minutes"),
     ],
 )
 def test_a_failing_application_stops_neither_the_node_nor_the_next_study(
@@ -207,7 +207,7 @@ def test_the_log_names_no_patient(
     node.send(study())
     (name,) = eventually(lambda: node.names("done"))
     logged = "\n".join(record.getMessage() for record in caplog.records if record.name.startswith("bundle"))
-    for text in ("receiving", "complete, of 3 objects", "processing", "3 results sent"):
+    for text in ("receiving", "complete, 3 objects", "processing", "3 results sent"):
         assert f"study {name}: {text}" in logged
     source = pydicom.dcmread(study()[0])
     secrets = [source.PatientID, str(source.PatientName), source.StudyInstanceUID, source.SOPInstanceUID]

@@ -1,4 +1,4 @@
-"""Associations by TLS, with certificates made on the spot."""
+"""Associations over TLS, with certificates made on the spot."""
 
 import datetime
 import ipaddress
@@ -16,7 +16,7 @@ from cryptography.x509.oid import NameOID
 
 
 class Authority:
-    """Signs certificates for 127.0.0.1, as strictly after RFC 5280 as Python 3.13 asks; its own is ``ca``."""
+    """Authority that signs certificates for 127.0.0.1, strict enough for Python 3.13 (RFC 5280); its own is ``ca``."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
@@ -47,7 +47,7 @@ class Authority:
         return certificate.public_bytes(serialization.Encoding.PEM)
 
     def pair(self, name: str) -> tuple[Path, Path]:
-        """Gives certificate and key."""
+        """Issues a certificate and its key."""
         key = ec.generate_private_key(ec.SECP256R1())
         certificate, private = self._folder / f"{name}.pem", self._folder / f"{name}.key"
         certificate.write_bytes(self._signed(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]), key, False))

@@ -1,4 +1,4 @@
-"""The folders of the queue, without a network."""
+"""Folders of the queue, without a network."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ from bundle.listen.queue import STATES, QueueFullError, StudyQueue
 
 @pytest.fixture
 def queue_of(tmp_path: Path) -> Iterator[Callable[..., StudyQueue]]:
-    """``queue_of(quiet=..., ...)``: a queue in use, in the same folder each time; the one before is given up."""
+    """``queue_of(quiet=..., ...)``: a queue in use, always in the same folder; the previous one is abandoned."""
     stack = ExitStack()
 
     def make(**options: Any) -> StudyQueue:
@@ -30,7 +30,7 @@ def queue_of(tmp_path: Path) -> Iterator[Callable[..., StudyQueue]]:
 
 
 def states(queue: StudyQueue) -> dict[str, int]:
-    """How many studies are in which state."""
+    """Number of studies in each state."""
     return {state: count for state in STATES if (count := len(queue.studies(state)))}
 
 
@@ -161,7 +161,7 @@ def test_a_study_whose_refused_objects_do_not_come_fails(
             queue.receive("1.2", "1.2.4", b"12345")
     queue.close()
     (study,) = queue.studies("failed")
-    assert (study / "reason.txt").read_text() == "1 of its objects were refused, and have not been sent again\n"
+    assert (study / "reason.txt").read_text() == "1 of its objects were refused and not sent again\n"
 
 
 def test_undone_studies_are_bounded_and_others_are_not_counted(queue_of: Callable[..., StudyQueue]) -> None:
@@ -266,7 +266,7 @@ def test_a_study_that_cannot_be_claimed_holds_up_no_other(
     assert next((claimed(queue) / "images").iterdir()).read_bytes() == b"1.3"
     with pytest.raises(PermissionError):
         queue.claim()
-    assert f"study {first.name}: cannot be taken up: Operation not permitted" in caplog.text
+    assert f"study {first.name}: cannot be processed: Operation not permitted" in caplog.text
 
 
 def test_done_studies_are_removed_and_results_without_a_peer_stay(queue_of: Callable[..., StudyQueue]) -> None:

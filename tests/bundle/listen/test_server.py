@@ -1,4 +1,4 @@
-"""What a node takes in, from whom, and when a study is complete."""
+"""What a node accepts, from whom, and when a study is complete."""
 
 import socket
 import subprocess
@@ -136,7 +136,7 @@ def test_another_called_ae_title_is_rejected(
     association = scanner(listen().port, called="OTHER").associate()
     assert association.is_rejected
     assert association.acceptor.primitive.diagnostic == CALLED_AE_TITLE
-    message = "'CT1' at 127.0.0.1, which calls 'OTHER', rejected: Called AE title not recognised"
+    message = "'CT1' at 127.0.0.1 to 'OTHER' rejected: Called AE title not recognised"
     eventually(lambda: message in caplog.text)
 
 

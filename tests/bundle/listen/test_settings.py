@@ -1,4 +1,4 @@
-"""What a node is told, by options and by a file."""
+"""Settings of a node, from options and from a file."""
 
 import argparse
 import ipaddress
@@ -26,7 +26,7 @@ def parsed(*words: str) -> argparse.Namespace:
 
 @pytest.fixture
 def config(tmp_path: Path) -> Callable[..., list[str]]:
-    """``config({"port": 104})``: the words that name it as a file."""
+    """``config({"port": 104})``: the arguments that name it as a file."""
 
     def write(content: Any) -> list[str]:
         path = tmp_path / "node.json"
@@ -75,21 +75,21 @@ def test_what_stands_behind_two_dashes_is_for_the_application() -> None:
 @pytest.mark.parametrize(
     ("content", "text"),
     [
-        ("{", "is no JSON"),
-        ([], "is no JSON object"),
-        ({"ports": 1}, "'ports' is no option: queue, bundle, ae_title"),
+        ("{", "is not valid JSON"),
+        ([], "is not a JSON object"),
+        ({"ports": 1}, "'ports' is not an option; the options are queue, bundle, ae-title"),
         ({"port": "104"}, "port is '104', not a number"),
         ({"bundle": 1}, "bundle is 1, not a text"),
         ({"bundle": ""}, "bundle: the path is empty"),
         ({"quiet_seconds": 10**400}, "quiet_seconds: int too large"),
         ({"port": 1.5}, "port is 1.5, not a whole number"),
         ({"port": True}, "port is True"),
-        ({"port": 70000}, "port: 70000 is no port"),
+        ({"port": 70000}, "port: 70000 is not a port"),
         ({"quiet_seconds": 0}, "quiet_seconds: 0 is not above 0"),
         ({"send_tls": "yes"}, "send_tls is 'yes', not true or false"),
-        ({"allow": "CT1"}, "allow is no list of texts"),
+        ({"allow": "CT1"}, "allow is not a list of texts"),
         ({"allow": ["CT1@nowhere"]}, "allow: 'CT1@nowhere' is not AET or AET@ADDRESS"),
-        ({"ae_title": "SEVENTEEN_LETTERS"}, "is no AE title"),
+        ({"ae_title": "SEVENTEEN_LETTERS"}, "is not an AE title"),
     ],
 )
 def test_a_wrong_file_is_named_with_what_is_wrong(content: Any, text: str, config: Callable[..., list[str]]) -> None:
@@ -104,8 +104,8 @@ def test_a_wrong_file_is_named_with_what_is_wrong(content: Any, text: str, confi
     ("words", "text"),
     [
         (["--bundle", "b"], "Give --queue FOLDER"),
-        ([*FOLDERS, "--host", "0.0.0.0"], "say with --allow AET@ADDRESS who may send"),
-        ([*FOLDERS, "--host", "node.example"], "say with --allow AET@ADDRESS who may send"),
+        ([*FOLDERS, "--host", "0.0.0.0"], "name who may send with --allow AET@ADDRESS"),
+        ([*FOLDERS, "--host", "node.example"], "name who may send with --allow AET@ADDRESS"),
         ([*FOLDERS, "--tls-cert", "c.pem"], "--tls-cert and --tls-key go together"),
         ([*FOLDERS, "--tls-ca", "ca.pem"], "give --tls-cert and --tls-key, or --send-tls"),
         ([*FOLDERS, "--send-tls"], "give --send-to"),
@@ -129,7 +129,7 @@ def test_another_host_needs_a_list_of_those_who_may_send() -> None:
         ("--send-to", "PACS@10.0.0.5:0", "is not AET@HOST:PORT"),
         ("--send-to", "PACS@[]:104", "is not AET@HOST:PORT"),
         ("--queue", "", "the path is empty"),
-        ("--ae-title", "BACK\\SLASH", "is no AE title"),
+        ("--ae-title", "BACK\\SLASH", "is not an AE title"),
         ("--max-studies", "0", "is below 1"),
         ("--keep-days", "-1", "is below 0"),
         ("--time-limit-minutes", "nan", "is not above 0"),

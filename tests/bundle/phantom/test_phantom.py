@@ -149,7 +149,7 @@ def test_anatomy() -> None:
 
 
 def test_slices_drawn_together_hang_together() -> None:
-    """Neighbours are more alike than slices drawn one by one, whose texture is their own."""
+    """Neighbours are more alike than slices drawn one by one, each with a texture of its own."""
     subject = replace(Subject.draw(np.random.default_rng(3)), noise=0.1)
     levels = (np.arange(48) + 0.5) / 48
     together = draw_head(subject, levels, (48, 40))

@@ -109,7 +109,7 @@ def test_attributes_come_last(tmp_path: Path) -> None:
     for path in write_series(tmp_path, ARRAY, OBLIQUE, InstanceNumber=7, ImageType=type_of_image, PixelSpacing=None):
         ds = dcmread(path)
         assert (ds.InstanceNumber, list(ds.ImageType), "PixelSpacing" in ds) == (7, type_of_image, False)
-    with pytest.raises(ValueError, match="Colour is no DICOM keyword"):
+    with pytest.raises(ValueError, match="Colour is not a DICOM keyword"):
         write_series(tmp_path, ARRAY, OBLIQUE, Colour="red")
 
 

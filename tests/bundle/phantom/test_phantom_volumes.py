@@ -54,7 +54,7 @@ def test_volumes_are_of_one_grid_in_several_orientations(folder: Path) -> None:
 
 
 def test_sides_are_where_the_affine_says(folder: Path) -> None:
-    """Voxel order plays no part: a landmark's millimetres are taken from the affine of the file as it is stored."""
+    """Landmarks are located in mm with the affine as stored, so that voxel order does not matter."""
     for path in folder.glob("normal/*/ct.nii.gz"):
         image = nib.load(path)
         array = np.asarray(image.dataobj)

@@ -15,7 +15,7 @@ def root(tmp_path):
 
 @pytest.fixture
 def save(root):
-    """Writes empty files named like scans, or masks of 0 or of one voxel of `lesion`."""
+    """Writes empty files named like scans, or masks of zeros with ``lesion`` in one voxel."""
 
     def write(*names, lesion=None):
         for name in names:
@@ -114,9 +114,9 @@ def test_several_candidates_are_an_error_that_ends_with_an_image_pattern(save, r
 def test_patterns_that_fit_nothing(save, read):
     save("p1/roi_flair.nii", "p1/roi.nii", lesion=1)
     assert read(mask_pattern="^roi$")[0] == {"p1/roi_flair.nii": (1, "p1", "roi.nii", None)}
-    with pytest.raises(ValueError, match="none of its 2 NIfTI files is a scan, as p1/roi.nii is not"):
+    with pytest.raises(ValueError, match="none of its 2 NIfTI files is a scan; the first is p1/roi.nii"):
         read(mask_pattern="roi")
-    with pytest.raises(ValueError, match=r"--mask-pattern \*_roi: no regular expression"):
+    with pytest.raises(ValueError, match=r"--mask-pattern \*_roi: not a regular expression"):
         read(mask_pattern="*_roi")
 
 
@@ -156,6 +156,6 @@ def test_what_is_passed_over_and_left_out(root, save, read, monkeypatch):
     samples, left_out = read(skip=[root / "mine"])
     assert samples == {"normal/a.nii": (0, "normal/a.nii", None, None)}
     assert left_out == {
-        "lesion.nii": "is called like a mask, and no scan lies beside it.",
-        "locked": "cannot be listed (Permission denied). Give the right to read it.",
+        "lesion.nii": "is named like a mask, but no scan lies beside it.",
+        "locked": "cannot be listed (Permission denied). Grant permission to read it.",
     }

@@ -18,7 +18,7 @@ def data(tmp_path):
 
 @pytest.fixture
 def draw(data):
-    """Writes images that all differ, or all of one `value`."""
+    """Writes images that all differ, or that all hold one ``value``."""
     values = itertools.count()
 
     def write(*names, shape=(8, 8), dtype=np.uint8, value=None):

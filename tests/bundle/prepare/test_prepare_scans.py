@@ -86,7 +86,7 @@ def test_phantom_volumes(data, run, capsys):
     # The sizes stand from right to left, back to front and upwards, however a scan is stored.
     row = next(line for line in lines if line[:2] == ["training", "normal"])
     assert row[2:9] == ["-", "3", "3", "0", "24", "32x40x8", "2x2x5"]
-    assert "take configs/data/ct.json as an overlay" in told.out
+    assert "add the overlay configs/data/ct.json" in told.out
     assert "left out" not in told.out
     assert out.with_suffix(".png").stat().st_size > 1000
 
@@ -100,7 +100,7 @@ def test_two_named_patients_train_and_the_third_is_tested(patients, run, capsys)
     told = capsys.readouterr()
     assert "2 patients with anomalies are trained on" in told.out
     assert "--abnormal_subjects True" in told.out
-    assert "Not used: 1 of abnormal patients" in told.out
+    assert "Not used: 1 scans of abnormal patients" in told.out
     assert "warning" not in told.err  # slices of the masked scan are ranked, so normals are not missing
     assert run(*options, 2, "--force")[0]["training"] == datalist["training"]
     everyone, out = run(*options, "1.0", "--validation-fraction", 0.34, "--force")
@@ -157,7 +157,7 @@ def test_bad_files_are_listed_and_the_others_used(data, patients, run, capsys):
         "p9/gone.nii: No such file",
     ):
         assert reason in told
-    assert told.splitlines()[-1] == "7 files or series were left out, for the reasons above."
+    assert told.splitlines()[-1] == "7 files or series were left out; see the reasons above."
 
 
 def test_nothing_usable_is_an_error(data, run):
@@ -211,7 +211,7 @@ PATIENT = "Mustermann"
 
 @pytest.fixture
 def studies(data):
-    """Patients A, B and C of `PATIENT`, one CT each; C has a localiser and an MR besides."""
+    """Patients A, B and C of ``PATIENT``, with one CT each; C also has a localiser and an MR."""
     for number, name in enumerate("ABC"):
         write_series(data / PATIENT / name, volume(number), AFFINE, patient=PATIENT + name)
     write_series(data / "x", volume(5), AFFINE, patient=PATIENT + "C", series=1, description="Topogram")
@@ -248,9 +248,9 @@ def test_dicom_series_become_scans_without_names(studies, data, run, capfd, tmp_
     assert f"ID-{PATIENT}" not in told.out + told.err
     assert f"^{PATIENT}" not in told.out + told.err
     assert f"Converted 3 series to uncompressed NIfTI: 0.0 MiB in {out.parent}/scans." in told.out
-    assert "a new salt, kept in" in told.out
+    assert "a new salt, saved in" in told.out
     assert "configs/data/ct.json" in told.out
-    assert told.out.splitlines()[-1] == "3 files or series were left out, for the reasons above."
+    assert told.out.splitlines()[-1] == "3 files or series were left out; see the reasons above."
 
 
 def test_salt_is_kept_or_given(studies, run, capsys, monkeypatch):
@@ -273,7 +273,7 @@ def test_salt_is_kept_or_given(studies, run, capsys, monkeypatch):
 
 def test_labels_of_dicom(studies, data, run, tmp_path, capsys):
     rules = ("--dicom-modality", "CT", "--orientation", "axial")
-    with pytest.raises(ValueError, match=r"Say --normal .* or give --labels TABLE.*key,label\[,mask\]"):
+    with pytest.raises(ValueError, match=r"Give --normal .* or --labels TABLE.*key,label\[,mask\]"):
         run()
     save(tmp_path / PATIENT / "C.nii.gz", lesion())
     table = tmp_path / "labels.csv"
@@ -282,7 +282,7 @@ def test_labels_of_dicom(studies, data, run, tmp_path, capsys):
     test = load_items(out, "test")
     assert [item["label"] for item in test] == [0, 1]
     assert np.array_equal(nib.load(test[1]["mask"]).get_fdata(), lesion())
-    assert "the table of labels does not have it" in datalist["left_out"].values()
+    assert "not in the table of labels" in datalist["left_out"].values()
     assert PATIENT not in out.read_text()
     named, _ = run("--labels", table, *rules, "--test-patients", f"ID-{PATIENT}C", "--force")
     assert [item["group"] for item in named["test"]] == [test[1]["group"]]

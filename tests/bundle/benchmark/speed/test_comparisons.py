@@ -1,4 +1,4 @@
-"""What the figures are compared for, on figures that are made up."""
+"""Comparisons of made-up figures."""
 
 from typing import Any
 
@@ -83,7 +83,7 @@ def test_the_memory_of_pdds_training_at_batch_8_may_be_8_gib(gib: float, met: bo
 
 
 def scans(**seconds: float) -> list[dict[str, Any]]:
-    """A scan of 8 updates an image, on a machine of 1 exponential, 1 multiply-add and 1 byte a second."""
+    """Figures of a scan of 8 updates an image, on a machine with 1 exponential, multiply-add and byte per second."""
     layer = Layer(1, 1, 1, 2, 3)
     measured = [
         figure(f"scan, {name}, batch 8, fp32", [value], model="m", work_an_image=vars(work(layer)))
@@ -95,7 +95,7 @@ def scans(**seconds: float) -> list[dict[str, Any]]:
 
 @pytest.fixture(params=["native", "torch"])
 def taken_with(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """What the rates were taken with."""
+    """Code that the rates were measured with."""
     monkeypatch.setattr(rates, "taken_with", lambda device: request.param)
     return request.param
 

@@ -1,4 +1,4 @@
-"""What a selective scan has to do at the least, against counts by hand and by a loop that does it."""
+"""Least work of a selective scan, against counts by hand and by a loop that does it."""
 
 import itertools
 

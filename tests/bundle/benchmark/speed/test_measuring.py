@@ -1,4 +1,4 @@
-"""Measurements are taken in turns, and what is kept of them is what their seconds say."""
+"""Cases take turns, and their figures follow from the seconds of their calls."""
 
 import itertools
 import statistics
@@ -14,7 +14,7 @@ BAR = tqdm(disable=True)
 
 
 class Log:
-    """Cases that note when they are prepared and called, and take the seconds they are told to."""
+    """Cases that record when they are prepared and called, and report the seconds they are given."""
 
     def __init__(self) -> None:
         self.events: list[str] = []

@@ -1,4 +1,4 @@
-"""The most memory that a process of its own has held."""
+"""Peak memory of a process of its own."""
 
 import json
 import subprocess

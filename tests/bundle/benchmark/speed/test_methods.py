@@ -1,4 +1,4 @@
-"""What is measured is what the configs build, but for its weights and what writes files."""
+"""Measured methods are those of the configs, except for weights and handlers that write files."""
 
 import json
 from pathlib import Path
@@ -39,7 +39,7 @@ def method(request: pytest.FixtureRequest) -> Method:
 
 @pytest.fixture
 def seen(method: Method, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The images of every batch that goes through the teachers."""
+    """Images of every batch that goes through the teachers."""
     batches: list[int] = []
     teacher = method.network.teachers[0]
     forward = teacher.forward

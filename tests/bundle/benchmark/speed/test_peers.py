@@ -1,4 +1,4 @@
-"""The talk with another interpreter, against a script that answers as anomalib's does."""
+"""Questions to another interpreter, answered by a stand-in for anomalib's script."""
 
 import json
 import subprocess
@@ -127,6 +127,6 @@ def test_anomalibs_script_imports_nothing_of_ours_and_answers_an_unknown_questio
         [sys.executable, str(peers.SCRIPT), asked], input=questions, capture_output=True, text=True, check=True
     )
     assert [json.loads(line) for line in done.stdout.splitlines()] == [
-        {"error": "ValueError: nobody knows how to do 'dance'"},
-        {"error": "ValueError: nobody knows how to do '__init__'"},
+        {"error": "ValueError: unknown question 'dance'"},
+        {"error": "ValueError: unknown question '__init__'"},
     ]

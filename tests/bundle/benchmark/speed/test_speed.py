@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[4]
 
 
 class Ran(NamedTuple):
-    """One run of all groups."""
+    """Result of one run of all groups."""
 
     code: int
     result: dict[str, Any]
@@ -116,7 +116,7 @@ def test_what_is_printed_names_all_that_was_measured_and_where_it_is_written(ran
         for figure in group_figures:
             assert figure["name"] in ran.printed
     assert "UNTRAINED" in ran.printed
-    assert "These figures say that it runs, and nothing else" in ran.printed
+    assert "These figures only show that it runs" in ran.printed
     assert "speed.json" in ran.printed.splitlines()[-1]
 
 
@@ -137,7 +137,7 @@ def test_a_folder_in_place_of_the_file_is_told_before_anything_is_measured(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["benchmark", "--speed", "--quick", "--out", str(tmp_path)]) == 1
-    assert f"{tmp_path}: is a folder. Name the JSON file" in capsys.readouterr().err
+    assert f"{tmp_path}: is a folder. Give --out the name" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", [[], ["--speed", "--suite", "s.json"]])

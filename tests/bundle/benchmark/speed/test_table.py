@@ -1,4 +1,4 @@
-"""What a person reads of a result."""
+"""Table of a result."""
 
 from typing import Any
 
@@ -44,7 +44,7 @@ def test_rates_are_a_second_and_starts_are_seconds() -> None:
     assert row(text, "  PDD  ") == ["4", "3", "to", "6", "2", "images"]
     assert row(text, "PDD start") == ["4", "3", "to", "6", "2", "starts"]
     assert row(text, "rate: bytes")[:2] == ["24.00", "G"]
-    assert "training: a second" in text
+    assert "training: per second" in text
     assert "start: seconds" in text
 
 
@@ -58,7 +58,7 @@ def test_memory_is_in_gib() -> None:
     [
         ("x", 4.0, True, "at least 4: met"),
         ("x", 4.0, False, "at least 4: NOT MET"),
-        ("%", 75.0, None, "at least 75: cannot be said"),
+        ("%", 75.0, None, "at least 75: undecided"),
         ("GiB", 8.0, True, "at most 8: met"),
         ("x", None, None, ""),
     ],
