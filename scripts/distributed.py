@@ -10,9 +10,10 @@ from scripts.networks.detector import Detector
 
 
 def data_parallel(network: Detector, device: torch.device) -> DistributedDataParallel:
-    """Wraps a detector for training in the processes of the default group, one device each.
+    """Wraps a detector for training in the processes of the default group, each with one device.
 
-    Batch statistics of the distiller span all processes, so that n processes with batch b train as one with n x b.
+    The distiller's batch statistics span all processes, so that n processes with batches of b train like one process
+    with batches of n x b.
     """
     network = network.to(device)
     convert = nn.SyncBatchNorm.convert_sync_batchnorm if device.type == "cuda" else _convert_for_cpu
@@ -21,7 +22,7 @@ def data_parallel(network: Detector, device: torch.device) -> DistributedDataPar
 
 
 class CPUSyncBatchNorm2d(nn.BatchNorm2d):
-    """Batch normalisation over all processes, where torch's own knows accelerators only; the same state dict."""
+    """Batch normalisation over all processes on CPUs, as torch's needs accelerators; has the same state dict."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
@@ -44,5 +45,5 @@ class CPUSyncBatchNorm2d(nn.BatchNorm2d):
 def _convert_for_cpu(module: nn.Module) -> nn.Module:
     for child in module.modules():
         if type(child) is nn.BatchNorm2d:
-            child.__class__ = CPUSyncBatchNorm2d  # same parameters and buffers, another forward
+            child.__class__ = CPUSyncBatchNorm2d  # with the same parameters and buffers; only forward differs
     return module
