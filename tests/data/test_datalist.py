@@ -104,7 +104,7 @@ def test_group_in_two_splits(folder):
 @pytest.mark.parametrize(("label", "lacking"), [(0, "anomalies"), (1, "normal images")])
 def test_one_class_has_no_metrics(label, lacking):
     require_both_classes([item("a", 0), item("b", 1)], "datalist.json")
-    with pytest.raises(ValueError, match=f"datalist.json: no {lacking}"):
+    with pytest.raises(ValueError, match=f"datalist.json: the test has no {lacking}"):
         require_both_classes([item("a", label), item("b", label)], "datalist.json")
 
 
