@@ -62,6 +62,19 @@ class DistillationTrainer(SupervisedTrainer):
     Raises:
         ValueError: If there is nothing to train on.
         FloatingPointError: If a loss is not finite.
+
+    >>> from scripts.losses import RD4ADLoss
+    >>> from scripts.networks import RD4AD, Teacher
+    >>> network = RD4AD(Teacher("test_resnet", "untrained"), decoder_blocks=1, embedding_blocks=1)
+    >>> batches = [{"image": torch.rand(2, 3, 64, 64)}]
+    >>> adam = torch.optim.Adam(network.distiller.parameters())
+    >>> device, cache = torch.device("cpu"), FeatureCache(gibibytes=0)
+    >>> trainer = DistillationTrainer(
+    ...     device, 1, batches, network, adam, RD4ADLoss(), detector=network, feature_cache=cache
+    ... )
+    >>> trainer.run()
+    >>> list(trainer.state.output["parts"])
+    ['level1', 'level2', 'level3', 'level4']
     """
 
     def __init__(self, *others: Any, detector: Detector, feature_cache: FeatureCache, **more: Any) -> None:
@@ -106,6 +119,17 @@ class DistillationEvaluator(SupervisedEvaluator):
         loss_function: Loss that returns ``(total, {name: part})``.
         feature_cache: Cache of the teachers' features.
         more: Keyword arguments of ``SupervisedEvaluator``.
+
+    >>> from scripts.losses import RD4ADLoss
+    >>> from scripts.networks import RD4AD, Teacher
+    >>> network = RD4AD(Teacher("test_resnet", "untrained"), decoder_blocks=1, embedding_blocks=1)
+    >>> batches, cache = [{"image": torch.rand(2, 3, 64, 64)}], FeatureCache(gibibytes=0)
+    >>> evaluator = DistillationEvaluator(
+    ...     torch.device("cpu"), batches, network, loss_function=RD4ADLoss(), feature_cache=cache
+    ... )
+    >>> evaluator.run()
+    >>> evaluator.state.output["batch_size"]
+    2
     """
 
     def __init__(self, *others: Any, loss_function: nn.Module, feature_cache: FeatureCache, **more: Any) -> None:

@@ -16,7 +16,13 @@ def end_with_the_cause() -> None:
 
 
 def cause_of(error: BaseException) -> BaseException:
-    """Error that MONAI wrapped, or the error itself if it is not a wrapper."""
+    """Error that MONAI wrapped, or the error itself if it is not a wrapper.
+
+    >>> wrapper = RuntimeError("Failed to evaluate 'network'")
+    >>> wrapper.__cause__ = ValueError("no weights")
+    >>> cause_of(wrapper)
+    ValueError('no weights')
+    """
     while error.__cause__ is not None and str(error).startswith(_WRAPPINGS):
         error = error.__cause__
     return error

@@ -23,6 +23,13 @@ def load_datalist(path: str | Path) -> dict[str, Any]:
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If the file is not a datalist, or an item is not valid.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "datalist.json")
+    ...     _ = path.write_text('{"training": [{"image": "a.png", "group": "patient 1", "label": 0}]}')
+    ...     load_datalist(path)["training"][0]["group"]
+    'patient 1'
     """
     path = Path(path)
     if not path.is_file():
@@ -211,6 +218,6 @@ def _check_items(path: Path, split: str, items: list[Any], normals_only: bool) -
             raise ValueError(f"{where} ({item['image']}) needs a label of 0 (normal) or 1, has {item.get('label')!r}.")
         if normals_only and item["label"] == 1:
             raise ValueError(
-                f"{where} ({item['image']}) has label 1, but only normals may be in {split}. Move it to test"
+                f"{where} ({item['image']}) has label 1, but {split} may hold normal items only. Move it to test"
                 + (', or set "labelled_validation": true.' if split == "validation" else ".")
             )

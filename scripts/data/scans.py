@@ -122,6 +122,12 @@ def open_scan(path: str | Path, cache_dir: str | Path, mask: bool = False, bias_
         UnreadableScanError: If the file is empty, damaged, not a 3D volume of real numbers, without a geometry, or
             constant.
         OSError: If ``cache_dir`` cannot be written.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     nib.save(nib.Nifti1Image(np.arange(60, dtype="int16").reshape(3, 4, 5), np.eye(4)), f"{folder}/a.nii.gz")
+    ...     open_scan(f"{folder}/a.nii.gz", f"{folder}/cache").slices(2, [0, 4]).shape
+    (3, 4, 2)
     """
     source = Path(path)
     key = _key(source, mask, bias_correction)

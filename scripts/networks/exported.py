@@ -36,6 +36,15 @@ class ExportedDetector(nn.Module):
         FileNotFoundError: If a file is missing.
         ValueError: If the files do not belong together, or an option or the suffix is not supported.
         RuntimeError: If the runtime is not installed.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "model.ts")
+    ...     torch.jit.trace(nn.Conv2d(3, 1, 1), torch.rand(1, 3, 8, 8)).save(path)
+    ...     facts = {"format": "torchscript", "image_shape": [3, 8, 8], "files": {path.name: file_sha256(path)}}
+    ...     _ = facts_path(path).write_text(json.dumps(facts))
+    ...     ExportedDetector(path)(torch.rand(2, 3, 8, 8)).shape
+    torch.Size([2, 1, 8, 8])
     """
 
     def __init__(self, path: str | Path, threads: int | None = None, precision: str | None = None) -> None:

@@ -1,4 +1,4 @@
-"""The selective scan of VMamba (S6 along four directions of an image), behind one function.
+"""Selective scan of VMamba (S6 along four directions of an image) behind one function.
 
 ``selective_scan_2d`` picks one of several implementations, each in a file of its own. PyTorch (``torch``) runs
 everywhere and is the only one with gradients. CPUs have two compiled ones, C where there is a compiler (``native``)
@@ -49,6 +49,10 @@ def selective_scan_2d(
     Raises:
         ValueError: If the environment variable SELECTIVE_SCAN names an unknown implementation, or one that does not
             run here.
+
+    >>> x, projected, bias = torch.rand(1, 4, 4, 8), torch.rand(1, 4, 4, 4, 3 + 2 * 2), torch.zeros(4, 8)
+    >>> selective_scan_2d(x, projected, torch.rand(4, 8, 3), bias, -torch.rand(4, 8, 2), torch.ones(4, 8)).shape
+    torch.Size([1, 4, 4, 8])
     """
     arguments = (x, projected, step_weight, step_bias, a, d)
     wants_gradient = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in arguments)
