@@ -141,7 +141,7 @@ def load_calibration_items(path: str | Path, dataset_dir: str | Path | None = No
 
 
 def has_masks(items: list[Item]) -> bool:
-    """Whether every anomalous item has a mask, as pixel metrics need; warns if only some have one.
+    """Checks whether every anomalous item has a mask, as pixel metrics need; warns if only some have one.
 
     >>> has_masks([{"label": 0}, {"label": 1, "mask": "a.png"}])
     True
@@ -158,7 +158,7 @@ def has_masks(items: list[Item]) -> bool:
 
 
 def has_classes(items: list[Item]) -> bool:
-    """Whether every item has a class (organ), as metrics by class need; warns if only some have one.
+    """Checks whether every item has a class (organ), as metrics by class need; warns if only some have one.
 
     >>> has_classes([{"class": "brain"}, {"class": "liver"}])
     True

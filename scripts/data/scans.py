@@ -92,7 +92,7 @@ def _mapped(path: str, _changed: int) -> tuple[np.ndarray, float, float]:
 
 
 def is_scan(path: str | Path) -> bool:
-    """Whether a file name is that of a NIfTI volume.
+    """Checks whether a file name is that of a NIfTI volume.
 
     >>> is_scan("Patient.NII.gz"), is_scan("slice.png")
     (True, False)
