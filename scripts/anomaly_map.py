@@ -1,18 +1,25 @@
-"""From features of teachers and students to an anomaly map, and from a map to an anomaly score."""
+"""Anomaly maps from the features of teachers and students, and anomaly scores from maps."""
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-TRUNCATE = 4.0  # of the Gaussian, in sigmas, as scipy.ndimage.gaussian_filter has it
+TRUNCATE = 4.0  # radius of the Gaussian's kernel in sigmas, as in scipy.ndimage.gaussian_filter
 
 
 class AnomalyMap(nn.Module):
-    """Sums ``1 - cosine`` over levels and students at the image's size, then smooths (as RD4AD, equations 2 and 3).
+    """Sums ``1 - cosine`` over levels and students at the size of the image, then smooths (RD4AD, equations 2 and 3).
 
     Args:
-        sigma: of the Gaussian, in pixels of the network's input; 0 leaves the map as it is.
+        sigma: Standard deviation of the Gaussian, in pixels of the network's input; 0 turns smoothing off.
+
+    Raises:
+        ValueError: If ``sigma`` is negative.
+
+    >>> target = torch.ones(1, 8, 2, 2)
+    >>> AnomalyMap(sigma=0)([target], [[target], [-target]], size=(4, 4))[0, 0, 0]
+    tensor([2., 2., 2., 2.])
     """
 
     kernel: Tensor
@@ -27,18 +34,18 @@ class AnomalyMap(nn.Module):
         self.register_buffer("kernel", (kernel / kernel.sum()).float(), persistent=False)
 
     def forward(self, targets: list[Tensor], students: list[list[Tensor]], size: tuple[int, int]) -> Tensor:
-        """Pairs of (B, C_i, H_i, W_i) -> (B, 1, *size) float32, in [0, 2 x levels x students]."""
+        """Computes maps from features (B, C_i, H_i, W_i): (B, 1, *size) float32, in [0, 2 x levels x students]."""
         distances = [
             1 - F.cosine_similarity(target.float(), feature.float(), dim=1).unsqueeze(1)
             for student in students
             for target, feature in zip(targets, student, strict=True)
         ]
-        # Levels differ in size, so each is brought to the image's before they are summed.
+        # Levels differ in size, so each is resized to that of the image before the sum.
         maps = [F.interpolate(distance, size=size, mode="bilinear", align_corners=True) for distance in distances]
         return self.smooth(torch.stack(maps).sum(0))
 
     def smooth(self, x: Tensor) -> Tensor:
-        """Gaussian smoothing of (B, 1, H, W), mirrored at the edges as scipy does."""
+        """Smooths maps (B, 1, H, W) by the Gaussian, reflected at the edges as in scipy."""
         radius = self.kernel.numel() // 2
         kernel = self.kernel.to(x.dtype)
         x = F.conv2d(_mirror(x, radius), kernel.view(1, 1, 1, -1))
@@ -47,17 +54,24 @@ class AnomalyMap(nn.Module):
 
 
 def _mirror(x: Tensor, radius: int) -> Tensor:
-    """Pads the last axis by reflection about the edge, the edge itself repeated (scipy's default)."""
+    """Pads the last axis by reflection, including the edge itself (scipy's default)."""
     if radius == 0:
         return x
     return torch.cat([x[..., :radius].flip(-1), x, x[..., -radius:].flip(-1)], dim=-1)
 
 
 def anomaly_score(anomaly_map: Tensor, pooling: str = "max") -> Tensor:
-    """(B, 1, H, W) -> (B,): the map's ``"max"`` (PDD, RD4AD) or ``"mean"`` (SCRD4AD).
+    """Anomaly score of each image: (B, 1, H, W) -> (B,).
+
+    Args:
+        anomaly_map: Anomaly maps, (B, 1, H, W).
+        pooling: ``"max"`` of the map (PDD, RD4AD) or its ``"mean"`` (SCRD4AD).
 
     Raises:
-        ValueError: for another pooling.
+        ValueError: If there is no such pooling.
+
+    >>> anomaly_score(torch.tensor([[[[1.0, 3.0]]]]), "mean")
+    tensor([2.])
     """
     flat = anomaly_map.flatten(1)
     if pooling == "max":
@@ -68,20 +82,23 @@ def anomaly_score(anomaly_map: Tensor, pooling: str = "max") -> Tensor:
 
 
 def scan_score(maps: Tensor, slice_scores: Tensor, foreground: Tensor, rule: str = "max") -> Tensor:
-    """The anomaly score of a whole scan.
+    """Anomaly score of a whole scan.
 
     Args:
-        maps: (D, H, W).
-        slice_scores: (D,).
-        foreground: (D, H, W), bool.
-        rule: ``"max"`` of the slice scores; ``"top_N"``, the mean of the N highest of them; or ``"percentile_P"`` of
-            the maps inside the foreground (everywhere, if there is none).
+        maps: Anomaly maps of the slices, (D, H, W).
+        slice_scores: Anomaly scores of the slices, (D,).
+        foreground: Foreground of the scan, (D, H, W), bool.
+        rule: ``"max"`` of the slice scores; ``"top_N"``, the mean of their N highest; or ``"percentile_P"`` of the maps
+            inside the foreground, or of the whole maps if there is none.
 
     Returns:
-        0-dimensional.
+        Score, 0-dimensional.
 
     Raises:
-        ValueError: for another rule.
+        ValueError: If there is no such rule.
+
+    >>> scan_score(torch.rand(3, 4, 4), torch.tensor([1.0, 5.0, 3.0]), torch.ones(3, 4, 4, dtype=bool), "top_2")
+    tensor(4.)
     """
     name, _, number = rule.partition("_")
     if rule == "max":

@@ -55,7 +55,8 @@ def sampler(dataset: Dataset, shuffle: bool = False, seed: int = 0) -> Distribut
 def data_parallel(network: Detector, device: torch.device) -> Detector | DistributedDataParallel:
     """Moves a detector to its device, and wraps it for training where several processes have joined.
 
-    Batch statistics of the distiller span all processes, so that n processes with batch b train as one with n x b.
+    The distiller's batch statistics span all processes, so that n processes with batches of b train like one process
+    with batches of n x b.
     """
     network = network.to(device)
     if not dist.is_initialized():
@@ -66,7 +67,7 @@ def data_parallel(network: Detector, device: torch.device) -> Detector | Distrib
 
 
 class CPUSyncBatchNorm2d(nn.BatchNorm2d):
-    """Batch normalisation over all processes, where torch's own knows accelerators only; the same state dict."""
+    """Batch normalisation over all processes on CPUs, as torch's needs accelerators; has the same state dict."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
@@ -89,5 +90,5 @@ class CPUSyncBatchNorm2d(nn.BatchNorm2d):
 def _convert_for_cpu(module: nn.Module) -> nn.Module:
     for child in module.modules():
         if type(child) is nn.BatchNorm2d:
-            child.__class__ = CPUSyncBatchNorm2d  # same parameters and buffers, another forward
+            child.__class__ = CPUSyncBatchNorm2d  # with the same parameters and buffers; only forward differs
     return module

@@ -1,4 +1,4 @@
-"""Ignite engines for distillation, on MONAI's."""
+"""Ignite engines for distillation, built on MONAI's."""
 
 from typing import Any
 
@@ -15,19 +15,21 @@ from scripts.data.augmented import AugmentedDataset
 from scripts.data.feature_cache import FeatureCache
 from scripts.networks.detector import Detector, Distillation
 
-ANOMALOUS = "anomalous"  # key of a batch's images with an anomaly added
+ANOMALOUS = "anomalous"  # key of the images with an anomaly added
 
 
 class MixedPrecisionInferer(SimpleInferer):
-    """Runs the network on images (B, C, H, W), or slice by slice on volumes (B, C, H, W, D), in bfloat16 autocast where
-    asked, on whatever device they are.
+    """Runs the network on images (B, C, H, W), or slice by slice on volumes (B, C, H, W, D), on any device.
 
-    MONAI's own ``amp`` knows CUDA only; bfloat16 has float32's range and so needs no gradient scaler. MONAI's metadata
-    stays outside: every operation of the network would carry it along.
+    MONAI's own ``amp`` supports CUDA only. bfloat16 has the range of float32, so it needs no gradient scaler. MONAI's
+    metadata is dropped first, as every operation of the network would carry it along.
 
     Args:
-        amp: whether to use bfloat16.
-        slices_at_once: slices of volumes that make a batch.
+        amp: Whether to run in bfloat16 autocast.
+        slices_at_once: Number of slices of a volume in a batch.
+
+    >>> MixedPrecisionInferer(slices_at_once=2)(torch.ones(1, 3, 4, 4, 5), lambda images: images.sum(1, True)).shape
+    torch.Size([1, 1, 4, 4, 5])
     """
 
     def __init__(self, amp: bool = False, slices_at_once: int = 8) -> None:
@@ -46,25 +48,39 @@ class MixedPrecisionInferer(SimpleInferer):
 
 
 class DistillationTrainer(SupervisedTrainer):
-    """Trains a ``Detector`` by a loss that gives ``(total, {name: part})``.
+    """Trains a ``Detector`` with a loss that returns ``(total, {name: part})``.
 
-    ``engine.state.output`` holds ``loss`` (a float), ``parts`` (floats) and ``batch_size``; a loss that is not finite
-    stops the training with the batch's files named, before it can reach the weights.
+    ``engine.state.output`` holds ``loss`` (a float), ``parts`` (floats by name) and ``batch_size``. A loss that is not
+    finite stops the training before it reaches the weights, and the error names the files of the batch.
 
     Args:
-        detector: the network, without what wraps it for several processes.
-        feature_cache: keeps the teachers' features of one epoch for the next.
-        others: as of ``SupervisedTrainer``.
+        others: Positional arguments of ``SupervisedTrainer``.
+        detector: Detector to train, without the wrapper for several processes.
+        feature_cache: Cache that keeps the teachers' features from one epoch to the next.
+        more: Keyword arguments of ``SupervisedTrainer``.
 
     Raises:
-        ValueError: if there is nothing to train on.
-        FloatingPointError: at a loss that is not finite.
+        ValueError: If there is nothing to train on.
+        FloatingPointError: If a loss is not finite.
+
+    >>> from scripts.losses import RD4ADLoss
+    >>> from scripts.networks import RD4AD, Teacher
+    >>> network = RD4AD(Teacher("test_resnet", "untrained"), decoder_blocks=1, embedding_blocks=1)
+    >>> batches = [{"image": torch.rand(2, 3, 64, 64)}]
+    >>> adam = torch.optim.Adam(network.distiller.parameters())
+    >>> device, cache = torch.device("cpu"), FeatureCache(gibibytes=0)
+    >>> trainer = DistillationTrainer(
+    ...     device, 1, batches, network, adam, RD4ADLoss(), detector=network, feature_cache=cache
+    ... )
+    >>> trainer.run()
+    >>> list(trainer.state.output["parts"])
+    ['level1', 'level2', 'level3', 'level4']
     """
 
     def __init__(self, *others: Any, detector: Detector, feature_cache: FeatureCache, **more: Any) -> None:
         super().__init__(*others, **{"metric_cmp_fn": _lower, **more, "decollate": False})
         if not self.state.epoch_length:
-            raise ValueError("There is no training image: check the datalist and --dataset_dir.")
+            raise ValueError("There are no training images: check the datalist and --dataset_dir.")
         self.detector, self.feature_cache = detector, feature_cache
         dataset = getattr(self.data_loader, "dataset", None)
         if isinstance(dataset, AugmentedDataset):
@@ -94,9 +110,26 @@ class DistillationTrainer(SupervisedTrainer):
 
 
 class DistillationEvaluator(SupervisedEvaluator):
-    """Computes the loss of held-out normals; the network stays in evaluation mode, so no statistics move.
+    """Computes the loss of held-out normal images; in evaluation mode, so that batch statistics stay as they are.
 
-    ``engine.state.output`` is as of ``DistillationTrainer``.
+    ``engine.state.output`` has the entries of ``DistillationTrainer``.
+
+    Args:
+        others: Positional arguments of ``SupervisedEvaluator``.
+        loss_function: Loss that returns ``(total, {name: part})``.
+        feature_cache: Cache of the teachers' features.
+        more: Keyword arguments of ``SupervisedEvaluator``.
+
+    >>> from scripts.losses import RD4ADLoss
+    >>> from scripts.networks import RD4AD, Teacher
+    >>> network = RD4AD(Teacher("test_resnet", "untrained"), decoder_blocks=1, embedding_blocks=1)
+    >>> batches, cache = [{"image": torch.rand(2, 3, 64, 64)}], FeatureCache(gibibytes=0)
+    >>> evaluator = DistillationEvaluator(
+    ...     torch.device("cpu"), batches, network, loss_function=RD4ADLoss(), feature_cache=cache
+    ... )
+    >>> evaluator.run()
+    >>> evaluator.state.output["batch_size"]
+    2
     """
 
     def __init__(self, *others: Any, loss_function: nn.Module, feature_cache: FeatureCache, **more: Any) -> None:
@@ -119,9 +152,9 @@ def _lower(current: float, best: float) -> bool:
 
 
 class _Distil:
-    """What an inferer calls in place of the network: images -> distillation, by way of the cached features.
+    """Stands in for the network in an inferer: computes the distillation of images from cached features.
 
-    The targets of ``anomalous`` images, which are never the same twice, are computed each time.
+    Targets of ``anomalous`` images are computed each time, as no two are the same.
     """
 
     def __init__(self, network: Any, detector: Detector, feature_cache: FeatureCache, anomalous: Tensor | None) -> None:
@@ -136,12 +169,12 @@ class _Distil:
 
 
 def _images(engine: Any, batchdata: dict[str, Any]) -> Tensor:
-    """The batch on its device."""
+    """Images of the batch, on the device of the engine."""
     return batchdata[Keys.IMAGE].to(engine.state.device, non_blocking=engine.non_blocking)
 
 
 def _anomalous(engine: Any, batchdata: dict[str, Any]) -> Tensor | None:
-    """The batch's images with an anomaly added, on their device; None where there are none."""
+    """Images of the batch with an anomaly added, on the device of the engine; None where there are none."""
     if ANOMALOUS not in batchdata:
         return None
     images = convert_to_tensor(batchdata[ANOMALOUS], track_meta=False)

@@ -1,22 +1,28 @@
-"""How an error reaches the user of ``python -m monai.bundle``."""
+"""Readable errors for users of ``python -m monai.bundle``."""
 
 import sys
 from types import TracebackType
 
-# How the errors begin that MONAI's configurations and Compose make of others.
+# First words of the errors in which MONAI's config parser and Compose wrap others.
 _WRAPPINGS = ("Failed to evaluate", "Failed to instantiate", "applying transform")
 
 
 def end_with_the_cause() -> None:
-    """Lets a traceback end with the error that MONAI wrapped.
+    """Makes tracebacks end with the error that MONAI wrapped.
 
-    Whatever goes wrong in a configuration ends as "Failed to evaluate ...", with file and remedy hidden far above.
+    Otherwise any error in a config ends in "Failed to evaluate ...", with the file and the remedy far above.
     """
     sys.excepthook = _excepthook
 
 
 def cause_of(error: BaseException) -> BaseException:
-    """The error that MONAI wrapped; the error itself where it did not."""
+    """Error that MONAI wrapped, or the error itself if it is not a wrapper.
+
+    >>> wrapper = RuntimeError("Failed to evaluate 'network'")
+    >>> wrapper.__cause__ = ValueError("no weights")
+    >>> cause_of(wrapper)
+    ValueError('no weights')
+    """
     while error.__cause__ is not None and str(error).startswith(_WRAPPINGS):
         error = error.__cause__
     return error

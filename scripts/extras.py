@@ -1,20 +1,21 @@
-"""Packages that are not needed for training and evaluation, and so may be missing."""
+"""Optional packages: training and evaluation work without them."""
 
 import importlib
 from typing import Any
 
 EXPORT = 'pip install -c constraints.txt -e ".[export]"'
-TENSORRT = "pip install torch-tensorrt, in the version that belongs to torch's, on a machine with an NVIDIA GPU"
+TENSORRT = "pip install torch-tensorrt, in the version that matches torch, on a machine with an NVIDIA GPU"
 
 
 def import_extra(module: str, remedy: str) -> Any:
-    """Gives a module that may be missing.
+    """Imports a module of an optional package.
 
     Args:
-        remedy: how to install it.
+        module: Name of the module.
+        remedy: Way to install the package.
 
     Raises:
-        RuntimeError: if it is; the text names package and remedy.
+        RuntimeError: If the package is missing; the message names it and the remedy.
     """
     try:
         return importlib.import_module(module)

@@ -1,4 +1,4 @@
-"""Figures of results for reports and MLflow, 1000 pixels wide: colour-blind safe and without pyplot's global state."""
+"""Figures for reports and MLflow, 1000 pixels wide, colour-blind safe, and without pyplot's global state."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from matplotlib.figure import Figure
 
 from .metrics.curves import checked, detection_curve
 
-WIDTH = 10  # inches; at DPI it makes 1000 pixels
+WIDTH = 10  # inches, 1000 pixels at DPI
 DPI = 100
 COLOUR_MAP = colormaps["inferno"]
-OPACITY = 0.75  # at most, in an overlay
+OPACITY = 0.75  # maximum in an overlay
 BLUE, ORANGE, SKY = "#0072b2", "#d55e00", "#56d4ff"
 CHANCE = {"color": "0.45", "linestyle": "--", "linewidth": 1.5}
 
 
 class Case(NamedTuple):
-    """One image and what the detector made of it.
+    """Row of a figure: an image with its anomaly map and anomaly score.
 
     Attributes:
-        image: (H,W) or (H,W,3), in [0, 1].
-        mask: (H,W), 0 or 1, or None where there is none.
-        anomaly_map: (H,W), unbounded and finite.
-        score: anomaly score of the image.
-        label: 0 (normal) or 1 (anomalous).
-        name: what to call it.
-        pixel_aspect: height over width of a pixel.
+        image: Image, (H, W) or (H, W, 3), in [0, 1].
+        mask: Mask, (H, W), 0 or 1; None where there is none.
+        anomaly_map: Anomaly map, (H, W), unbounded and finite.
+        score: Anomaly score of the image.
+        label: Ground truth, 0 (normal) or 1 (anomalous).
+        name: Name to show.
+        pixel_aspect: Height of a pixel divided by its width.
     """
 
     image: np.ndarray
@@ -46,14 +46,14 @@ class Case(NamedTuple):
 
 
 def roc_and_pr(scores: np.ndarray, labels: np.ndarray) -> Figure:
-    """ROC curve with AUROC and precision-recall curve with AP, each beside chance.
+    """Draws the ROC curve with its AUROC and the precision-recall curve with its AP, each with the chance level.
 
     Args:
-        scores: (N,), unbounded, higher is more anomalous.
-        labels: (N,), 0 or 1.
+        scores: Anomaly scores, (N,), unbounded, higher is more anomalous.
+        labels: Ground truth, (N,), 0 or 1.
 
     Raises:
-        ValueError: when a score is not finite, a label neither 0 nor 1, or one class is missing.
+        ValueError: If a score is not finite, a label is neither 0 nor 1, or a class is missing.
     """
     curve = detection_curve(scores, labels)
     figure = Figure(figsize=(WIDTH, 5.5), dpi=DPI, layout="constrained")
@@ -63,7 +63,7 @@ def roc_and_pr(scores: np.ndarray, labels: np.ndarray) -> Figure:
     roc.plot([0, 1], [0, 1], label="chance 0.500", **CHANCE)
     roc.set(title="ROC", xlabel="False-positive rate (1 − specificity)", ylabel="True-positive rate (sensitivity)")
 
-    # Starts at recall 0, precision 1, as scikit-learn's curve does.
+    # The curve starts at recall 0 and precision 1, as in scikit-learn.
     precision = np.append(1.0, curve.precision)
     ap = curve.average_precision()
     pr.plot(curve.tpr, precision, color=BLUE, linewidth=2.5, drawstyle="steps-pre", label=f"AP {ap:.3f}")
@@ -78,14 +78,14 @@ def roc_and_pr(scores: np.ndarray, labels: np.ndarray) -> Figure:
 
 
 def score_histogram(scores: np.ndarray, labels: np.ndarray) -> Figure:
-    """Anomaly scores of normal and of anomalous images on common bins, with their numbers.
+    """Draws histograms of the anomaly scores of normal and anomalous images, with common bins and the image counts.
 
     Args:
-        scores: (N,), unbounded.
-        labels: (N,), 0 or 1; one class may be missing.
+        scores: Anomaly scores, (N,), unbounded.
+        labels: Ground truth, (N,), 0 or 1; one class may be missing.
 
     Raises:
-        ValueError: when there is no score, one is not finite, or a label is neither 0 nor 1.
+        ValueError: If there are no scores, a score is not finite, or a label is neither 0 nor 1.
     """
     scores, labels = checked(scores, labels)
     figure = Figure(figsize=(WIDTH, 5), dpi=DPI, layout="constrained")
@@ -112,20 +112,24 @@ def score_histogram(scores: np.ndarray, labels: np.ndarray) -> Figure:
 
 
 def heat_map_grid(cases: Sequence[Case], title: str) -> Figure:
-    """One row a case: input, mask, anomaly map and overlay with the mask's outline.
+    """Draws one row a case: input, mask, anomaly map, and overlay with the outline of the mask.
 
-    The colours mean the same in all rows: from the median of all maps, below which nothing is laid over the image, to
-    their 99.9th percentile, both of what is not 0, as maps are outside the foreground.
+    All rows share one colour scale. It runs from the median of all maps, below which the overlay is transparent, to
+    their 99.9th percentile; zeros, the value of maps outside the foreground, do not count.
+
+    Args:
+        cases: Cases to show, from top to bottom.
+        title: Title of the figure.
 
     Raises:
-        ValueError: when there is no case, or an image, mask and map differ in size.
+        ValueError: If there are no cases, or an image, mask and map differ in size.
     """
     if not cases:
-        raise ValueError("heat_map_grid needs at least one case")
+        raise ValueError("heat_map_grid needs at least one case.")
     pixels = np.concatenate([np.ravel(case.anomaly_map) for case in cases])
     inside = pixels[pixels != 0]
     low, high = (float(limit) for limit in np.percentile(inside, (50, 99.9))) if inside.size > 1 else (0.0, 0.0)
-    if high <= low:  # flat maps, or anomalies on less than 0.1 % of the pixels
+    if high <= low:  # flat maps, or anomalies in less than 0.1 % of the pixels
         high = max(float(pixels.max()), low + 1e-6 * max(1.0, abs(low)))
 
     rows = len(cases)
@@ -149,7 +153,9 @@ def heat_map_grid(cases: Sequence[Case], title: str) -> Figure:
             mask.text(0.5, 0.5, "no mask", ha="center", va="center", fontsize=12, transform=mask.transAxes)
             continue
         if np.shape(case.mask) != np.shape(case.anomaly_map):
-            raise ValueError(f"{case.name}: mask {np.shape(case.mask)} and map {np.shape(case.anomaly_map)} differ")
+            raise ValueError(
+                f"{case.name}: mask {np.shape(case.mask)} and map {np.shape(case.anomaly_map)} differ in shape."
+            )
         mask.imshow(case.mask, aspect=case.pixel_aspect, **grey)
         if 0 < np.mean(case.mask) < 1:
             both.contour(case.mask, levels=[0.5], colors=SKY, linewidths=1.2)
@@ -161,27 +167,32 @@ def heat_map_grid(cases: Sequence[Case], title: str) -> Figure:
 
 
 def overlay(image: np.ndarray, anomaly_map: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Anomaly map over the image in grey: transparent up to `low`, most opaque from halfway to `high` on.
+    """Blends an anomaly map over the grey image: transparent up to `low`, most opaque from halfway between the limits.
 
     Args:
-        image: (H,W) or (H,W,3), in [0, 1].
-        anomaly_map: (H,W), finite.
-        low: value of the map at and below which the image stays as it is.
-        high: value from which the colour stays the same.
+        image: Image, (H, W) or (H, W, 3), in [0, 1].
+        anomaly_map: Anomaly map, (H, W), finite.
+        low: Value of the map up to which the image shows unchanged.
+        high: Value of the map from which the colour no longer changes.
 
     Returns:
-        RGB, uint8 (H,W,3).
+        RGB image, (H, W, 3), uint8.
 
     Raises:
-        ValueError: when sizes differ, the map is not finite, or `low` is not below `high`.
+        ValueError: If the sizes differ, the map is not finite, or `low` is not below `high`.
+
+    >>> overlay(np.full((1, 2), 0.5), np.array([[0.0, 3.0]]), low=1, high=2)[0, 0].tolist()
+    [128, 128, 128]
     """
     image, anomaly_map = np.asarray(image, dtype=np.float64), np.asarray(anomaly_map, dtype=np.float64)
     if anomaly_map.ndim != 2 or image.shape not in (anomaly_map.shape, (*anomaly_map.shape, 3)):
-        raise ValueError(f"image {image.shape} must be (H,W) or (H,W,3) and anomaly map {anomaly_map.shape} (H,W)")
+        raise ValueError(
+            f"The image {image.shape} must be (H, W) or (H, W, 3), and the anomaly map {anomaly_map.shape} (H, W)."
+        )
     if wrong := np.count_nonzero(~np.isfinite(anomaly_map)):
-        raise ValueError(f"the anomaly map holds {wrong} NaN or infinite values of {anomaly_map.size}")
+        raise ValueError(f"The anomaly map holds {wrong} NaN or infinite values of {anomaly_map.size}.")
     if not low < high:
-        raise ValueError(f"low ({low}) must be less than high ({high})")
+        raise ValueError(f"low ({low}) must be less than high ({high}).")
     grey = np.clip(image if image.ndim == 2 else luminance(image), 0, 1)[..., None]
     heat = np.clip((anomaly_map - low) / (high - low), 0, 1)
     alpha = OPACITY * np.minimum(1, 2 * heat)[..., None]
@@ -189,12 +200,12 @@ def overlay(image: np.ndarray, anomaly_map: np.ndarray, low: float, high: float)
 
 
 def luminance(colours: np.ndarray) -> np.ndarray:
-    """(..., 3) to (...): the grey of colours (ITU-R BT.601)."""
+    """Grey values of colours (ITU-R BT.601): (..., 3) -> (...)."""
     return colours @ (0.299, 0.587, 0.114)
 
 
 def _finish(axes: Axes) -> None:
-    """Larger print, and the legend where it covers no curve."""
+    """Enlarges the print and puts the legend below the axes, where it covers no curve."""
     axes.title.set_fontsize(15)
     axes.xaxis.label.set_fontsize(13)
     axes.yaxis.label.set_fontsize(13)
@@ -203,7 +214,7 @@ def _finish(axes: Axes) -> None:
 
 
 def _describe(axes: Axes, case: Case) -> None:
-    """Name, label and score beside a row."""
+    """Writes name, label and score of a case beside its row."""
     name = textwrap.fill(case.name, 15, max_lines=4, placeholder="…")
     axes.text(0, 0.62, name, fontsize=11, va="bottom", transform=axes.transAxes)
     label, colour = ("anomalous", ORANGE) if case.label else ("normal", BLUE)

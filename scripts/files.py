@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Atomic writes and hashes of files."""
 
 import hashlib
 import uuid
@@ -9,9 +9,16 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Gives a temporary name beside ``path``, with its suffixes; what was written there becomes ``path`` at the end.
+    """Yields a temporary path beside ``path``, with the same suffixes; the file written there replaces ``path``.
 
-    If anything goes wrong, an older file stays as it is, and nothing half-written is left.
+    After an error an older file is unchanged, and nothing half-written is left.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with replacing(Path(folder, "a.txt")) as part:
+    ...         _ = part.write_text("whole")
+    ...     [path.name for path in Path(folder).iterdir()]
+    ['a.txt']
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{uuid.uuid4().hex}-{path.name}")

@@ -1,4 +1,4 @@
-"""Ignite handlers for the configs, beside those MONAI has."""
+"""Ignite handlers for the configs, in addition to MONAI's."""
 
 from typing import Any
 
@@ -11,11 +11,16 @@ from scripts.networks.detector import Detector
 
 
 class ProgressBar:
-    """A progress bar over the iterations of each epoch, with the current loss where there is one.
+    """Shows a progress bar over the iterations of each epoch.
 
     Args:
-        description: shown before the bar.
-        show_loss: shows ``engine.state.output["loss"]``.
+        description: Text before the bar.
+        show_loss: Whether to show ``engine.state.output["loss"]``.
+
+    >>> engine = Engine(lambda engine, batch: {"loss": 0.5})
+    >>> ProgressBar("Training", show_loss=True).attach(engine)
+    >>> engine.run([1, 2], max_epochs=1).iteration
+    2
     """
 
     def __init__(self, description: str, show_loss: bool = False) -> None:
@@ -28,11 +33,19 @@ class ProgressBar:
 
 
 class Folding:
-    """Makes a detector ready for inference when the engine starts: behind the handler that loads its weights.
+    """Folds a detector for inference when the engine starts; must come after the handler that loads its weights.
 
     Args:
-        network: other networks than a ``Detector`` stay as they are.
-        amp: whether the engine runs it in bfloat16 autocast.
+        network: Network to fold; anything but a ``Detector`` stays as it is.
+        amp: Whether the engine runs the network in bfloat16 autocast.
+
+    >>> from scripts.networks import RD4AD, Teacher
+    >>> network = RD4AD(Teacher("test_resnet", "untrained"), decoder_blocks=1, embedding_blocks=1)
+    >>> engine = Engine(lambda engine, batch: None)
+    >>> Folding(network).attach(engine)
+    >>> _ = engine.run([1])
+    >>> any(isinstance(module, nn.BatchNorm2d) for module in network.distiller.student.levels[0][0].body)
+    False
     """
 
     def __init__(self, network: nn.Module, amp: bool = False) -> None:
@@ -47,15 +60,19 @@ class Folding:
 
 
 class EarlyStop:
-    """Ends a training whose validation no longer improves; a resumed one goes on counting where it was.
+    """Stops a training once its validation no longer improves; a resumed training continues the count.
 
     Args:
-        validator: engine that the training runs every now and then.
-        metric: name of its metric that should fall.
-        patience: as many validations in a row may bring no improvement; 0 never stops.
+        validator: Engine that validates the training.
+        metric: Name of the validator's metric, of which lower is better.
+        patience: Number of validations in a row without improvement after which to stop; 0 never stops.
 
-    Raises:
-        ValueError: on attaching, if there is nothing to validate on.
+    >>> validator = Engine(lambda engine, batch: None)
+    >>> stop = EarlyStop(validator, "loss", patience=3)
+    >>> validator.state.epoch_length = 1
+    >>> stop.attach(Engine(lambda engine, batch: None))
+    >>> stop.state_dict()["counter"]
+    0
     """
 
     def __init__(self, validator: Engine, metric: str, patience: int = 0) -> None:
@@ -63,12 +80,17 @@ class EarlyStop:
         self._handler: EarlyStopping | None = None
 
     def attach(self, engine: Engine) -> None:
+        """Watches the validator for the training ``engine``.
+
+        Raises:
+            ValueError: If there is nothing to validate on.
+        """
         if not self.patience:
             return
         if not self.validator.state.epoch_length:
             raise ValueError(
                 "early_stop_patience needs validation images, and the datalist has none: prepare it with "
-                "--validation-fraction, or leave early_stop_patience out."
+                "--validation-fraction, or leave out early_stop_patience."
             )
         self._handler = EarlyStopping(
             self.patience, lambda validator: validator.state.metrics[self.metric], trainer=engine, mode="min"

@@ -1,4 +1,4 @@
-"""Losses: ``loss(distillation) -> (total, {name: part})``."""
+"""Losses of the methods: ``loss(distillation) -> (total, {name: part})``."""
 
 import math
 
@@ -10,26 +10,34 @@ from scripts.networks.detector import Distillation
 
 
 def flat_cosine(a: Tensor, b: Tensor) -> Tensor:
-    """Cosine similarity of the flattened features of each image: (B, C, H, W) twice -> (B,)."""
-    # In the order in which channels-last features lie in memory, so that flattening copies nothing; and by products of
-    # vectors, half as long as by F.cosine_similarity, which normalises both first.
+    """Cosine similarity of the flattened features of each image: twice (B, C, H, W) -> (B,)."""
+    # Flattened in memory order, so that channels-last features are not copied. Products of vectors take half the time
+    # of F.cosine_similarity, which normalises both inputs first.
     a, b = (features.permute(0, 2, 3, 1).flatten(1) for features in (a, b))
     norms = (torch.linalg.vector_norm(features, dim=1).clamp(min=1e-8) for features in (a, b))
     return (a.unsqueeze(1) @ b.unsqueeze(2)).flatten() / math.prod(norms)
 
 
 class PDDLoss(nn.Module):
-    """``L = kr L_kr + prp L_prp + div L_div`` (PDD section 3.4); the defaults are the released code's weights.
+    """``L = kr L_kr + prp L_prp + div L_div`` (PDD, section 3.4), with the weights of the released code by default.
 
     L_kr = sum_i MSE(f_b^i, s1^i); L_prp = sum_i [a MSE(f_b^i, s2^i) + b (1 - cos(f_b^i, s2^i))];
     L_div = sum_{i low} mean max(0, cos(s1^i, s2^i) - tau_low) - sum_{i high} mean min(0, cos(s1^i, s2^i) - tau_high),
-    where "low" is the shallowest level and "high" the others.
+    where "low" is the shallowest level and "high" are the others.
 
     Args:
-        kr, prp, div: weights of the three parts.
-        prp_mse, prp_cosine: a and b. The released code pushes student 2 away from its target: ``prp_cosine`` -0.05.
-        tau_low: similarity of the students above which the shallowest level is penalised.
-        tau_high: similarity below which the deeper levels are penalised.
+        kr: Weight of L_kr.
+        prp: Weight of L_prp.
+        div: Weight of L_div.
+        prp_mse: Factor a of L_prp.
+        prp_cosine: Factor b of L_prp. The released code has -0.05, which pushes student 2 away from its target.
+        tau_low: Similarity of the students above which the shallowest level is penalised.
+        tau_high: Similarity of the students below which the deeper levels are penalised.
+
+    >>> levels = [torch.ones(2, 3, 8, 8), torch.ones(2, 5, 4, 4)]
+    >>> total, parts = PDDLoss()(Distillation(targets=levels, students=[levels, levels]))
+    >>> round(total.item(), 3), round(parts["div"].item(), 2)
+    (0.125, 0.25)
     """
 
     def __init__(
@@ -48,7 +56,7 @@ class PDDLoss(nn.Module):
         self.tau_low, self.tau_high = tau_low, tau_high
 
     def forward(self, distillation: Distillation) -> tuple[Tensor, dict[str, Tensor]]:
-        """The total, with gradient, and its unweighted parts ``kr``, ``prp`` and ``div``, without."""
+        """Computes the total, with gradient, and its unweighted parts ``kr``, ``prp`` and ``div``, without."""
         targets = [target.float() for target in distillation.targets]
         student1, student2 = ([feature.float() for feature in student] for student in distillation.students)
         kr = torch.stack([F.mse_loss(s, t) for s, t in zip(student1, targets, strict=True)]).sum()
@@ -64,7 +72,7 @@ class PDDLoss(nn.Module):
 
 
 def diversity_loss(student1: list[Tensor], student2: list[Tensor], tau_low: float, tau_high: float) -> Tensor:
-    """L_div of PDD for features shallow to deep: students may differ in detail but must agree in meaning."""
+    """L_div of PDD: the students should differ in the shallowest level and agree in the deeper ones."""
     similarity = [flat_cosine(a, b) for a, b in zip(student1, student2, strict=True)]
     low = F.relu(similarity[0] - tau_low).mean()
     high = [F.relu(tau_high - level).mean() for level in similarity[1:]]
@@ -72,37 +80,49 @@ def diversity_loss(student1: list[Tensor], student2: list[Tensor], tau_low: floa
 
 
 class RD4ADLoss(nn.Module):
-    """``L = sum_l mean(1 - cos(E_l, D_l))`` of teacher E and student D, the mean over the images of a batch.
+    """``L = sum_l mean(1 - cos(E_l, D_l))`` for teacher E and student D, with the mean over the images of a batch.
 
-    The cosine is of the flattened features, as RD4AD's released code has it; the per-pixel form of its text is much
-    worse, as its authors say.
+    The cosine is that of the flattened features, as in RD4AD's released code; the authors report that the per-pixel
+    cosine of the paper works much worse.
+
+    >>> student = [torch.ones(2, 3, 8, 8), torch.ones(2, 5, 4, 4)]
+    >>> targets = [student[0], -student[1]]
+    >>> {name: round(part.item(), 3) for name, part in RD4ADLoss()(Distillation(targets, [student]))[1].items()}
+    {'level1': 0.0, 'level2': 2.0}
     """
 
     def forward(self, distillation: Distillation) -> tuple[Tensor, dict[str, Tensor]]:
-        """The total, with gradient, and its parts ``level1``, ``level2``, ..., shallow to deep, without."""
+        """Computes the total, with gradient, and its parts ``level1``, ``level2``, ..., shallow to deep, without."""
         (student,) = distillation.students
         levels = _distances(distillation.targets, student).mean(0)
         return levels.sum(), {f"level{i}": level for i, level in enumerate(levels.detach(), start=1)}
 
 
 class SCRD4ADLoss(nn.Module):
-    """``L = L1 / L2``: pulls the student to the teacher of the clean image, and pushes it from that of the anomalous.
+    """``L = L1 / L2``: pulls the student to the features of the clean image and away from those with an anomaly added.
 
-    L1 = mean sum_l p_l (1 - cos(E_l(x), D_l(x))), L2 = mean sum_l p_l (1 - cos(E_l(x~), D_l(x))), with teacher E,
-    student D of the clean image x, the same image x~ with an anomaly added, and the level weights p of each
-    image; means over the batch (SCRD4AD, section 3). Of several processes each takes the ratio of its own images.
+    L1 = mean sum_l p_l (1 - cos(E_l(x), D_l(x))) and L2 = mean sum_l p_l (1 - cos(E_l(x~), D_l(x))), with teacher E,
+    student D, the clean image x, the same image x~ with an anomaly added, and the level weights p of each image. The
+    means run over the batch (SCRD4AD, section 3). With several processes, each takes the ratio over its own images.
+
+    >>> clean, anomalous, student = ([torch.tensor([v]).view(1, 2, 1, 1)] for v in ([1.0, 0], [0, 1.0], [3.0, 4.0]))
+    >>> total, parts = SCRD4ADLoss()(Distillation(clean, [student], torch.ones(1, 1), anomalous))
+    >>> round(total.item(), 3), round(parts["pull"].item(), 3), round(parts["push"].item(), 3)
+    (2.0, 0.4, 0.2)
     """
 
     def forward(self, distillation: Distillation) -> tuple[Tensor, dict[str, Tensor]]:
-        """The total, with gradient, and without: ``pull`` (L1), ``push`` (L2), and the mean ``weight1``, ... of levels.
+        """Computes the total, with gradient, and its parts, without.
+
+        The parts are ``pull`` (L1), ``push`` (L2), and ``weight1``, ``weight2``, ..., the mean level weights.
 
         Raises:
-            ValueError: if the images came without anomalous ones.
+            ValueError: If the distillation lacks level weights or images with an anomaly added.
         """
         if distillation.anomalous is None or distillation.level_weights is None:
             raise ValueError(
-                "SCRD4AD's loss needs images with an anomaly added and level weights: name "
-                "configs/methods/scrd4ad.json in --config_file, which has the transforms and the network."
+                "SCRD4AD's loss needs images with an anomaly added and level weights: add "
+                "configs/methods/scrd4ad.json, which has the transforms and the network, to --config_file."
             )
         (student,), weights = distillation.students, distillation.level_weights
         pull = (weights * _distances(distillation.targets, student)).sum(1).mean()
@@ -113,7 +133,7 @@ class SCRD4ADLoss(nn.Module):
 
 
 def _distances(targets: list[Tensor], student: list[Tensor]) -> Tensor:
-    """1 - cosine of each image and level: (B, levels), in [0, 2]."""
+    """Computes 1 - cosine for each image and level: (B, levels), in [0, 2]."""
     return torch.stack(
         [1 - flat_cosine(target.float(), level.float()) for target, level in zip(targets, student, strict=True)], dim=1
     )

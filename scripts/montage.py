@@ -1,4 +1,4 @@
-"""A picture of a scan's most anomalous slices, as radiologists look at them: plain and with the anomaly map over it."""
+"""Picture of a scan's most anomalous slices in radiological orientation, with and without the anomaly map."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from scripts.data.planes import AXCODES, check_plane
 from scripts.figures import COLOUR_MAP, DPI, SKY, WIDTH, overlay
 
 NOTICE = "Research use only, not for clinical use"
-BAR = 1.3  # inches, of the colour bar and the gaps
-TALLEST = 2.0  # height of a panel over its width; longer slices leave room at their sides
+BAR = 1.3  # width of the colour bar and the gaps, in inches
+TALLEST = 2.0  # maximum height of a panel divided by its width; taller slices leave space at their sides
 OPPOSITE = dict(zip("RLAPSI", "LRPAIS", strict=True))
 
 
@@ -32,24 +32,30 @@ def montage(
     title: str = "",
     plane: str | None = None,
 ) -> Figure:
-    """Each slice beside its overlay with the outline of the mask, two slices a row, 1000 pixels wide.
+    """Draws each slice beside its overlay with the outline of the mask, two slices a row, 1000 pixels wide.
 
-    It shows no more of a patient than the image and what stands in `title`.
+    Nothing identifies the patient except the image itself and `title`.
 
     Args:
-        image: (H, W, N) in [0, 1], rows, columns and the slices to be shown, in the display orientation of `plane`.
-        anomaly_map: (H, W, N), finite.
-        mask: (H, W, N), 0 or 1, or None.
-        slices: their N numbers in the scan; about six are readable.
-        scores: one a slice.
-        display_range: anomaly values at which the colours begin and end.
-        pixel_aspect: height over width of a pixel: the spacing of the rows over that of the columns.
-        title: above all.
-        plane: axial, coronal or sagittal, for the letters of the patient's sides; None (an image) gives none.
+        image: Slices to show, (H, W, N), in [0, 1], rows, columns and slices in the display orientation of `plane`.
+        anomaly_map: Anomaly maps of the slices, (H, W, N), finite.
+        mask: Masks of the slices, (H, W, N), 0 or 1; None where there is none.
+        slices: Numbers of the N slices within the scan; about six slices stay legible.
+        scores: Anomaly scores of the N slices.
+        display_range: Values of the map at which the colours begin and end.
+        pixel_aspect: Height of a pixel divided by its width, that is, row spacing divided by column spacing.
+        title: Title of the figure.
+        plane: axial, coronal or sagittal, which decides the letters for the patient's sides; None (an image file)
+            shows no letters.
 
     Raises:
-        ValueError: when the arrays differ in shape, the map is not finite, the range is empty, or there is not a
-            number and a score for each of at least one slice; or there is no such plane.
+        ValueError: If the arrays differ in shape, there are no slices, numbers or scores are missing or too many, the
+            map is not finite, the range is empty, or there is no such plane.
+
+    >>> slices = np.random.default_rng(0).random((16, 12, 3))
+    >>> figure = montage(slices, slices, None, [4, 5, 6], [0.9, 0.8, 0.7], (0, 1), plane="axial")
+    >>> [axes.get_title() for axes in figure.axes[:4]]
+    ['Slice 4', 'Score 0.9', 'Slice 5', 'Score 0.8']
     """
     _check(image, anomaly_map, mask, slices, scores)
     if plane is not None:
@@ -88,16 +94,16 @@ def _check(
 ) -> None:
     shapes = [np.shape(array) for array in (image, anomaly_map, *([] if mask is None else [mask]))]
     if len(set(shapes)) > 1 or len(shapes[0]) != 3:
-        raise ValueError(f"image, anomaly map and mask must have one shape (H, W, D), not {shapes}")
+        raise ValueError(f"Image, anomaly map and mask must have one shape (H, W, N), got {shapes}.")
     if not len(slices) or not len(slices) == len(scores) == shapes[0][2]:
         raise ValueError(
-            f"a montage needs a number and a score for each slice, not {len(slices)} and {len(scores)} for "
-            f"{shapes[0][2]}"
+            f"A montage needs a number and a score for each slice, got {len(slices)} numbers and {len(scores)} scores "
+            f"for {shapes[0][2]} slices."
         )
 
 
 def _name_sides(axes: Axes, plane: str) -> None:
-    """Writes which sides of the patient lie at the top and at the left of the picture."""
+    """Marks the sides of the patient at the top and at the left of a slice."""
     top, left = OPPOSITE[AXCODES[plane][0]], OPPOSITE[AXCODES[plane][1]]
     look: dict[str, Any] = {
         "color": "white",

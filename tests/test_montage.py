@@ -108,11 +108,11 @@ def test_pictures_are_1000_pixels_wide_and_nothing_overlaps(number, shape, title
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"anomaly_map": MAP[1:]}, r"must have one shape \(H, W, D\), not \[\(20, 30, 3\), \(19, 30, 3\)"),
+        ({"anomaly_map": MAP[1:]}, r"must have one shape \(H, W, N\), got \[\(20, 30, 3\), \(19, 30, 3\)"),
         ({"mask": MASK[:7]}, r"must have one shape .*\(7, 30, 3\)\]"),
         ({"image": IMAGE[..., 0], "anomaly_map": MAP[..., 0], "mask": None}, "must have one shape"),
-        ({"slices": []}, "a number and a score for each slice, not 0 and 0 for 0"),
-        ({"scores": [1.0]}, "not 3 and 1"),
+        ({"slices": []}, "a number and a score for each slice, got 0 numbers and 0 scores for 0 slices"),
+        ({"scores": [1.0]}, "got 3 numbers and 1 scores"),
         ({"anomaly_map": MAP * np.nan}, "600 NaN or infinite values"),
         ({"display_range": (1.0, 1.0)}, "low .* must be less than high"),
         ({"plane": "oblique"}, "plane must be .* got 'oblique'"),

@@ -1,4 +1,4 @@
-"""Corrects the uneven brightness that the coils of an MR scanner leave in its volumes."""
+"""Correction of the uneven brightness that the coils of an MR scanner cause."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,28 +12,32 @@ from scripts.data.foreground import foreground_threshold
 MISSING = "Bias field correction needs SimpleITK (pip install SimpleITK): {}"
 sitk, _ = optional_import("SimpleITK", descriptor=MISSING)
 
-_SHORTEST = 8  # voxels an axis keeps when it is shrunk
+_SHORTEST = 8  # voxels that an axis keeps when it is shrunk
 
 
 def n4_corrected(
     array: NDArray, spacing: Sequence[float], shrink: int = 4, iterations: Sequence[int] = (50, 50, 50, 50)
 ) -> NDArray[np.float32]:
-    """Divides a whole MR volume by its bias field as N4 finds it in the foreground (doi 10.1109/TMI.2010.2046908).
+    """Divides a whole MR volume by its bias field, estimated by N4 in the foreground (doi 10.1109/TMI.2010.2046908).
 
     Args:
-        array: volume (i, j, k) of finite numbers; a volume without a positive foreground comes back as it is.
-        spacing: of its voxels in mm, (3,).
-        shrink: how much coarser the field is fitted, along each axis that stays long enough; it is smooth.
-        iterations: at most so many at each level of the fit, coarse to fine.
+        array: Volume of finite numbers, (i, j, k); without a positive foreground it is returned as it is.
+        spacing: Voxel spacing in millimetres, (3,).
+        shrink: Factor by which each axis is shrunk for the fit, as long as the axis stays long enough; the field is
+            smooth.
+        iterations: Maximum number of iterations at each level of the fit, coarse to fine.
+
+    Returns:
+        Corrected volume, (i, j, k).
 
     Raises:
-        ImportError: if SimpleITK is missing.
+        ImportError: If SimpleITK is missing.
     """
     volume = np.asarray(array, np.float32)
     mask = volume > max(foreground_threshold(volume), 0)  # N4 takes logarithms
     if not mask.any():
         return volume
-    axes = [axis for axis, size in enumerate(volume.shape) if size > 1]  # a field does not vary along one voxel
+    axes = [axis for axis, size in enumerate(volume.shape) if size > 1]  # a field cannot vary along a single voxel
     image, foreground = _image(volume, spacing, axes), _image(mask.astype(np.uint8), spacing, axes)
     factors = [max(1, min(shrink, volume.shape[axis] // _SHORTEST)) for axis in axes]
     correction = sitk.N4BiasFieldCorrectionImageFilter()

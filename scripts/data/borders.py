@@ -1,23 +1,28 @@
-"""Finds the rectangle of a radiograph that its collimator, or whoever scanned it, left of the picture."""
+"""Borders of a radiograph, from its collimator or from digitisation."""
 
 import numpy as np
 from numpy.typing import NDArray
 
-_MOST = 0.9  # of a line's pixels; the rest may be burnt-in letters
-_NEAR = 0.05  # of the picture's range of intensities
+_MOST = 0.9  # share of a border line's pixels that are uniform; the rest may be burnt-in letters
+_NEAR = 0.05  # tolerance for black and white, as a share of the image's intensity range
 
 
 def borders(array: NDArray) -> tuple[int, int, int, int]:
-    """How many rows and columns are border: top, bottom, left, right.
+    """Counts the rows and columns of the border: top, bottom, left, right.
 
-    A line belongs to the border if nine tenths of it are near black or near white, or have one and the same value, and
-    so have all lines outside of it. Columns are judged between the top and the bottom border. A picture that would be
-    border all over has none, and borders askew or round are not found.
+    A line belongs to the border if at least nine tenths of its pixels are near black, near white, or of one and the
+    same value, and if the same holds for all lines outside it. Columns are judged only between the top and the bottom
+    border. An image that would be all border has none. Tilted and round borders are not found.
 
     Args:
-        array: picture (rows, columns) of finite numbers.
+        array: Image of finite numbers, (rows, columns).
+
+    >>> image = np.zeros((6, 8))
+    >>> image[2:5, 1:7] = np.arange(18).reshape(3, 6) % 7
+    >>> borders(image)
+    (2, 1, 1, 1)
     """
-    low, high = np.percentile(array, (1, 99))  # letters are brighter than anything in the body
+    low, high = np.percentile(array, (1, 99))  # burnt-in letters are brighter than anything in the body
     near = _NEAR * (high - low)
     rows = _content(array, low + near, high - near)
     columns = _content(array[rows[0] : rows[-1] + 1].T, low + near, high - near) if rows.size else rows
@@ -28,6 +33,6 @@ def borders(array: NDArray) -> tuple[int, int, int, int]:
 
 
 def _content(lines: NDArray, black: float, white: float) -> NDArray[np.intp]:
-    """Which lines are not uniform."""
+    """Indices of the lines that are not uniform."""
     kinds = (lines <= black, lines >= white, lines == np.median(lines, axis=1, keepdims=True))
     return np.flatnonzero(~np.any([kind.mean(axis=1) >= _MOST for kind in kinds], axis=0))

@@ -1,4 +1,4 @@
-"""Teachers are frozen, so the features of an image never change: they are computed once and kept."""
+"""Cache of teacher features: teachers are frozen, so the features of an image are computed only once."""
 
 import hashlib
 from pathlib import Path
@@ -10,24 +10,32 @@ from scripts.data.feature_store import FeatureStore, FolderStore, MemoryStore
 from scripts.networks.detector import Detector
 from scripts.networks.teachers import Teacher
 
-Features = list[list[Tensor]]  # of every teacher and level
+Features = list[list[Tensor]]  # one list of levels a teacher
 
 
 class FeatureCache:
-    """Keeps the teachers' features of images, until it is full; what does not fit is computed each time.
+    """Keeps the teachers' features of images until it is full; features that do not fit are computed each time.
 
-    They are known by the content of the pre-processed image, the teacher's weights and the precision they were computed
-    in. So a random transform before the cache cannot make it wrong, only useless; and methods, seeds and runs that use
-    the same teacher on the same images share them.
+    The key of an entry is the content of the pre-processed image, the teacher's weights and the precision of the
+    computation. So a random transform before the cache makes it useless but never wrong, and all methods, seeds and
+    runs with the same teacher and the same images share entries.
 
-    They are kept as they were computed, so that the cache changes no number: with ``amp`` in bfloat16, half as large as
-    in float32.
+    Features are kept in the type in which they were computed, so the cache changes no results. With ``amp`` they are
+    bfloat16, which takes half the space of float32.
 
     Args:
-        gibibytes: how much to keep at most; 0 keeps nothing.
-        folder: where to keep them, for later runs too; None takes main memory.
-        batch_size: images that the teachers see at once. Fewer are filled up to it, as the arithmetic of some kernels
-            depends on the number: features must not depend on the batch in which they happened to be computed.
+        gibibytes: Size limit in GiB; 0 turns the cache off.
+        folder: Folder for the features, where later runs find them too; None keeps them in main memory.
+        batch_size: Number of images that the teachers process at once. Smaller batches are padded to it, since some
+            kernels round differently for other batch sizes, and features must not depend on the batch that they were
+            computed in.
+
+    >>> from scripts.networks import RD4AD
+    >>> network = RD4AD(Teacher("test_resnet", "untrained"), decoder_blocks=1, embedding_blocks=1)
+    >>> cache, image = FeatureCache(gibibytes=0.1), torch.rand(1, 3, 64, 64)
+    >>> first, second = cache(network, image), cache(network, image)
+    >>> [torch.equal(a, b) for a, b in zip(first[0], second[0])]
+    [True, True, True, True]
     """
 
     def __init__(self, gibibytes: float = 4.0, folder: str | Path | None = None, batch_size: int = 1) -> None:
@@ -38,7 +46,7 @@ class FeatureCache:
         self.batch_size = batch_size
 
     def __call__(self, network: Detector, images: Tensor) -> Features:
-        """Features of a batch (B, 3, H, W), on its device."""
+        """Features of a batch (B, 3, H, W), on the device of the batch."""
         if self.store is None:
             return network.features(images)
         store = self.store
@@ -62,7 +70,7 @@ class FeatureCache:
 
 
 def _origin(teacher: Teacher, images: Tensor) -> str:
-    """What features come from beside image and weights, fit for the name of a folder."""
+    """Folder name that tells features of different teachers, image sizes and precisions apart."""
     device = images.device.type
     precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else images.dtype
     size = "x".join(map(str, images.shape[-2:]))
@@ -70,10 +78,10 @@ def _origin(teacher: Teacher, images: Tensor) -> str:
 
 
 def _kept(level: Tensor) -> Tensor:
-    """(C, H, W) -> (H, W, C) on the CPU, the order in which convolutions are fastest."""
+    """Copies features to the CPU in the order in which convolutions are fastest: (C, H, W) -> (H, W, C)."""
     return level.detach().permute(1, 2, 0).to("cpu", copy=True, memory_format=torch.contiguous_format)
 
 
 def _batch(levels: list[Tensor], device: torch.device) -> Tensor:
-    """(H, W, C) each -> (B, C, H, W), channels last."""
+    """Stacks features (H, W, C) into a channels-last batch (B, C, H, W)."""
     return torch.stack(levels).to(device, non_blocking=True).permute(0, 3, 1, 2)

@@ -1,4 +1,4 @@
-"""Where the feature cache keeps what it keeps: main memory, or a folder that runs share."""
+"""Storage of the feature cache: main memory, or a folder that runs share."""
 
 import json
 import logging
@@ -19,20 +19,20 @@ Entry = dict[str, Tensor]  # levels by name
 
 
 class FeatureStore(Protocol):
-    """Entries by key, no more bytes than a limit."""
+    """Keeps entries by key, up to a size limit."""
 
     def get(self, key: str, names: list[str]) -> Entry | None:
-        """The entry, if it is there with all ``names``."""
+        """Entry of a key; None if it is missing or lacks one of ``names``."""
 
     def put(self, key: str, entry: Entry) -> None:
-        """Keeps an entry, if there is room."""
+        """Keeps an entry if there is room."""
 
 
 class MemoryStore:
-    """Main memory; what came first stays.
+    """Keeps entries in main memory; once it is full, no further ones are added.
 
     Args:
-        limit: in bytes.
+        limit: Size limit in bytes.
     """
 
     def __init__(self, limit: int) -> None:
@@ -51,15 +51,16 @@ class MemoryStore:
 
 
 class FolderStore:
-    """One safetensors file an entry, memory-mapped, in a folder that processes and runs may share.
+    """Keeps each entry in a memory-mapped safetensors file, in a folder that processes and runs may share.
 
-    A file appears whole or not at all. Its first reading in a process compares a checksum; a damaged file is reported
-    and computed again. Files that were not used for the longest time make room for new ones, those of this process
-    stay. If nothing can be written, that is said once and the features are computed each time.
+    Files are written atomically. The first time that a process reads a file, it verifies the checksum; a damaged file
+    is reported, and its features are computed again. New files evict the least recently used ones, but never one that
+    this process has used. If the folder cannot be written, a single warning says so, and the features are computed each
+    time.
 
     Args:
-        folder: may be deleted at any time.
-        limit: of all files, in bytes.
+        folder: Folder for the files; it may be deleted at any time.
+        limit: Size limit for all files together, in bytes.
     """
 
     def __init__(self, folder: str | Path, limit: int) -> None:
@@ -76,15 +77,15 @@ class FolderStore:
             with safe_open(path, "pt") as file:
                 if not set(names) <= set(file.keys()):
                     return None
-                entry = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
+                entry = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
                 if path not in self._checked:
                     self._check(entry, file.metadata())
-                    path.touch()  # for whom it is the longest unused
+                    path.touch()  # marks it as recently used
                     self._checked.add(path)
         except FileNotFoundError:
             return None
         except (SafetensorError, ValueError, OSError) as error:
-            logger.warning("The cached features %s are damaged (%s): they are computed again.", path, error)
+            logger.warning("The cached features %s are damaged (%s) and will be computed again.", path, error)
             return None
         return {name: entry[name] for name in names}
 
@@ -107,7 +108,7 @@ class FolderStore:
             self._checked.add(path)
         except (OSError, SafetensorError) as error:
             self._writes = False
-            logger.warning("No more features are kept in %s (%s): they are computed each time.", self.folder, error)
+            logger.warning("No more features are kept in %s (%s); they are computed each time.", self.folder, error)
 
     def _make_room(self, size: int, path: Path) -> bool:
         for old in list(self._sizes):

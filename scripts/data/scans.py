@@ -1,4 +1,4 @@
-"""Reads any slice of a NIfTI volume without inflating the volume each time."""
+"""Fast access to NIfTI volumes: any slice can be read without decompressing the volume each time."""
 
 from __future__ import annotations
 
@@ -36,30 +36,30 @@ SCAN_SUFFIXES = (".nii", ".nii.gz")
 _LETTER = r"[^\W\d_]"
 MASK_PATTERN = rf"(?<!{_LETTER})(lesions?|masks?|segs?|segmentations?|labels?)(?!{_LETTER})"
 
-# The fields of a header that place its voxels, of the same names in NIfTI-1 and NIfTI-2.
+# Header fields that position the voxels, with the same names in NIfTI-1 and NIfTI-2.
 _PLACE = ("pixdim", "xyzt_units", "qform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y",
           "qoffset_z", "sform_code", "srow_x", "srow_y", "srow_z")  # fmt: skip
-_CACHE_VERSION = 1  # of what the cache holds; another one makes all of it again
+_CACHE_VERSION = 1  # a new version invalidates the cache
 
 
 class UnreadableScanError(ValueError):
-    """A file that cannot be read faithfully as one 3D scan; the message names the file and the remedy."""
+    """File that cannot be read faithfully as one 3D scan; the message names the file and the remedy."""
 
 
 @dataclass(frozen=True)
 class Scan:
-    """One volume (i, j, k) and what is known of it as a whole.
+    """Volume (i, j, k) with its statistics.
 
     Attributes:
-        source: the file as the user names it.
-        path: an uncompressed NIfTI of the same grid and finite values.
-        shape: (i, j, k).
-        affine: (4, 4), voxel indices to RAS millimetres.
-        quantiles: of the foreground, see ``scripts.data.foreground``.
-        foreground: for each of the three axes and each index, the number of foreground voxels of the slice; of a
-            mask, of those that are not zero.
-        box: first and one past the last index of the foreground along each axis; the whole scan if it has none. Of a
-            single slice, what lies between burnt-in borders.
+        source: File as named by the user.
+        path: Uncompressed NIfTI with the same grid and finite values.
+        shape: Shape of the volume, (i, j, k).
+        affine: Affine from voxel indices to RAS millimetres, (4, 4).
+        quantiles: Quantiles of the foreground; see ``scripts.data.foreground``.
+        foreground: Number of foreground voxels in each slice, for each of the three axes; the foreground of a mask is
+            where it is not zero.
+        box: First and one past the last index of the foreground along each axis; the whole scan if it has no
+            foreground. For a single slice, the area between burnt-in borders.
     """
 
     source: str
@@ -71,11 +71,11 @@ class Scan:
     box: list[list[int]]
 
     def slices(self, axis: int, indices: list[int]) -> np.ndarray:
-        """The slices at ``indices`` along ``axis``, stacked along it: an array of three axes, as stored."""
+        """Slices at ``indices`` along ``axis``, stacked along it; an array of three axes in the order of the file."""
         return self._read((slice(None),) * axis + (indices,))
 
     def array(self) -> np.ndarray:
-        """The whole volume (i, j, k)."""
+        """Whole volume, (i, j, k)."""
         return self._read(...)
 
     def _read(self, part: Any) -> np.ndarray:
@@ -85,37 +85,49 @@ class Scan:
 
 @lru_cache(maxsize=64)
 def _mapped(path: str, _changed: int) -> tuple[np.ndarray, float, float]:
-    # Mapped, since nibabel's proxy reads a slice across the file's rows by a seek a voxel: 300 times slower.
+    # Mapped, since nibabel's proxy reads a slice across the rows of the file with one seek a voxel, 300 times slower.
     image: Any = nib.load(path, mmap="r")
     proxy = image.dataobj
     return proxy.get_unscaled(), proxy.slope, proxy.inter
 
 
 def is_scan(path: str | Path) -> bool:
-    """Says whether a file is named like a NIfTI volume."""
+    """Checks whether a file name is that of a NIfTI volume.
+
+    >>> is_scan("Patient.NII.gz"), is_scan("slice.png")
+    (True, False)
+    """
     return str(path).lower().endswith(SCAN_SUFFIXES)
 
 
 def scan_stem(path: Path) -> str:
-    """The name of a NIfTI volume without its suffixes."""
+    """Name of a NIfTI volume without its suffixes."""
     return re.sub(r"\.nii(\.gz)?$", "", path.name, flags=re.IGNORECASE)
 
 
 def open_scan(path: str | Path, cache_dir: str | Path, mask: bool = False, bias_correction: bool = False) -> Scan:
-    """Opens a NIfTI volume; the first time it is read whole, checked, and kept uncompressed with its statistics.
+    """Opens a NIfTI volume.
 
-    A changed file is read anew. NaN and infinite values become the smallest finite one, with a warning.
+    The first time, the whole volume is read, checked, and cached uncompressed with its statistics; a changed file is
+    read again. NaN and infinite values become the smallest finite value, with a warning.
 
     Args:
-        path: of a ``.nii`` or ``.nii.gz``.
-        cache_dir: holds images of patients: keep it as safe as the data, delete it at will.
-        mask: whether foreground is what is not zero.
-        bias_correction: whether N4 corrects the scan before it is kept.
+        path: Path of a ``.nii`` or ``.nii.gz`` file.
+        cache_dir: Folder of the cache. It holds images of patients, so keep it as safe as the data; delete it at will.
+        mask: Whether the file is a mask, whose foreground is where it is not zero.
+        bias_correction: Whether N4 corrects the scan before it is cached.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        UnreadableScanError: if it is empty, damaged, not a 3D volume of real numbers, without a geometry, or constant.
-        OSError: if ``cache_dir`` cannot be written.
+        FileNotFoundError: If there is no such file.
+        UnreadableScanError: If the file is empty, damaged, not a 3D volume of real numbers, without a geometry, or
+            constant.
+        OSError: If ``cache_dir`` cannot be written.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     nib.save(nib.Nifti1Image(np.arange(60, dtype="int16").reshape(3, 4, 5), np.eye(4)), f"{folder}/a.nii.gz")
+    ...     open_scan(f"{folder}/a.nii.gz", f"{folder}/cache").slices(2, [0, 4]).shape
+    (3, 4, 2)
     """
     source = Path(path)
     key = _key(source, mask, bias_correction)
@@ -129,19 +141,19 @@ def open_scan(path: str | Path, cache_dir: str | Path, mask: bool = False, bias_
                 part.write_text(json.dumps(known))
         except OSError as error:
             raise OSError(
-                f"{source}: cannot be kept in {cache_dir} ({error}). Make room there, or name a folder that "
-                "can be written as scan_cache_dir."
+                f"{source}: cannot be kept in {cache_dir} ({error}). Make room there, or set scan_cache_dir to a "
+                "writable folder."
             ) from error
         scan = _scan(known, source)
     return scan
 
 
 def forget_scan(path: str | Path, cache_dir: str | Path) -> None:
-    """Removes what ``open_scan`` has kept of a scan that is still there."""
+    """Removes a scan from the cache of ``open_scan``, as long as its file still exists."""
     for mask, bias_correction in itertools.product((False, True), repeat=2):
         for suffix in (".json", ".nii"):
             Path(cache_dir, _key(Path(path), mask, bias_correction) + suffix).unlink(missing_ok=True)
-    _mapped.cache_clear()  # else its place on the disk is not free
+    _mapped.cache_clear()  # an open map would keep the space on the disk occupied
 
 
 def _key(source: Path, mask: bool, bias_correction: bool) -> str:
@@ -160,23 +172,23 @@ def _read_record(record: Path, source: Path) -> Scan | None:
     try:
         scan = _scan(json.loads(record.read_text()), source)
         return scan if Path(scan.path).is_file() else None
-    except (OSError, ValueError, TypeError, KeyError):  # absent, or cut off by a full disk
+    except (OSError, ValueError, TypeError, KeyError):  # missing, or truncated by a full disk
         return None
 
 
 def _convert(source: Path, kept: Path, mask: bool, bias_correction: bool) -> dict[str, Any]:
-    """Reads and checks the whole volume, keeps it uncompressed where it is not already, and describes it."""
+    """Reads and checks the whole volume, writes it to ``kept`` unless the source will do, and returns its record."""
     image = _load(source)
     try:
         array = _array(image, source)
     except (OSError, EOFError, ValueError, OverflowError, zlib.error, MemoryError) as error:
-        reason = " ".join(str(error).split())  # nibabel breaks its lines
+        reason = " ".join(str(error).split())  # nibabel's messages have line breaks
         raise UnreadableScanError(
             f"{source}: is cut off or damaged ({reason}). Fetch it again, or leave it out."
         ) from error
     if array.dtype.kind not in "iufb":
         raise UnreadableScanError(
-            f"{source}: holds {array.dtype} values, not one real number a voxel. Take a channel of it, or leave it out."
+            f"{source}: holds {array.dtype} values, not one real number a voxel. Extract a channel, or leave it out."
         )
     changed = source.suffix.lower() != ".nii" or len(image.shape) != 3
     if array.dtype.kind == "f":
@@ -184,11 +196,11 @@ def _convert(source: Path, kept: Path, mask: bool, bias_correction: bool) -> dic
         changed |= repaired
     low, high = float(array.min()), float(array.max())
     if low == high and not mask:
-        raise UnreadableScanError(f"{source}: every voxel is {low:g}: there is nothing in it. Leave it out.")
+        raise UnreadableScanError(f"{source}: is empty, as every voxel is {low:g}. Leave it out.")
     if bias_correction:
         array, changed = n4_corrected(array, nib.affines.voxel_sizes(image.affine)), True
     foreground = array != 0 if mask else array > foreground_threshold(array)
-    if changed:  # else it can be read where it is
+    if changed:  # otherwise the source itself can be read
         stored = array if array.dtype.kind in "iu" and array.dtype.itemsize <= 2 else array.astype(np.float32)
         with replacing(kept) as part:
             nib.save(_like(image, stored), part)
@@ -204,41 +216,39 @@ def _convert(source: Path, kept: Path, mask: bool, bias_correction: bool) -> dic
 
 
 def _load(source: Path) -> nib.Nifti1Image:
-    """Opens the file and checks what its header says."""
+    """Opens the file and checks its header."""
     if source.stat().st_size == 0:
         raise UnreadableScanError(f"{source}: is empty (0 bytes). Fetch it again, or leave it out.")
     if not is_scan(source):
-        raise UnreadableScanError(f"{source}: is not called {' or '.join(SCAN_SUFFIXES)}. Convert it to NIfTI.")
+        raise UnreadableScanError(f"{source}: does not end in {' or '.join(SCAN_SUFFIXES)}. Convert it to NIfTI.")
     try:
         image = nib.load(source)
         if not isinstance(image, nib.Nifti1Image):
             raise ImageFileError(f"it is {type(image).__name__}")
         affine, spacing = image.affine, _spacing(image, source)
     except (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, zlib.error) as error:
-        raise UnreadableScanError(f"{source}: is no NIfTI volume ({error}). Convert it, or leave it out.") from error
+        raise UnreadableScanError(f"{source}: is not a NIfTI volume ({error}). Convert it, or leave it out.") from error
     shape = _three_axes(image.shape)
     if len(shape) != 3 or 0 in shape:
         raise UnreadableScanError(
-            f"{source}: has the shape {image.shape}, not that of one 3D volume. Split it, and give each part "
-            "its own file."
+            f"{source}: has the shape {image.shape}, not that of a single 3D volume. Split it, and save each part "
+            "as a file of its own."
         )
     sizes = nib.affines.voxel_sizes(affine)
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) <= 1e-3 * sizes.prod() or 0 in spacing:
         raise UnreadableScanError(
-            f"{source}: says no voxel size (spacing {spacing}), so nothing can be placed in millimetres. Set pixdim, "
+            f"{source}: has no voxel size (spacing {spacing}), so positions in millimetres are unknown. Set pixdim, "
             "qform or sform in its header, or convert it again from its source."
         )
     if (unit := image.header.get_xyzt_units()[0]) not in ("mm", "unknown"):
-        raise UnreadableScanError(
-            f"{source}: gives its lengths in {unit}, not in mm. Set its units, and scale its affine."
-        )
+        raise UnreadableScanError(f"{source}: has lengths in {unit}, not in mm. Set its units, and scale its affine.")
     if image.header["sform_code"] == 0 and image.header["qform_code"] == 0:
-        logger.warning("%s: says no orientation (sform and qform are 0): left and right may be exchanged.", source)
+        logger.warning("%s: has no orientation (sform and qform are 0); left and right may be swapped.", source)
     return image
 
 
 def _spacing(image: Any, source: Path) -> tuple[float, ...]:
-    """What places the voxels: of the affine if the file has an sform, else as written, as nibabel turns 0 into 1."""
+    """Voxel spacing: that of the affine if the file has an sform, else that of the raw header, where 0 stays 0."""
     if image.header["sform_code"]:
         return tuple(map(float, nib.affines.voxel_sizes(image.affine)))
     with ImageOpener(str(source)) as file:
@@ -247,14 +257,14 @@ def _spacing(image: Any, source: Path) -> tuple[float, ...]:
 
 
 def _three_axes(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """A shape without axes of length 1 beyond the third; a flat image gets a third."""
+    """Shape without axes of length 1 beyond the third; a flat image gets a third."""
     if len(shape) == 2:
         return (*shape, 1)
     return shape[:3] if all(length == 1 for length in shape[3:]) else shape
 
 
 def _array(image: Any, source: Path) -> np.ndarray:
-    """The voxels (i, j, k), from a compressed file only once its checksum is right."""
+    """Voxels, (i, j, k); those of a compressed file only if its checksum is right."""
     if source.suffix.lower() == ".gz":
         with gzip.open(source) as file:
             image = type(image).from_stream(io.BytesIO(file.read()))
@@ -263,7 +273,7 @@ def _array(image: Any, source: Path) -> np.ndarray:
 
 
 def _like(image: Any, array: np.ndarray) -> nib.Nifti1Image:
-    """A NIfTI-1 of ``array`` with what of the header of ``image`` places its voxels, and nothing else of it."""
+    """NIfTI-1 of ``array`` with the geometry of ``image`` and nothing else of its header."""
     header = nib.Nifti1Header()
     header.set_data_dtype(array.dtype)
     for field in _PLACE:
@@ -272,10 +282,10 @@ def _like(image: Any, array: np.ndarray) -> nib.Nifti1Image:
 
 
 def save_like(source: str | Path, array: np.ndarray, path: Path) -> None:
-    """Writes ``array`` (i, j, k) as a NIfTI in the geometry of the NIfTI ``source``: its affine, qform and sform.
+    """Writes ``array`` (i, j, k) as a NIfTI with the geometry of the NIfTI ``source``: its affine, qform and sform.
 
     Raises:
-        OSError: if it cannot be written; nothing half-written is left.
+        OSError: If the file cannot be written; nothing half-written is left.
     """
     with replacing(path) as part:
         nib.save(_like(nib.load(source), array), part)
@@ -293,7 +303,7 @@ def _finite(array: np.ndarray, source: Path) -> tuple[np.ndarray, bool]:
 
 
 def _frame(array: np.ndarray) -> list[list[int]]:
-    """The box of a single slice, such as a radiograph: what lies between its borders."""
+    """Box of a single slice, such as a radiograph: the area between its borders."""
     first, after_last, second, after_second = borders(array[..., 0])
     return [[first, array.shape[0] - after_last], [second, array.shape[1] - after_second], [0, 1]]
 
@@ -304,7 +314,15 @@ def _extent(inside: np.ndarray) -> list[int]:
 
 
 def open_all(paths: list[str], open_one: Callable[[str], Any]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Opens many in threads, with a progress bar: what was opened, and the reason for each that could not be."""
+    """Opens files in threads, with a progress bar.
+
+    Args:
+        paths: Paths of the files.
+        open_one: Function that opens one file.
+
+    Returns:
+        Results of the files that were opened, and error messages of the others, both by path.
+    """
 
     def attempt(path: str) -> Any:
         try:
@@ -312,7 +330,7 @@ def open_all(paths: list[str], open_one: Callable[[str], Any]) -> tuple[dict[str
         except (ValueError, OSError) as error:
             return str(error) if str(path) in str(error) else f"{path}: {error}"
 
-    workers = min(4, os.cpu_count() or 1)  # each holds a whole volume
+    workers = min(4, os.cpu_count() or 1)  # each holds a whole volume in memory
     results = thread_map(attempt, paths, max_workers=workers, desc="Reading", unit="file", leave=False, disable=None)
     both = dict(zip(paths, results, strict=True))
     return (

@@ -1,4 +1,4 @@
-"""What a detector has to beat: two baselines that train nothing, in place of a detector."""
+"""Two baselines without training, in the place of a detector: what every method has to beat."""
 
 from collections.abc import Iterable
 
@@ -10,26 +10,32 @@ from torch import Tensor, nn
 from scripts.networks.blocks import resize_like
 from scripts.networks.detector import Detector
 
-_BANK = 20_000  # features that are kept of the training images
+_BANK = 20_000  # features of the training images to keep
 
 
 class Baseline(nn.Module):
-    """Gives anomaly maps (B, 1, H, W) of images (B, 3, H, W) after ``fit`` has seen the normal ones."""
+    """Computes anomaly maps, (B, 3, H, W) -> (B, 1, H, W), once ``fit`` has seen the normal images."""
 
     def fit(self, training: Iterable[Tensor]) -> None:
         """Learns from normal images (3, H, W)."""
 
     def identities(self) -> list[dict[str, str]]:
-        """See ``Detector``."""
+        """Identities of the teachers; see ``Detector.identities``."""
         return []
 
     def untrained_teachers(self) -> list[str]:
-        """See ``Detector``."""
+        """Names of the teachers with random weights."""
         return []
 
 
 class MeanImage(Baseline):
-    """Absolute difference to the mean normal image, averaged over channels."""
+    """Absolute difference from the mean normal image, averaged over channels.
+
+    >>> baseline = MeanImage()
+    >>> baseline.fit([torch.zeros(3, 2, 2), torch.ones(3, 2, 2)])
+    >>> baseline(torch.ones(1, 3, 2, 2)).tolist()
+    [[[[0.5, 0.5], [0.5, 0.5]]]]
+    """
 
     def fit(self, training: Iterable[Tensor]) -> None:
         self.mean = torch.stack([image.double() for image in training]).mean(0).float()
@@ -39,14 +45,14 @@ class MeanImage(Baseline):
 
 
 class NearestNeighbours(Baseline):
-    """Distance of each feature to the nearest one of a normal image (the core of PatchCore, Roth et al., CVPR 2022).
+    """Distance of each feature to its nearest neighbour in normal images (core of PatchCore, Roth et al., CVPR 2022).
 
-    A feature is that of all levels and teachers of ``detector`` at one place of the second level's grid, every level
-    divided by its mean norm, so that none outweighs the others. The bank is a random sample of the normal ones.
+    A feature combines all levels of all teachers of ``detector`` at one place of the second level's grid. Each level is
+    divided by its mean norm, so that none outweighs the others. The bank is a random sample of the normal features.
 
     Args:
-        detector: whose teachers give the features and whose smoothing the map gets.
-        seed: of the sample.
+        detector: Detector whose teachers compute the features, and whose Gaussian smooths the map.
+        seed: Seed of the sample.
     """
 
     def __init__(self, detector: Detector, seed: int = 0) -> None:
@@ -78,6 +84,6 @@ class NearestNeighbours(Baseline):
         return [level for levels in self.detector.features(images) for level in levels]
 
     def _grid(self, levels: list[Tensor]) -> Tensor:
-        """(B, C, h, w), all levels at the second one's size."""
+        """Concatenates all levels at the size of the second: (B, C, h, w)."""
         scaled = [resize_like(level / norm, levels[1]) for level, norm in zip(levels, self.norms, strict=True)]
         return torch.cat(scaled, dim=1)

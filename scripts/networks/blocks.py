@@ -15,7 +15,7 @@ def resize_like(x: Tensor, reference: Tensor) -> Tensor:
 
 
 def conv_bn(in_channels: int, out_channels: int, kernel: int = 1, dilation: int = 1, stride: int = 1) -> nn.Sequential:
-    """A convolution without bias that keeps the size at stride 1, and batch normalisation."""
+    """Convolution without bias, followed by batch normalisation; keeps the size at stride 1."""
     padding = dilation * (kernel // 2)
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, kernel, stride, padding, dilation, bias=False),
@@ -24,7 +24,7 @@ def conv_bn(in_channels: int, out_channels: int, kernel: int = 1, dilation: int 
 
 
 class Adapter(nn.Module):
-    """Maps features of the global teacher to the channels of the local one (PDD, inside MMU and InA).
+    """Maps features of the global teacher to the channels of the local one (part of PDD's MMU and InA).
 
     (B, in_channels, H, W) -> (B, out_channels, H, W).
     """
@@ -97,15 +97,15 @@ def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:
 
 
 class InvertedBottleneck(_Residual):
-    """A residual block of a reverse decoder, RD4AD's mirror image of a wide ResNet bottleneck.
+    """Residual block of a reverse decoder, RD4AD's mirror image of a wide ResNet bottleneck.
 
-    (B, in_channels, H, W) -> (B, out_channels, scale H, scale W). ``scale`` 1 takes a 3x3 convolution in the middle, 2
-    a 2x2 transposed one with stride 2.
+    (B, in_channels, H, W) -> (B, out_channels, scale H, scale W). The convolution in the middle is 3x3 for ``scale`` 1,
+    and transposed, 2x2 with stride 2, for ``scale`` 2.
     """
 
     def __init__(self, in_channels: int, out_channels: int, scale: int = 1) -> None:
         super().__init__()
-        width = out_channels // 2  # "width 128": twice the planes of a plain bottleneck, whose output is 4 x planes
+        width = out_channels // 2  # "width 128": twice the planes of a plain bottleneck, with its 4 x planes outputs
         self.body = nn.Sequential(
             conv_bn(in_channels, width),
             nn.ReLU(inplace=True),
@@ -118,7 +118,7 @@ class InvertedBottleneck(_Residual):
 
 
 class InvertedBasic(_Residual):
-    """The mirror image of ResNet's basic block, of the shapes of ``InvertedBottleneck``."""
+    """Mirror image of ResNet's basic block, with the shapes of ``InvertedBottleneck``."""
 
     def __init__(self, in_channels: int, out_channels: int, scale: int = 1) -> None:
         super().__init__()
@@ -138,7 +138,7 @@ def _upward_shortcut(in_channels: int, out_channels: int, scale: int) -> nn.Modu
 
 
 class BlockPair(NamedTuple):
-    """A residual block, and its mirror image for decoders."""
+    """Residual block, and its mirror image for decoders."""
 
     forward: Callable[..., nn.Module]
     inverted: Callable[..., nn.Module]
@@ -148,13 +148,16 @@ BLOCKS = {"bottleneck": BlockPair(Bottleneck, InvertedBottleneck), "basic": Bloc
 
 
 class ReverseDecoder(nn.Module):
-    """Decodes the deepest features towards the shallow ones, level by level (a student of RD4AD and its descendants).
+    """Decodes the deepest features back to the shallow ones, level by level (student of RD4AD and its descendants).
 
     Args:
-        channels: of every level, shallow to deep; the last is the input's.
-        scales: up-sampling from level i + 1 to level i, one fewer than ``channels``.
-        blocks: how many every decoded level has, shallow to deep, or one number for all.
-        block: a key of ``BLOCKS``.
+        channels: Channels of each level, shallow to deep; the last are those of the input.
+        scales: Up-sampling factors from level i + 1 to level i, one fewer than ``channels``.
+        blocks: Residual blocks of each decoded level, shallow to deep, or one number for all levels.
+        block: Type of the residual blocks, a key of ``BLOCKS``.
+
+    Raises:
+        ValueError: If ``blocks`` does not have one number a decoded level.
     """
 
     def __init__(
@@ -174,9 +177,14 @@ class ReverseDecoder(nn.Module):
             self.levels.append(nn.Sequential(make(in_channels, out_channels, scale), *tail))
 
     def forward(self, x: Tensor, priors: list[Tensor] | None = None) -> list[Tensor]:
-        """(B, C_n, H_n, W_n) -> features of levels 1 to n - 1, shallow to deep.
+        """Decodes features (B, C_n, H_n, W_n).
 
-        ``priors``, deep to shallow, are added to the inputs of the second and later levels.
+        Args:
+            x: Features of the deepest level.
+            priors: Tensors to add to the inputs of the second and later decoded levels, deep to shallow.
+
+        Returns:
+            Features of levels 1 to n - 1, shallow to deep.
         """
         features: list[Tensor] = []
         for index, level in enumerate(self.levels):
@@ -188,7 +196,7 @@ class ReverseDecoder(nn.Module):
 
 
 def initialise(module: nn.Module) -> None:
-    """He initialisation of the convolutions, as torchvision's ResNet and RD4AD have it."""
+    """Initialises the convolutions as He et al. do, like torchvision's ResNet and RD4AD."""
     for child in module.modules():
         if isinstance(child, nn.Conv2d):
             nn.init.kaiming_normal_(child.weight, mode="fan_out", nonlinearity="relu")

@@ -1,4 +1,4 @@
-"""What every method of this bundle is: frozen teachers, a trainable distiller, and an anomaly map."""
+"""Base of every method: frozen teachers, a trainable distiller, and an anomaly map."""
 
 import json
 from collections.abc import Callable
@@ -13,13 +13,13 @@ from scripts.networks.teachers import Teacher
 
 
 class Distillation(NamedTuple):
-    """Features that a loss compares; all lists run from shallow to deep, each tensor is (B, C_i, H_i, W_i).
+    """Features for a loss to compare; all lists run from shallow to deep, with tensors (B, C_i, H_i, W_i).
 
     Attributes:
-        targets: what the students should give.
-        students: what each of them gives.
-        level_weights: (B, levels), of a method that weighs its levels; they sum to 1.
-        anomalous: the targets of the same images with an anomaly added, in the training of a method that wants them.
+        targets: Features that the students should reproduce.
+        students: Features of each student.
+        level_weights: Weight of each level, (B, levels), summing to 1; only for methods that weight their levels.
+        anomalous: Targets of the same images with an anomaly added; only for the training of methods that use them.
     """
 
     targets: list[Tensor]
@@ -29,16 +29,17 @@ class Distillation(NamedTuple):
 
 
 class Detector(nn.Module):
-    """An anomaly detector. Images are (B, 3, H, W) in [0, 1]; H and W divisible by the deepest stride.
+    """Anomaly detector for images (B, 3, H, W) in [0, 1], with H and W divisible by the deepest stride.
 
-    ``forward`` gives the ``Distillation`` in training mode and the anomaly map in evaluation mode. The state dict holds
-    the distiller alone, and the identity of the teachers it was trained with: loading it next to others is an error.
+    ``forward`` returns a ``Distillation`` in training mode and an anomaly map in evaluation mode. The state dict holds
+    the distiller and the identity of the teachers it was trained with, but not their weights; it loads only beside
+    the same teachers.
 
     Args:
-        teachers: frozen; their order is the distiller's business.
-        distiller: takes the teachers' features, one list a teacher, and gives a ``Distillation``.
-        sigma: of the anomaly map's Gaussian, in pixels.
-        stride: of the deepest features of all, in input pixels; None takes the teachers' deepest.
+        teachers: Frozen teachers, in the order that the distiller expects.
+        distiller: Module that turns the teachers' features, one list a teacher, into a ``Distillation``.
+        sigma: Standard deviation of the anomaly map's Gaussian, in pixels.
+        stride: Stride of the deepest features in input pixels; None takes the deepest of the teachers.
     """
 
     def __init__(
@@ -56,27 +57,37 @@ class Detector(nn.Module):
     def features(
         self, image: Tensor, look: Callable[[Teacher, Tensor], list[Tensor]] = Teacher.__call__
     ) -> list[list[Tensor]]:
-        """The teachers' features, without gradient; always the same for the same image, so they may be cached.
+        """Computes the teachers' features, without gradient; the same image has the same features, so caching is safe.
 
-        ``look(teacher, image)`` gives those of one teacher.
+        Args:
+            image: Images, (B, 3, H, W) in [0, 1].
+            look: Function that computes the features of one teacher, ``look(teacher, image)``.
+
+        Returns:
+            One list of levels a teacher, shallow to deep.
+
+        Raises:
+            ValueError: If H or W is not divisible by the stride.
         """
         if any(side % self.stride for side in image.shape[-2:]):
             raise ValueError(f"The image is {tuple(image.shape[-2:])}; both sides must be divisible by {self.stride}.")
         return [look(teacher, image) for teacher in self.teachers]  # type: ignore[arg-type]
 
     def anomalous_targets(self, image: Tensor) -> list[Tensor]:
-        """The targets of images with an anomaly added, of methods whose targets are the features of one teacher."""
+        """Targets of images with an anomaly added, for methods whose targets are the features of a single teacher."""
         (targets,) = self.features(image)
         return targets
 
     def distill(self, features: list[list[Tensor]]) -> Distillation:
-        """The distiller's targets and students for the teachers' ``features``."""
+        """Computes targets and students from the teachers' features."""
         return self.distiller(features)
 
     def forward(self, image: Tensor | list[list[Tensor]]) -> Distillation | Tensor:
-        """(B, 3, H, W) -> (B, 1, H, W) float32 anomaly map in evaluation mode, ``Distillation`` in training mode.
+        """Computes a ``Distillation`` in training mode and anomaly maps (B, 1, H, W), float32, in evaluation mode.
 
-        For the teachers' features in place of the image it is the ``Distillation`` in either mode.
+        Args:
+            image: Images, (B, 3, H, W), or the teachers' features of them; features lead to a ``Distillation`` in
+                either mode.
         """
         distillation = self.distill(self.features(image) if isinstance(image, Tensor) else image)
         if self.training or not isinstance(image, Tensor):
@@ -84,9 +95,10 @@ class Detector(nn.Module):
         return self.anomaly_map(distillation.targets, distillation.students, size=image.shape[-2:])
 
     def fold(self, amp: bool = False) -> "Detector":
-        """Folds the distiller's batch normalisations for inference, in place: it is not to be trained after this.
+        """Folds the distiller's batch normalisations in place; from then on the detector is for inference only.
 
-        With ``amp`` weights become bfloat16, for a network that from now on runs in autocast alone.
+        Args:
+            amp: Whether to convert the weights to bfloat16 too, for a detector that will only run in autocast.
         """
         fold_sequences(self.eval().distiller)
         if amp:
@@ -94,24 +106,29 @@ class Detector(nn.Module):
         return self
 
     def identities(self) -> list[dict[str, str]]:
-        """What the teachers are, see ``Teacher.identity``."""
+        """Name, origin and hash of each teacher; see ``Teacher.identity``."""
         return [teacher.identity() for teacher in self.teachers if isinstance(teacher, Teacher)]
 
     def untrained_teachers(self) -> list[str]:
-        """The names of the teachers with random weights."""
+        """Names of the teachers with random weights."""
         return [teacher.name for teacher in self.teachers if isinstance(teacher, Teacher) and teacher.untrained]
 
     def get_extra_state(self) -> Tensor:
-        """Names and weight hashes of the teachers as JSON bytes: a tensor, as tools expect of every entry."""
+        """Identities of the teachers as JSON bytes in a tensor, as tools expect tensors in a state dict."""
         identity = json.dumps(self.identities()).encode()
         return torch.frombuffer(bytearray(identity), dtype=torch.uint8)
 
     def set_extra_state(self, state: Any) -> None:
+        """Checks that a state dict was trained with the teachers of this detector.
+
+        Raises:
+            RuntimeError: If it was trained with other teachers or other weights of them.
+        """
         trained, configured = json.loads(bytes(state.cpu().tolist())), self.identities()
         if len(trained) != len(configured):
             names = [", ".join(teacher["name"] for teacher in teachers) for teachers in (trained, configured)]
             raise RuntimeError(
-                f"The checkpoint was trained with the teachers {names[0]}, but {names[1]} is configured. Name the same "
+                f"The checkpoint was trained with the teachers {names[0]}, but {names[1]} is configured. Pass the same "
                 "overlays in --config_file as in training."
             )
         for ours, theirs in zip(configured, trained, strict=True):
@@ -119,7 +136,7 @@ class Detector(nn.Module):
                 raise RuntimeError(
                     f"The checkpoint was trained with teacher {theirs['name']} ({theirs['weights']}, "
                     f"sha256 {theirs['sha256'][:12]}), but {ours['name']} ({ours['weights']}, "
-                    f"sha256 {ours['sha256'][:12]}) is configured. Give the same teachers as in training: the same "
+                    f"sha256 {ours['sha256'][:12]}) is configured. Use the same teachers as in training: the same "
                     "overlays in --config_file and the same network_def#...#weights."
                 )
 

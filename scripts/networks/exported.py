@@ -1,4 +1,4 @@
-"""A detector that was exported by ``python -m bundle export``, in the place of the network that it was made of."""
+"""Exported detectors (``python -m bundle export``), with the interface of the network that they were exported from."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -18,102 +18,121 @@ PRECISIONS = ("f32", "bf16")
 
 
 class ExportedDetector(nn.Module):
-    """Runs an exported file with the interface that a ``Detector`` has in evaluation mode. It cannot be trained.
+    """Runs an exported file with the interface of a ``Detector`` in evaluation mode; it cannot be trained.
 
-    ONNX Runtime (``.onnx``) and OpenVINO (``.xml``) compute on the CPU wherever the images are, TorchScript (``.ts``)
-    where they are, TensorRT (``.ts``) on the GPU.
+    ONNX Runtime (``.onnx``) and OpenVINO (``.xml``) always compute on the CPU, TorchScript (``.ts``) on the device of
+    the images, and TensorRT (``.ts``) on the GPU.
 
     Args:
-        path: of the file; what was exported with it (``path.json``, OpenVINO's ``.bin``) lies beside it.
-        threads: of ONNX Runtime or OpenVINO; None leaves it to them. TorchScript uses torch's own.
-        precision: ``"f32"`` or ``"bf16"``, in which OpenVINO computes; None takes ``"f32"``.
+        path: Path of the exported file. Its companions (``path.json``, OpenVINO's ``.bin``) must lie beside it.
+        threads: Number of threads for ONNX Runtime or OpenVINO; None leaves the choice to them. TorchScript uses
+            torch's setting.
+        precision: ``"f32"`` or ``"bf16"``, the precision in which OpenVINO computes; None means ``"f32"``.
 
     Attributes:
-        facts: what ``path.json`` holds.
-        runtime: format of the file, as ``"onnx"``.
+        facts: Contents of ``path.json``.
+        runtime: Format of the file, as ``"onnx"``.
         precision: float32, bfloat16 or int8.
-        sha256: hash of the file.
+        sha256: Hash of the file.
 
     Raises:
-        FileNotFoundError: if a file is missing.
-        ValueError: if files do not belong together, or an option or suffix is not offered.
-        RuntimeError: if the runtime is not installed.
+        FileNotFoundError: If a file is missing.
+        ValueError: If the files do not belong together, or an option or the suffix is not supported.
+        RuntimeError: If the runtime is not installed.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "model.ts")
+    ...     torch.jit.trace(nn.Conv2d(3, 1, 1), torch.rand(1, 3, 8, 8)).save(path)
+    ...     facts = {"format": "torchscript", "image_shape": [3, 8, 8], "files": {path.name: file_sha256(path)}}
+    ...     _ = facts_path(path).write_text(json.dumps(facts))
+    ...     ExportedDetector(path)(torch.rand(2, 3, 8, 8)).shape
+    torch.Size([2, 1, 8, 8])
     """
 
     def __init__(self, path: str | Path, threads: int | None = None, precision: str | None = None) -> None:
         super().__init__()
         self.path = Path(path)
         if self.path.suffix not in RUNNERS:
-            raise ValueError(f"{path}: an exported network ends in {', '.join(RUNNERS)}: python -m bundle export.")
+            raise ValueError(
+                f"{path}: the name of an exported network ends in {', '.join(RUNNERS)}. Export one with "
+                "`python -m bundle export`."
+            )
         if precision is not None and (self.path.suffix != ".xml" or precision not in PRECISIONS):
-            raise ValueError(f"precision is {' or '.join(PRECISIONS)}, and of OpenVINO (.xml) alone, not {precision}.")
+            raise ValueError(
+                f"precision must be {' or '.join(PRECISIONS)}, and only OpenVINO (.xml) has it, got {precision}."
+            )
         if threads is not None and self.path.suffix == ".ts":
-            raise ValueError("threads are those of .onnx and .xml; TorchScript has torch's: set OMP_NUM_THREADS.")
+            raise ValueError("threads works with .onnx and .xml only; for TorchScript set OMP_NUM_THREADS.")
         self.facts = read_facts(self.path)
         self.runtime = str(self.facts["format"])
-        self.precision = "int8" if self.facts["int8"] else {"bf16": "bfloat16"}.get(str(precision), "float32")
+        self.precision = "int8" if self.facts.get("int8") else {"bf16": "bfloat16"}.get(str(precision), "float32")
         self.sha256 = file_sha256(self.path)
         load = _tensorrt if self.facts["format"] == "tensorrt" else RUNNERS[self.path.suffix]
         self.run: Run = load(self.path, threads, precision or PRECISIONS[0])
         self.eval()
 
     def forward(self, image: Tensor) -> Tensor:
-        """(B, 3, H, W) in [0, 1] -> (B, 1, H, W) float32 anomaly map.
+        """Computes anomaly maps: (B, 3, H, W) in [0, 1] -> (B, 1, H, W) float32.
 
         Raises:
-            RuntimeError: in training mode.
-            ValueError: if H and W are not those of the export.
+            RuntimeError: If the network is in training mode.
+            ValueError: If the images differ in size from those of the export.
         """
         if self.training:
             raise RuntimeError(f"{self.path} is exported and cannot be trained.")
         expected, given = self.facts["image_shape"], list(image.shape[1:])
         if given != expected:
-            raise ValueError(f"{self.path} was exported for images {expected}, these are {given}: export it for them.")
-        with torch.autocast(image.device.type, enabled=False):  # the file has the precision that it has
+            raise ValueError(
+                f"{self.path} was exported for images of shape {expected}, got {given}. Export it for this shape."
+            )
+        with torch.autocast(image.device.type, enabled=False):  # the precision was fixed by the export
             return self.run(image.float())
 
     def identities(self) -> list[dict[str, str]]:
-        """What the teachers are, see ``Teacher.identity``."""
+        """Name, origin and hash of each teacher; see ``Teacher.identity``."""
         return self.facts["teachers"]
 
     def untrained_teachers(self) -> list[str]:
-        """The names of the teachers with random weights."""
+        """Names of the teachers with random weights."""
         return self.facts["untrained_teachers"]
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *_: Any, **__: Any) -> Any:
-        """Loads nothing: the file holds its weights. Makes sure that they are those of ``state_dict``.
+        """Checks that ``state_dict`` is what was exported; loads nothing, as the file holds its own weights.
 
         Raises:
-            RuntimeError: if it is not the one that was exported.
+            RuntimeError: If the file was exported from other weights.
         """
         if weights_hash(state_dict) != self.facts["model_sha256"]:
             raise RuntimeError(
                 f"{self.path} was exported from another checkpoint (sha256 {self.facts['checkpoint_sha256'][:12]}): "
-                "export this one: python -m bundle export MODEL."
+                "export this one with `python -m bundle export MODEL`."
             )
         return nn.modules.module._IncompatibleKeys([], [])
 
 
 def facts_path(path: Path) -> Path:
-    """Where the facts of an exported file are."""
+    """Path of the JSON file with the facts of an exported file."""
     return path.with_name(f"{path.name}.json")
 
 
 def read_facts(path: Path) -> dict[str, Any]:
-    """What was written about an exported file, after a look whether it is still that file.
+    """Reads the facts of an exported file and checks that its files are still those of the export.
 
     Raises:
-        FileNotFoundError: if one of its files is missing.
-        ValueError: if one of its files is of another export.
+        FileNotFoundError: If a file of the export is missing.
+        ValueError: If a file belongs to another export.
     """
     for file in (path, facts_path(path)):
         if not file.is_file():
-            raise FileNotFoundError(f"There is no {file}. Export a checkpoint: python -m bundle export --output {path}")
+            raise FileNotFoundError(
+                f"There is no {file}. Export a checkpoint with `python -m bundle export --output {path}`."
+            )
     facts = json.loads(facts_path(path).read_text(encoding="utf-8"))
     for name, sha256 in facts["files"].items():
         file = path.with_name(name)
         if not file.is_file() or file_sha256(file) != sha256:
-            raise ValueError(f"{file} is not the one that {facts_path(path)} was written with: export both anew.")
+            raise ValueError(f"{file} does not belong to {facts_path(path)}: export both again.")
     return facts
 
 
@@ -159,7 +178,7 @@ def _openvino(path: Path, threads: int | None, precision: str) -> Run:
 
     def run(image: Tensor) -> Tensor:
         pred = network([image.cpu().contiguous().numpy()])[0]
-        return torch.from_numpy(pred.copy()).to(image.device)  # the next call would write over it
+        return torch.from_numpy(pred.copy()).to(image.device)  # the next call overwrites the buffer
 
     return run
 

@@ -1,6 +1,7 @@
-"""What can be done once with weights that no longer change.
+"""Speed-ups for weights that no longer change.
 
-Batch normalisation in evaluation mode multiplies and adds constants: they go into the convolution before it.
+Batch normalisation in evaluation mode multiplies by constants and adds constants, so it folds into the convolution
+before it.
 """
 
 import itertools
@@ -16,23 +17,23 @@ logger = logging.getLogger(__name__)
 
 
 def folded(module: nn.Module) -> nn.Module:
-    """A copy of a backbone with batch normalisations folded as far as torch can follow its code; itself if it cannot.
+    """Copy of a backbone with folded batch normalisations, or the backbone itself where torch cannot trace its code.
 
-    For modules in evaluation mode that stay in it.
+    The backbone must be in evaluation mode and stay there.
     """
     if not any(isinstance(child, nn.BatchNorm2d) for child in module.modules()):
         return module
     try:
         return fuse(module)
-    except Exception as error:  # tracing runs the backbone's own code, which may do anything
+    except Exception as error:  # tracing runs the backbone's own code, which can raise anything
         logger.info("Batch normalisations of %s are not folded: %s", type(module).__name__, error)
         return module
 
 
 def keep_bfloat16_weights(module: nn.Module) -> None:
-    """Makes the weights of convolutions and linear layers bfloat16, in place, for modules that only run in autocast.
+    """Converts the weights of convolutions and linear layers to bfloat16, in place, for modules run only in autocast.
 
-    That computes with the same numbers, but makes them anew in each call: of single images a third of the time.
+    The results stay the same: autocast would convert the weights in each call, a third of the time of a single image.
     """
     for child in module.modules():
         if isinstance(child, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
@@ -40,9 +41,9 @@ def keep_bfloat16_weights(module: nn.Module) -> None:
 
 
 def fold_sequences(module: nn.Module) -> None:
-    """Folds, in place, each batch normalisation that follows a convolution, plain or transposed, in a ``Sequential``.
+    """Folds batch normalisations into the (transposed) convolution before them in a ``Sequential``, in place.
 
-    For modules in evaluation mode that stay in it.
+    The module must be in evaluation mode and stay there.
     """
     for sequence in module.modules():
         if not isinstance(sequence, nn.Sequential):

@@ -10,10 +10,10 @@ from scripts.networks.teachers import Teacher
 
 
 class ManifoldPriorAffine(nn.Module):
-    """MPA: priors for the inner levels of the second student, from the unified deepest features.
+    """MPA: predicts priors for the inner levels of the second student from the unified deepest features.
 
     Args:
-        channels: of every level, shallow to deep.
+        channels: Channels of each level, shallow to deep.
     """
 
     def __init__(self, channels: list[int]) -> None:
@@ -23,26 +23,28 @@ class ManifoldPriorAffine(nn.Module):
         self.heads = nn.ModuleList(nn.Conv2d(shared, out, 1) for out in reversed(channels[1:-1]))
 
     def forward(self, unified: Tensor, like: list[Tensor]) -> list[Tensor]:
-        """(B, C_n, H_n, W_n) -> priors deep to shallow, each of the size of its tensor in ``like``."""
+        """Computes priors from (B, C_n, H_n, W_n), deep to shallow, each the size of its tensor in ``like``."""
         shared = self.shared(unified)
         return [resize_like(head(shared), reference) for head, reference in zip(self.heads, like, strict=True)]
 
 
 class PDDDistiller(nn.Module):
-    """InA, MMU, MPA and the two students, for any two teachers with equally many levels.
+    """InA, MMU, MPA and the two students, for any two teachers with the same number of levels.
 
-    With n levels, f_c^i of the local and f_m^i of the global teacher:
-    targets ``f_b^i = resize(Adapter_i(f_m^i)) + f_c^i`` for i < n (InA), students' input
-    ``f_t = resize(Adapter_n(f_m^n)) + f_c^n`` (MMU). Student 1 decodes f_t, student 2 decodes f_t with the MPA priors.
+    With n levels, features f_c^i of the local teacher and f_m^i of the global teacher:
+    the targets are ``f_b^i = resize(Adapter_i(f_m^i)) + f_c^i`` for i < n (InA), and the input of the students is
+    ``f_t = resize(Adapter_n(f_m^n)) + f_c^n`` (MMU). Student 1 decodes f_t; student 2 decodes f_t with the MPA priors.
 
     Args:
-        local_channels, local_strides: of the local teacher, shallow to deep.
-        global_channels: of the global teacher.
-        share_students: one decoder run twice, as the released code does; then the deepest level of both is the same.
-        detach_targets: no gradient through the targets, so the InA adapters keep their initial weights.
+        local_channels: Channels of the local teacher's levels, shallow to deep.
+        local_strides: Strides of the local teacher's levels in input pixels, shallow to deep.
+        global_channels: Channels of the global teacher's levels, shallow to deep.
+        share_students: Whether both students are one decoder run twice, as in the released code; their deepest levels
+            are then the same.
+        detach_targets: Whether the targets pass no gradient, so that the InA adapters keep their initial weights.
 
     Raises:
-        ValueError: if the teachers' levels do not fit together.
+        ValueError: If the teachers differ in their number of levels, or have fewer than two.
     """
 
     def __init__(
@@ -56,8 +58,8 @@ class PDDDistiller(nn.Module):
         super().__init__()
         if len(local_channels) != len(global_channels) or len(local_channels) < 2:
             raise ValueError(
-                f"PDD needs two teachers with equally many levels, at least two; the local one has "
-                f"{len(local_channels)}, the global one {len(global_channels)}. Choose with the teachers' 'levels'."
+                f"PDD needs two teachers with the same number of levels, at least two; the local one has "
+                f"{len(local_channels)}, the global one {len(global_channels)}. Set the teachers' 'levels'."
             )
         scales = [deep // shallow for shallow, deep in itertools.pairwise(local_strides)]
         self.detach_targets = detach_targets
@@ -68,7 +70,7 @@ class PDDDistiller(nn.Module):
         self.student1 = ReverseDecoder(local_channels, scales)
         self.student2 = self.student1 if share_students else ReverseDecoder(local_channels, scales)
         initialise(self)
-        if detach_targets:  # they would never get a gradient, which an optimiser or DDP must know beforehand
+        if detach_targets:  # they never get a gradient, and optimisers and DDP must know that in advance
             self.adapters[:-1].requires_grad_(False)
 
     def forward(self, features: list[list[Tensor]]) -> Distillation:
@@ -85,13 +87,21 @@ class PDDDistiller(nn.Module):
 
 
 class PDD(Detector):
-    """PDD with any two teachers (the paper: wide_resnet50_2 and vmamba_tiny_v0).
+    """PDD with any two teachers (in the paper wide_resnet50_2 and vmamba_tiny_v0).
 
     Args:
         local_teacher: CNN whose features the students imitate.
-        global_teacher: state-space model (or other) that adds the global context.
-        share_students, detach_targets: see ``PDDDistiller``.
-        sigma: of the anomaly map's Gaussian, in pixels.
+        global_teacher: State-space or other model that adds global context to these features.
+        share_students: Whether both students share one decoder; see ``PDDDistiller``.
+        detach_targets: Whether the targets pass no gradient; see ``PDDDistiller``.
+        sigma: Standard deviation of the anomaly map's Gaussian, in pixels.
+
+    >>> import torch
+    >>> network = PDD(Teacher("test_resnet", "untrained"), Teacher("vmamba_pico", "untrained"))
+    >>> [tuple(target.shape) for target in network(torch.rand(2, 3, 64, 64)).targets]
+    [(2, 32, 16, 16), (2, 48, 8, 8), (2, 192, 4, 4)]
+    >>> network.eval()(torch.rand(1, 3, 64, 64)).shape
+    torch.Size([1, 1, 64, 64])
     """
 
     def __init__(

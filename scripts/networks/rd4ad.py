@@ -10,18 +10,20 @@ from scripts.networks.blocks import BLOCKS, ReverseDecoder, conv_bn, initialise
 from scripts.networks.detector import Detector, Distillation
 from scripts.networks.teachers import Teacher
 
-EMBEDDING_STRIDE = 2  # of the embedding against the deepest level
+EMBEDDING_STRIDE = 2  # stride of the embedding relative to the deepest level
 
 
 class OneClassEmbedding(nn.Module):
-    """MFF and OCBE: brings all levels to the size and channels of the deepest, and embeds them at half of that size in
-    twice as many channels (section 3.3).
+    """MFF and OCBE (section 3.3): fuses all levels and embeds them.
+
+    All levels are brought to the size and channels of the deepest; the embedding has half that size and twice as many
+    channels.
 
     Args:
-        channels: of every level, shallow to deep.
-        strides: of every level, in input pixels.
-        blocks: of the embedding; the first has stride 2.
-        block: a key of ``BLOCKS``.
+        channels: Channels of each level, shallow to deep.
+        strides: Strides of the levels in input pixels, shallow to deep.
+        blocks: Number of residual blocks; the first has stride 2.
+        block: Type of the residual blocks, a key of ``BLOCKS``.
     """
 
     def __init__(self, channels: list[int], strides: list[int], blocks: int = 3, block: str = "bottleneck") -> None:
@@ -32,13 +34,13 @@ class OneClassEmbedding(nn.Module):
         self.embedding = nn.Sequential(make(len(channels) * deepest, 2 * deepest, EMBEDDING_STRIDE), *tail)
 
     def forward(self, levels: list[Tensor]) -> Tensor:
-        """(B, C_i, H_i, W_i), shallow to deep -> (B, 2 C_n, H_n / 2, W_n / 2)."""
+        """Embeds n levels: (B, C_i, H_i, W_i), shallow to deep -> (B, 2 C_n, H_n / 2, W_n / 2)."""
         fused = [down(level) for down, level in zip(self.fusion, levels[:-1], strict=True)]
         return self.embedding(torch.cat([*fused, levels[-1]], dim=1))
 
 
 def _downward(channels: list[int], strides: list[int]) -> nn.Sequential:
-    """3x3 convolutions from the first level to the size and channels of the last."""
+    """3x3 convolutions that bring the first level to the size and channels of the last."""
     steps = [
         nn.Sequential(conv_bn(shallow, deep, kernel=3, stride=deep_stride // shallow_stride), nn.ReLU(inplace=True))
         for (shallow, deep), (shallow_stride, deep_stride) in zip(
@@ -52,13 +54,14 @@ class ReverseDistiller(nn.Module):
     """One-class embedding and one student, which decodes it back into the levels of the teacher.
 
     Args:
-        channels, strides: of the teacher's levels, shallow to deep.
-        decoder_blocks: of the student's levels, shallow to deep, or one number for all.
-        embedding_blocks: of the embedding.
-        block: a key of ``BLOCKS``.
+        channels: Channels of the teacher's levels, shallow to deep.
+        strides: Strides of the teacher's levels in input pixels, shallow to deep.
+        decoder_blocks: Residual blocks of each level of the student, shallow to deep, or one number for all levels.
+        embedding_blocks: Residual blocks of the embedding.
+        block: Type of the residual blocks, a key of ``BLOCKS``.
 
     Raises:
-        ValueError: if there are fewer than two levels, or ``decoder_blocks`` are not one a level.
+        ValueError: If there are fewer than two levels, or ``decoder_blocks`` does not have one number a level.
     """
 
     def __init__(
@@ -71,7 +74,7 @@ class ReverseDistiller(nn.Module):
     ) -> None:
         super().__init__()
         if len(channels) < 2:
-            raise ValueError("Reverse distillation needs a teacher with at least two levels: choose with its 'levels'.")
+            raise ValueError("Reverse distillation needs a teacher with at least two levels: set its 'levels'.")
         self.bottleneck = OneClassEmbedding(channels, strides, embedding_blocks, block)
         scales = [deep // shallow for shallow, deep in itertools.pairwise(strides)]
         self.student = ReverseDecoder([*channels, 2 * channels[-1]], [*scales, EMBEDDING_STRIDE], decoder_blocks, block)
@@ -83,12 +86,18 @@ class ReverseDistiller(nn.Module):
 
 
 class RD4AD(Detector):
-    """RD4AD with any teacher (the paper: wide_resnet50_2, levels 1 to 3).
+    """RD4AD with any teacher (in the paper wide_resnet50_2, levels 1 to 3).
 
     Args:
-        teacher: whose levels the student imitates.
-        decoder_blocks, embedding_blocks, block: see ``ReverseDistiller``.
-        sigma: of the anomaly map's Gaussian, in pixels.
+        teacher: Teacher whose features the student imitates.
+        decoder_blocks: Residual blocks of each level of the student, shallow to deep, or one number for all levels.
+        embedding_blocks: Residual blocks of the embedding.
+        block: Type of the residual blocks, a key of ``BLOCKS``.
+        sigma: Standard deviation of the anomaly map's Gaussian, in pixels.
+
+    >>> network = RD4AD(Teacher("test_resnet", "untrained"), decoder_blocks=1, embedding_blocks=1)
+    >>> network.stride, network.eval()(torch.rand(1, 3, 64, 64)).shape
+    (64, torch.Size([1, 1, 64, 64]))
     """
 
     def __init__(

@@ -11,18 +11,21 @@ from scripts.networks.teachers import Teacher
 
 
 class ScaleAwareDistiller(ReverseDistiller):
-    """RD4AD's distiller, and a head that weighs the levels of an image (section 3.3).
+    """RD4AD's distiller with a head that weights the levels of each image (section 3.3).
 
-    ``p = floor / n + (1 - floor) softmax(Linear(max over the embedding))`` for n levels. The paper has ``floor`` 0; but
-    p stands in the numerator and the denominator of its loss, which is lowest where all weight lies on the level of the
-    smallest ratio, and the others are then no longer trained. With a floor each level keeps at least ``floor / n``.
+    With n levels, ``p = floor / n + (1 - floor) softmax(Linear(max over the embedding))``. The paper uses ``floor`` 0.
+    But p occurs in the numerator and the denominator of its loss, which is lowest where all weight lies on the level
+    with the smallest ratio; the other levels are then no longer trained. The floor gives each level a weight of at
+    least ``floor / n``.
 
     Args:
-        scale_floor: in 0..1; 1 weighs all levels alike.
-        others: as of ``ReverseDistiller``.
+        channels: Channels of the teacher's levels, shallow to deep.
+        strides: Strides of the teacher's levels in input pixels, shallow to deep.
+        others: Further arguments of ``ReverseDistiller``.
+        scale_floor: Share of the weight, in [0, 1], that is spread evenly over the levels.
 
     Raises:
-        ValueError: if ``scale_floor`` is not in 0..1.
+        ValueError: If ``scale_floor`` is not in [0, 1].
     """
 
     def __init__(self, channels: list[int], strides: list[int], *others: Any, scale_floor: float = 0.3) -> None:
@@ -41,13 +44,21 @@ class ScaleAwareDistiller(ReverseDistiller):
 
 
 class SCRD4AD(Detector):
-    """SCRD4AD with any teacher (the paper: wide_resnet50_2, levels 1 to 3). The level weights act in the loss alone.
+    """SCRD4AD with any teacher (in the paper wide_resnet50_2, levels 1 to 3); level weights affect the loss only.
 
     Args:
-        teacher: whose levels the student imitates, and from which it is driven away where an anomaly was added.
-        decoder_blocks, embedding_blocks, block: see ``ReverseDistiller``.
-        scale_floor: see ``ScaleAwareDistiller``.
-        sigma: of the anomaly map's Gaussian, in pixels.
+        teacher: Teacher whose features of the clean image the student imitates, and whose features of the same image
+            with an anomaly added it is pushed away from.
+        decoder_blocks: Residual blocks of each level of the student, shallow to deep, or one number for all levels.
+        embedding_blocks: Residual blocks of the embedding.
+        block: Type of the residual blocks, a key of ``BLOCKS``.
+        scale_floor: Share of the level weights, in [0, 1], that is spread evenly over the levels.
+        sigma: Standard deviation of the anomaly map's Gaussian, in pixels.
+
+    >>> import torch
+    >>> network = SCRD4AD(Teacher("test_resnet", "untrained"), decoder_blocks=1, embedding_blocks=1)
+    >>> network(torch.rand(2, 3, 64, 64)).level_weights.shape
+    torch.Size([2, 4])
     """
 
     def __init__(

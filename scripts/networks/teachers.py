@@ -16,35 +16,41 @@ import scripts.networks.vmamba  # noqa: F401  registers VMamba with timm
 from scripts.networks.folding import folded
 from scripts.networks.weights import WeightsError, load_state_dict, teacher_weights, weights_hash
 
-PRETRAINED = "pretrained"  # the word that asks for released weights
-UNTRAINED = "untrained"  # the word that asks for random weights
+PRETRAINED = "pretrained"  # value of `weights` for released weights
+UNTRAINED = "untrained"  # value of `weights` for random weights
 
 logger = logging.getLogger(__name__)
 
-FINEST_STRIDE = 4  # a stem at stride 2 is a level only if asked for
+FINEST_STRIDE = 4  # the stem, at stride 2, is used only on request
 
 
 class Teacher(nn.Module):
-    """A frozen timm backbone: no gradient, and evaluation mode whatever ``train`` is called with.
+    """Frozen timm backbone: passes no gradient and always stays in evaluation mode.
 
     Args:
-        name: of a timm model that offers ``features_only``, ``vmamba_*`` included; a tag may follow a dot.
-        weights: ``"pretrained"`` fetches the published weights into ``models_dir`` once, ``"untrained"`` takes random
-            ones drawn from ``seed``, anything else is the path of a ``.safetensors`` or ``.pth`` file.
-        levels: indices of timm's features to use (``out_indices``); by default all at stride 4 and coarser.
-        options: further arguments of ``timm.create_model``.
-        seed: of untrained weights.
-        models_dir: where fetched weights are kept.
+        name: Name of a timm model that supports ``features_only``, including ``vmamba_*``; a tag may follow a dot.
+        weights: ``"pretrained"`` downloads the released weights to ``models_dir`` once, ``"untrained"`` draws random
+            weights from ``seed``; anything else is the path of a ``.safetensors`` or ``.pth`` file.
+        levels: Indices of timm's features to use (``out_indices``); by default all at stride 4 and coarser.
+        options: Further arguments of ``timm.create_model``.
+        seed: Seed of untrained weights.
+        models_dir: Folder for downloaded weights.
 
     Attributes:
-        channels: of every level, shallow to deep.
-        strides: of every level, in input pixels.
-        level_hashes: of every level, 64 hex digits of the weights and options it depends on; not of the deeper ones,
-            so that it is the same whichever other levels are asked for.
+        channels: Channels of each level, shallow to deep.
+        strides: Strides of the levels in input pixels, shallow to deep.
+        level_hashes: Hash of each level, 64 hex digits, over the options and the weights up to that level. It does not
+            depend on which other levels are used.
 
     Raises:
-        WeightsError: if the weights cannot be had or do not fit; the text names file and remedy.
-        ValueError: if timm has no such model.
+        WeightsError: If the weights cannot be obtained or do not fit; the message names the file and the remedy.
+        ValueError: If timm has no such model.
+
+    >>> teacher = Teacher("test_resnet", "untrained", levels=[2, 3])
+    >>> teacher.channels, teacher.strides
+    ([48, 192], [8, 16])
+    >>> [tuple(level.shape) for level in teacher(torch.rand(1, 3, 64, 64))]
+    [(1, 48, 8, 8), (1, 192, 4, 4)]
     """
 
     mean: Tensor
@@ -70,7 +76,7 @@ class Teacher(nn.Module):
             arguments["out_indices"] = tuple(levels)
         self.name, self.weights, self.untrained = name, weights, weights == UNTRAINED
         if self.untrained:
-            logger.warning("Teacher %s is UNTRAINED (random weights, seed %d), as configured.", name, seed)
+            logger.warning("Teacher %s is UNTRAINED (random weights from seed %d), as configured.", name, seed)
             self.backbone = _create_untrained(name, seed, arguments)
             self.weights = f"{UNTRAINED}, seed {seed}"
         else:
@@ -93,19 +99,19 @@ class Teacher(nn.Module):
         self.eval()
 
     def train(self, mode: bool = True) -> "Teacher":
-        """Stays in evaluation mode: a teacher's batch statistics are part of its weights."""
+        """Keeps evaluation mode, whatever ``mode``: the batch statistics are part of the frozen weights."""
         return super().train(False)
 
     @torch.no_grad()
     def forward(self, image: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) in [0, 1] -> (B, channels[i], H / strides[i], W / strides[i]), shallow to deep."""
+        """Computes features: (B, 3, H, W) in [0, 1] -> (B, channels[i], H / strides[i], W / strides[i])."""
         image = ((image - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         features = self.backbone(image)
         features = [features[i] for i in self.take]
         return [feature.permute(0, 3, 1, 2) for feature in features] if self.channels_last else features
 
     def identity(self) -> dict[str, str]:
-        """What the weights are: name, origin and hash, for checkpoints, logs and reports."""
+        """Name, origin and hash of the weights, for checkpoints, logs and reports."""
         return {"name": self.name, "weights": self.weights, "sha256": self.sha256}
 
 
@@ -129,11 +135,11 @@ def _create_trained(name: str, path: Path, arguments: dict[str, Any]) -> nn.Modu
     state_dict = load_state_dict(path)
     backbone = timm.create_model(name, **arguments)
     try:
-        if state_dict.keys() == backbone.state_dict().keys():  # a file made for just these levels
+        if state_dict.keys() == backbone.state_dict().keys():  # a file written for exactly these levels
             backbone.load_state_dict(state_dict)
             return backbone
-        # A whole model: timm converts old names, but would load features_only leniently and so leave random what the
-        # file lacks. Without a classifier on either side it loads strictly.
+        # A whole model: timm converts old key names, but it loads features_only leniently, so that whatever the file
+        # lacks would stay random. Without a classifier on either side it loads strictly.
         cfg = timm.get_pretrained_cfg(name)
         heads = tuple(f"{head}." for head in ensure_tuple(cfg and cfg.classifier))
         headless = {key: value for key, value in state_dict.items() if not key.startswith(heads)}
@@ -141,6 +147,6 @@ def _create_trained(name: str, path: Path, arguments: dict[str, Any]) -> nn.Modu
         return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0, **arguments)
     except (RuntimeError, KeyError) as error:
         raise WeightsError(
-            f"{path} does not hold weights of {name}: {error}. Give the file that belongs to this model in "
-            "network_def#..._teacher#weights, or another teacher's name."
+            f"{path} does not hold weights of {name}: {error}. Set network_def#..._teacher#weights to the file of this "
+            "model, or name another teacher."
         ) from error

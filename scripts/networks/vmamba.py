@@ -1,7 +1,7 @@
 """VMamba-Tiny (Liu et al., 2024, arXiv 2401.10166) for timm's registry; the released weights load key by key.
 
-Every feature is taken after its stage's down-sampling, as PDD does: (192, 384, 768, 768) channels at strides
-(8, 16, 32, 32). Activations are channels-last inside, features leave as NCHW.
+Features are taken after the down-sampling of their stage, as PDD does: (192, 384, 768, 768) channels at strides
+(8, 16, 32, 32). Activations are channels-last internally; features are returned as NCHW.
 """
 
 import math
@@ -42,7 +42,7 @@ def _layer_norm(channels: int) -> nn.LayerNorm:
 
 
 class MergePatches(nn.Module):
-    """Stacks the four pixels of a 2x2 patch: (B, H, W, C) -> (B, H/2, W/2, 4C); an odd edge is zero-padded."""
+    """Stacks the pixels of each 2x2 patch: (B, H, W, C) -> (B, H/2, W/2, 4C), with zero padding at odd sizes."""
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
@@ -50,14 +50,14 @@ class MergePatches(nn.Module):
 
 
 class SS2D(nn.Module):
-    """2-D selective scan with its projections (VMamba, section 4.2).
+    """2D selective scan with its projections (VMamba, section 4.2).
 
     Args:
-        channels: of input and output.
-        states: N, the size of the state of a channel.
-        ratio: inner width over ``channels``.
-        gated: multiplies the result with SiLU of a second input projection (v0).
-        conv_bias: whether the depth-wise convolution has a bias (v0).
+        channels: Number of input and output channels.
+        states: State size N of a channel.
+        ratio: Inner width divided by ``channels``.
+        gated: Whether the result is multiplied by the SiLU of a second input projection (v0).
+        conv_bias: Whether the depth-wise convolution has a bias (v0).
     """
 
     def __init__(self, channels: int, states: int, ratio: float, gated: bool, conv_bias: bool) -> None:
@@ -81,19 +81,19 @@ class SS2D(nn.Module):
         )
         rank = self.dt_projs_weight.shape[2]
         nn.init.uniform_(self.dt_projs_weight, -(rank**-0.5), rank**-0.5)
-        # Mamba's initialisation: softplus(bias) is log-uniform in [1e-3, 1e-1].
+        # Mamba's initialisation: softplus(bias) is log-uniform in [1e-3, 1e-1]
         with torch.no_grad():
             step = torch.exp(torch.empty_like(self.dt_projs_bias).uniform_(math.log(1e-3), math.log(1e-1)))
             self.dt_projs_bias.copy_(step + torch.log(-torch.expm1(-step)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) -> (B, H, W, C)."""
+        """Scans a feature map: (B, H, W, C) -> (B, H, W, C)."""
         x = self.in_proj(x)
         gate = None
         if self.gated:
             x, gate = x.chunk(2, dim=-1)
         x = F.silu(self.conv2d(x.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
-        # The projection is per token, so it runs once in image order; only the recurrence sees the four orders.
+        # The projection acts on single tokens, so it runs once in image order; only the recurrence needs four orders.
         projected = F.linear(x, self.x_proj_weight.flatten(0, 1)).unflatten(-1, (DIRECTIONS, -1))
         a = -torch.exp(self.A_logs.float()).unflatten(0, (DIRECTIONS, -1))
         skip = self.Ds.unflatten(0, (DIRECTIONS, -1))
@@ -152,17 +152,20 @@ def _downsample(channels: int, overlapping: bool) -> nn.Sequential:
 
 
 class VMamba(nn.Module):
-    """The VMamba backbone with timm's interface.
+    """VMamba backbone with timm's interface.
 
     Args:
-        depths: blocks of each stage.
-        dim: channels of the first stage, doubled by each down-sampling.
-        states: N of the selective scan.
-        ssm_ratio: inner width of the scan over the stage's channels.
-        mlp_ratio: hidden width of the MLP branch; 0 leaves the branch out (v0).
-        vanilla: the first published form, v0: gated scan, 4x4 patches, patch merging. Otherwise overlapping 3x3
-            convolutions and no gate (s2l5, s1l8).
-        num_classes: of the classifier; 0 leaves its head out.
+        depths: Number of blocks in each stage.
+        dim: Channels of the first stage; each down-sampling doubles them.
+        states: State size N of the selective scan.
+        ssm_ratio: Inner width of the scan, as a multiple of the stage's channels.
+        mlp_ratio: Hidden width of the MLP branch, as a multiple of the stage's channels; 0 omits the branch (v0).
+        vanilla: Whether to build the first published version, v0, with a gated scan, 4x4 patches and patch merging.
+            Later versions (s2l5, s1l8) have overlapping 3x3 convolutions and no gate.
+        num_classes: Number of classes of the classifier; 0 omits its head.
+
+    >>> VMamba((1, 1, 1, 1), dim=16, states=2, mlp_ratio=0, vanilla=True, num_classes=5)(torch.rand(1, 3, 64, 64)).shape
+    torch.Size([1, 5])
     """
 
     def __init__(
@@ -174,7 +177,7 @@ class VMamba(nn.Module):
         mlp_ratio: float = 4.0,
         vanilla: bool = False,
         num_classes: int = 1000,
-        **_: Any,  # timm hands every model its generic arguments (in_chans, img_size, ...)
+        **_: Any,  # timm passes its generic arguments (in_chans, img_size, ...) to every model
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
@@ -210,9 +213,9 @@ class VMamba(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """timm's feature interface: (B, 3, H, W) -> (B, C_i, H_i, W_i) for each index; ``norm`` is not offered."""
+        """Computes features for timm: (B, 3, H, W) -> (B, C_i, H_i, W_i) for each index; ``norm`` is not supported."""
         if norm or output_fmt != "NCHW":
-            raise ValueError("VMamba gives its features as NCHW and without a final norm.")
+            raise ValueError("VMamba returns features only as NCHW and without a final norm.")
         take, _ = feature_take_indices(len(self.layers), indices)
         x = self.patch_embed(x)
         features = []
@@ -229,15 +232,15 @@ class VMamba(nn.Module):
         return x
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, num_classes) logits."""
+        """Computes logits: (B, 3, H, W) -> (B, num_classes)."""
         return self.classifier(self.forward_features(x))
 
 
 def checkpoint_filter_fn(state_dict: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Renames the keys of every released form (v0, v2, and the one-file model) to those of this module.
+    """Renames the keys of every released variant (v0, v2, and the one-file model) to those of this module.
 
-    Linear weights stored as 1x1 convolutions are reshaped. No entry is made up, and only the head is dropped, where the
-    model has none.
+    Linear weights stored as 1x1 convolutions are reshaped. No entry is invented, and none is dropped except the head
+    where the model has none.
     """
     renamed = {}
     for key, value in state_dict.items():
@@ -317,6 +320,6 @@ def vmamba_tiny_s1l8(pretrained: bool = False, **kwargs: Any) -> nn.Module:
 
 @register_model
 def vmamba_pico(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """A small v0 for tests and demonstrations; there are no trained weights of it."""
+    """Small v0 for tests and demonstrations; it has no trained weights."""
     variant = {"depths": (1, 1, 1, 1), "dim": 16, "states": 2, "mlp_ratio": 0.0, "vanilla": True}
     return _create("vmamba_pico", pretrained, variant, **kwargs)

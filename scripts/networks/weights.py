@@ -1,4 +1,4 @@
-"""Weight files of the teachers: where they are released, fetching them, reading them, naming them by their hash."""
+"""Weight files of the teachers: releases, downloads, reading and hashes."""
 
 import hashlib
 import logging
@@ -20,21 +20,27 @@ from tqdm import tqdm
 
 from scripts.files import file_sha256
 
-TIMEOUT_S = (10, 60)  # to connect, between two chunks
+TIMEOUT_S = (10, 60)  # to connect, and between two chunks
 RETRIES = 4
-BACKOFF_S = 0.5  # doubled at every retry
-CHUNK = 1 << 14  # a dropped connection loses what it had of one
+BACKOFF_S = 0.5  # doubles with each retry
+CHUNK = 1 << 14  # bytes; a dropped connection loses at most one chunk
 
 _log = logging.getLogger(__name__)
 _DROPPED = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
 
 
 class WeightsError(RuntimeError):
-    """A weight file cannot be had or read; the message names the file and the remedy."""
+    """Weight file that cannot be obtained or read; the message names the file and the remedy."""
 
 
 class Release(NamedTuple):
-    """A released weight file; `sha256` is None where the authors publish none."""
+    """Released weight file.
+
+    Attributes:
+        url: Address of the file.
+        sha256: SHA-256 of the file, 64 hex digits; None where the authors publish none.
+        filename: Name of the local copy.
+    """
 
     url: str
     sha256: str | None
@@ -46,7 +52,7 @@ def _vmamba(tag: str, filename: str, sha256: str | None = None) -> Release:
 
 
 RELEASES: dict[str, Release] = {
-    # The hash is one that a third party pinned; the authors publish none, and we have not verified it ourselves.
+    # A third party pinned this hash; the authors publish none, and we have not verified it ourselves.
     "vmamba_tiny_v0": _vmamba(
         "v0cls",
         "vssmtiny_dp01_ckpt_epoch_292.pth",
@@ -58,10 +64,15 @@ RELEASES: dict[str, Release] = {
 
 
 def teacher_weights(name: str, models_dir: str | Path, progress: bool = True) -> Path:
-    """Local weight file of a teacher, by its name in `RELEASES` or timm; fetched into `models_dir` if not there yet.
+    """Local weight file of a teacher, downloaded to `models_dir` if it is not there yet.
+
+    Args:
+        name: Name of the teacher in `RELEASES` or timm.
+        models_dir: Folder for downloaded weights.
+        progress: Whether to show a progress bar where stderr is a terminal.
 
     Raises:
-        WeightsError: no such teacher, or its file cannot be had.
+        WeightsError: If there is no such teacher, or its file cannot be obtained.
     """
     if name in RELEASES:
         release = RELEASES[name]
@@ -70,22 +81,27 @@ def teacher_weights(name: str, models_dir: str | Path, progress: bool = True) ->
 
 
 def timm_weights(name: str, models_dir: str | Path, progress: bool = True) -> Path:
-    """Local weight file of a timm model; fetched into `models_dir` if not there yet.
+    """Local weight file of a timm model, downloaded to `models_dir` if it is not there yet.
 
-    timm's release URL comes first: its file name mostly carries the start of the file's SHA-256, which is checked.
-    Models without one, or with one in another framework's format (.npz), come from their Hugging Face repository.
+    timm's release URL is preferred: its file name usually ends in the leading digits of the SHA-256, which are checked.
+    Models without such a URL, or with a file of another framework (.npz), come from their Hugging Face repository.
+
+    Args:
+        name: Name of a timm model; a tag may follow a dot.
+        models_dir: Folder for downloaded weights.
+        progress: Whether to show a progress bar where stderr is a terminal.
 
     Raises:
-        WeightsError: timm does not know the model, releases no weights for it, or they cannot be had.
+        WeightsError: If timm does not know the model or releases no weights for it, or they cannot be obtained.
     """
     try:
         cfg = timm.get_pretrained_cfg(name)
-    except RuntimeError:  # a known model, but none of its tags
+    except RuntimeError:  # a known model with an unknown tag
         cfg = None
     if cfg is None:
         raise WeightsError(
-            f"'{name}' is none of {', '.join(RELEASES)} and no pretrained model of timm {timm.__version__}: "
-            "correct the name (timm.list_pretrained() lists them) or give a local file as teacher.weights."
+            f"'{name}' is neither one of {', '.join(RELEASES)} nor a pretrained model of timm {timm.__version__}: "
+            "correct the name (timm.list_pretrained() lists them), or set teacher.weights to a local file."
         )
     url = str(cfg.url or "")
     if url and not url.endswith(".npz"):
@@ -97,22 +113,25 @@ def timm_weights(name: str, models_dir: str | Path, progress: bool = True) -> Pa
         return fetch(url, Path(models_dir) / f"{Path(cfg.hf_hub_id).name}.safetensors", progress=progress)
     raise WeightsError(
         f"timm {timm.__version__} releases no weights for '{name}': "
-        "give a local file as teacher.weights, or ask for 'untrained'."
+        "set teacher.weights to a local file, or to 'untrained'."
     )
 
 
 def fetch(url: str, path: str | Path, sha256: str | None = None, progress: bool = True) -> Path:
-    """Download `url` to `path`, unless it is there already.
+    """Downloads `url` to `path`, unless the file is already there.
 
-    The bytes go to `path` + ".part", which a later call continues after a killed one; `path` itself appears only
-    when complete and verified. Processes that fetch the same file wait for each other.
+    The bytes go to `path` + ".part", where a later call resumes an interrupted download; `path` itself appears only
+    once it is complete and verified. Processes that fetch the same file wait for each other.
 
     Args:
-        sha256: lower-case hex digits of the file's SHA-256, all 64 or the first of them; None if unknown.
-        progress: show a progress bar where stderr is a terminal.
+        url: Address of the file.
+        path: Path of the local copy.
+        sha256: SHA-256 of the file in lower-case hex digits, all 64 or the leading ones; None if unknown.
+        progress: Whether to show a progress bar where stderr is a terminal.
 
     Raises:
-        WeightsError: offline, refused by the server, cut short, disk full, or not the file of that hash.
+        WeightsError: If the machine is offline, the server refuses, the transfer breaks off, the disk is full, or the
+            file has another hash.
     """
     path = Path(path)
     try:
@@ -126,19 +145,19 @@ def fetch(url: str, path: str | Path, sha256: str | None = None, progress: bool 
     except (OSError, WeightsError) as error:  # requests' errors are OSErrors too
         raise WeightsError(
             f"Cannot fetch the weights {path.name} from {url}: {error}. Download the file elsewhere and put it at "
-            f"{path}, or give a local file as teacher.weights, or ask for 'untrained'."
+            f"{path}, or set teacher.weights to a local file or to 'untrained'."
         ) from error
     return path
 
 
 def _download(url: str, path: Path, sha256: str | None, progress: bool) -> None:
-    """Bring `url` to `path` by way of a .part file, resuming what an earlier call left of it."""
+    """Downloads `url` to `path` by way of a .part file, which may be left from an earlier call."""
     part = path.with_name(f"{path.name}.part")
     validator = path.with_name(f"{path.name}.part.etag")
     connected = False
     attempt = 0
     while True:
-        # What cannot be checked against the old half, by validator or hash, is not appended to it.
+        # Nothing is appended to an old half unless a validator or a hash can tell whether both belong together.
         etag = validator.read_text() if validator.exists() else ""
         offset = part.stat().st_size if part.exists() and (etag or sha256) else 0
         try:
@@ -148,7 +167,7 @@ def _download(url: str, path: Path, sha256: str | None, progress: bool) -> None:
                 _receive(response, resumed, part, validator, progress)
         except _DROPPED as error:
             attempt += 1
-            if not connected or attempt > RETRIES:  # offline is told at once
+            if not connected or attempt > RETRIES:  # an offline machine is reported at once
                 raise
             _log.warning("%s: connection lost (%s), retry %d of %d", path.name, _cause(error), attempt, RETRIES)
             time.sleep(BACKOFF_S * 2 ** (attempt - 1))
@@ -157,7 +176,7 @@ def _download(url: str, path: Path, sha256: str | None, progress: bool) -> None:
             _verify(part, sha256)
         except WeightsError:
             _discard(part, validator)
-            if resumed:  # perhaps the two halves are of different files: once more, from the start
+            if resumed:  # the halves may belong to different files: start again from zero
                 continue
             raise
         os.replace(part, path)
@@ -166,8 +185,8 @@ def _download(url: str, path: Path, sha256: str | None, progress: bool) -> None:
 
 
 def _get(url: str, offset: int, etag: str) -> requests.Response:
-    """Response to a GET of `url` from byte `offset` on, or of the whole where the server prefers to send that."""
-    headers = {"Accept-Encoding": "identity"}  # lengths and offsets are those of the file
+    """Response to a GET of `url` from byte `offset` on, or of the whole file where the server sends that instead."""
+    headers = {"Accept-Encoding": "identity"}  # so that lengths and offsets count bytes of the file
     if offset:
         headers["Range"] = f"bytes={offset}-"
         if etag:
@@ -182,14 +201,14 @@ def _get(url: str, offset: int, etag: str) -> requests.Response:
         return _get(url, 0, "")
     response.raise_for_status()
     if response.headers.get("Content-Type", "").startswith("text/html"):
-        raise WeightsError("the server, perhaps a proxy's login page, answered with a web page")
+        raise WeightsError("the answer is a web page, perhaps the login page of a proxy")
     return response
 
 
 def _receive(response: requests.Response, resumed: bool, part: Path, validator: Path, progress: bool) -> None:
-    """Write the body of `response` into `part`: appended where it is the rest, in place of it where it is the whole."""
+    """Appends the body of `response` to `part` if it resumes a download, else replaces `part` by it."""
     if not resumed:
-        _discard(part)  # before its validator changes: a kill in between must not pair old bytes with a new validator
+        _discard(part)  # first: a kill in between must not leave old bytes with a new validator
         etag = response.headers.get("ETag", "")
         strong = etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified", "")
         validator.write_text(strong)
@@ -215,13 +234,13 @@ def _receive(response: requests.Response, resumed: bool, part: Path, validator: 
 
 
 def _verify(path: Path, sha256: str | None) -> None:
-    """Compare a file with the known digits of its SHA-256.
+    """Compares a file with the known digits of its SHA-256.
 
     Raises:
-        WeightsError: another hash.
+        WeightsError: If the hash differs.
     """
     if sha256 and not (found := file_sha256(path)).startswith(sha256):
-        raise WeightsError(f"{path} has the SHA-256 {found}, not {sha256}; if it is left from before, delete it")
+        raise WeightsError(f"{path} has the SHA-256 {found}, not {sha256}; if it is an old copy, delete it")
 
 
 def _discard(*paths: Path) -> None:
@@ -234,18 +253,18 @@ def _cause(error: BaseException) -> str:
 
 
 def load_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """Read a weight file, .safetensors or a pickle of `torch.save`, to CPU tensors; a pickle runs no code.
+    """Reads a weight file, .safetensors or a pickle of `torch.save`, into CPU tensors; code in a pickle is never run.
 
     A state dict under a top-level key "model" or "state_dict" is unwrapped.
 
     Raises:
-        WeightsError: no such file, or not a weight file of tensors alone.
+        WeightsError: If there is no such file, or it holds anything but tensors.
     """
     path = Path(path)
     if not path.is_file():
         raise WeightsError(
-            f"No weight file at {path}: correct teacher.weights, or fetch the released files with "
-            "`python -m bundle weights`, or ask for 'untrained'."
+            f"No weight file at {path}: correct teacher.weights, fetch the released files with "
+            "`python -m bundle weights`, or set teacher.weights to 'untrained'."
         )
     try:
         if path.suffix == ".safetensors":
@@ -253,22 +272,27 @@ def load_state_dict(path: str | Path) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle can raise almost anything
         raise WeightsError(
-            f"Cannot read the weights {path} ({_cause(error)}): the file is damaged, or not a weight file, or a pickle "
-            "with more than tensors. Delete it and fetch it again, or save its state dict as .safetensors."
+            f"Cannot read the weights {path} ({_cause(error)}): the file is damaged, is not a weight file, or is a "
+            "pickle that holds more than tensors. Delete it and fetch it again, or save its state dict as .safetensors."
         ) from error
     for key in ("model", "state_dict"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
     if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
         raise WeightsError(
-            f"The weights {path} are no state dict, neither at the top nor under 'model' or 'state_dict': "
-            "save `model.state_dict()` alone and give that file as teacher.weights."
+            f"{path} holds no state dict, neither at the top level nor under 'model' or 'state_dict': "
+            "save `model.state_dict()` alone and set teacher.weights to that file."
         )
     return dict(content)
 
 
 def weights_hash(state_dict: Mapping[str, Tensor]) -> str:
-    """SHA-256, 64 hex digits, of a state dict: its keys, dtypes, shapes and values, whatever their order and device."""
+    """SHA-256 of a state dict, 64 hex digits, over keys, dtypes, shapes and values, regardless of order and device.
+
+    >>> a, b = torch.zeros(2), torch.ones(1)
+    >>> weights_hash({"a": a, "b": b}) == weights_hash({"b": b, "a": a})
+    True
+    """
     digest = hashlib.sha256()
     for key, tensor in sorted(state_dict.items()):
         flat = tensor.detach().cpu().reshape(-1).contiguous()

@@ -1,4 +1,4 @@
-"""The shape that ImageNet teachers take: three channels, rows and columns."""
+"""Conversion to the shape that ImageNet teachers take: three channels, rows and columns."""
 
 from __future__ import annotations
 
@@ -10,20 +10,30 @@ from monai.transforms import Crop, MapTransform
 
 
 class ToThreeChannelsd(MapTransform):
-    """Brings (1, H, W, D) to (3, H, W, D) by repetition, or with ``neighbours`` (2.5D) by the slices below and above.
+    """Turns volumes (1, H, W, D) into (3, H, W, D), by repetition or with the neighbouring slices (2.5D).
 
-    Three channels pass: colours, or three windows. Beyond the first and the last slice these are repeated. Of a thin
-    volume, a slice read with its neighbours, only the middle one is left.
+    Volumes of three channels (colours, or three windows) stay as they are. The first and the last slice are their own
+    neighbours at the ends. A thin volume, one slice read with its neighbours, is reduced to its middle slice.
 
     Args:
-        keys: images.
-        neighbours: whether the channels are the slice before, the slice and the slice after.
+        keys: Keys of the volumes.
+        neighbours: Whether the channels are the slice before, the slice itself and the slice after.
+        allow_missing_keys: Whether keys may be missing.
+
+    Raises:
+        ValueError: On a call, if an image has other than one or three channels, or three with ``neighbours``.
+
+    >>> volume = torch.arange(3.0).view(1, 1, 1, 3)
+    >>> ToThreeChannelsd("image", neighbours=True)({"image": volume})["image"].squeeze()
+    tensor([[0., 0., 1.],
+            [0., 1., 2.],
+            [1., 2., 2.]])
     """
 
     def __init__(self, keys: Any, neighbours: bool = False, allow_missing_keys: bool = False) -> None:
         super().__init__(keys, allow_missing_keys)
         self.neighbours = neighbours
-        self.middle = Crop()  # as indexing would leave the affine behind
+        self.middle = Crop()  # indexing would leave the affine unchanged
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result = dict(data)
@@ -32,8 +42,8 @@ class ToThreeChannelsd(MapTransform):
             meta = getattr(image, "meta", {})
             if image.shape[0] not in (1, 3) or (self.neighbours and image.shape[0] == 3):
                 raise ValueError(
-                    f"{meta.get('filename_or_obj', 'An image')} has {image.shape[0]} channels: only grey or RGB "
-                    "images, one window or three can be used, and neighbours only with one."
+                    f"{meta.get('filename_or_obj', 'An image')} has {image.shape[0]} channels: use grey or RGB images, "
+                    "one window or three, and neighbours only with one channel."
                 )
             if self.neighbours:
                 before = torch.cat([image[..., :1], image[..., :-1]], -1)
@@ -48,16 +58,21 @@ class ToThreeChannelsd(MapTransform):
 
 
 class SliceToImaged(MapTransform):
-    """Brings a thin volume (C, H, W, 1) to an image (C, H, W). MONAI's SqueezeDim warns of any plane but the axial."""
+    """Turns a volume of one slice (C, H, W, 1) into an image (C, H, W).
+
+    MONAI's SqueezeDim would do, but it warns of any plane but the axial.
+
+    Raises:
+        ValueError: On a call, if there is more than one slice.
+
+    >>> SliceToImaged("image")({"image": torch.zeros(3, 8, 6, 1)})["image"].shape
+    torch.Size([3, 8, 6])
+    """
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """
-        Raises:
-            ValueError: if there is more than one slice.
-        """
         result = dict(data)
         for key in self.key_iterator(result):
             if result[key].shape[-1] != 1:
-                raise ValueError(f"One slice is needed, not an image of shape {tuple(result[key].shape)}.")
+                raise ValueError(f"A single slice is needed, not an image of shape {tuple(result[key].shape)}.")
             result[key] = result[key][..., 0]
         return result

@@ -1,4 +1,4 @@
-"""In-plane geometry: brings slices of any size and spacing to the square that the network takes, and back."""
+"""In-plane geometry: brings slices of any size and spacing to the size of the network's input, and back."""
 
 from __future__ import annotations
 
@@ -17,11 +17,17 @@ from torch import Tensor
 
 
 class CropToForegroundd(MapTransform, InvertibleTransform):
-    """Cuts rows and columns of (C, rows, columns, slices) that hold no foreground anywhere in the scan.
+    """Crops rows and columns of volumes (C, rows, columns, slices) to the foreground of the whole scan.
 
     Args:
-        keys: volumes with ``foreground_box`` in their metadata, as ``LoadScand`` gives it.
-        margin: kept around the foreground, in pixels.
+        keys: Keys of volumes with ``foreground_box`` in their metadata, as from ``LoadScand``.
+        margin: Margin around the foreground, in pixels.
+        allow_missing_keys: Whether keys may be missing.
+
+    >>> box = [[-0.5, -0.5, 0], [3.5, 4.5, 1]]
+    >>> volume = MetaTensor(torch.zeros(1, 16, 16, 1), affine=torch.eye(4), meta={"foreground_box": box})
+    >>> CropToForegroundd("image", margin=2)({"image": volume})["image"].shape
+    torch.Size([1, 6, 7, 1])
     """
 
     def __init__(self, keys: KeysCollection, margin: int = 4, allow_missing_keys: bool = False) -> None:
@@ -49,16 +55,23 @@ class CropToForegroundd(MapTransform, InvertibleTransform):
 
 
 class ResizeInPlaned(MapTransform, InvertibleTransform):
-    """Resizes rows and columns of (C, rows, columns, slices), linearly and without aliasing; slices stay as they are.
+    """Resizes rows and columns of volumes (C, rows, columns, slices), linearly and without aliasing.
 
-    The new size is, by the first that is given, ``pixel_spacing`` millimetres a pixel; with ``keep_aspect_ratio`` the
-    largest that fits a square of ``size`` without distorting what the spacing says; else that square.
+    The number of slices stays the same.
 
     Args:
-        keys: volumes.
-        size: of the square, in pixels.
-        keep_aspect_ratio: see above.
-        pixel_spacing: in millimetres; see above.
+        keys: Keys of the volumes.
+        size: Side of the square to fill, in pixels.
+        keep_aspect_ratio: Whether to keep the proportions in millimetres; the longer side then gets ``size`` pixels.
+        pixel_spacing: Spacing of the new pixels in millimetres; it takes precedence over ``size``.
+        allow_missing_keys: Whether keys may be missing.
+
+    Raises:
+        ValueError: If ``pixel_spacing`` is not positive.
+
+    >>> volume = MetaTensor(torch.rand(1, 40, 20, 5), affine=torch.eye(4))
+    >>> [ResizeInPlaned("image", 16, keep)({"image": volume})["image"].shape[1:] for keep in (False, True)]
+    [torch.Size([16, 16, 5]), torch.Size([16, 8, 5])]
     """
 
     def __init__(
@@ -80,7 +93,7 @@ class ResizeInPlaned(MapTransform, InvertibleTransform):
         for key in self.key_iterator(result):
             image = result[key]
             rows, columns = self._rows_and_columns(image)
-            # Not by calling the resizer, whose size is fixed and which threads share.
+            # The resizer itself is not called: its size is fixed, and threads share it.
             result[key] = resize(
                 _smoothed(image, (rows, columns)),
                 out_size=(rows, columns, image.shape[3]),
@@ -112,9 +125,9 @@ class ResizeInPlaned(MapTransform, InvertibleTransform):
 
 
 def _smoothed(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """Removes what would alias in rows and columns that get fewer, with the sigma of MONAI's and scikit-image's resize.
+    """Smooths rows and columns before down-sampling, with the sigma of MONAI's and scikit-image's resize.
 
-    Theirs take what lies beyond the edges for 0, which darkens the rim of pictures that fill the frame.
+    Those take values beyond the edges as 0, which darkens the rim of images that fill the frame; here the edges repeat.
     """
     sigmas = [max(0.0, (old / new - 1) / 2) for old, new in zip(image.shape[1:3], size, strict=True)]
     if not any(sigmas):

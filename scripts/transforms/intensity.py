@@ -1,8 +1,8 @@
-"""Dictionary transforms from a scan's intensities to float32 [0, 1].
+"""Dictionary transforms that scale the intensities of a scan to float32, [0, 1].
 
-All but ``ScaleToUnitd`` take images (1, H, W, D) of any type, as MetaTensor, where D is 1 for a single slice of a
-volume; a slice gets the intensities that it has within its volume. All have ``settings``: what a checkpoint keeps of
-them for comparison, as JSON values.
+All but ``ScaleToUnitd`` take MetaTensors (1, H, W, D) of any type, where D is 1 for a single slice of a volume; a slice
+gets the same intensities alone as within its volume. The ``settings`` of each are JSON values, which a checkpoint keeps
+for comparison.
 """
 
 import logging
@@ -23,9 +23,9 @@ from scripts.data.landmarks import HistogramLandmarks
 
 logger = logging.getLogger(__name__)
 
-# Level and width in Hounsfield. Usual values, as in https://radiopaedia.org/articles/windowing-ct; where that gives a
-# range (subdural: level 50 to 100, width 130 to 300) its middle. For stroke 32/8 is used too, but so narrow a window
-# turns the noise of a scan into black and white.
+# Level and width in Hounsfield units. These are common values, as in https://radiopaedia.org/articles/windowing-ct, or
+# the middle of its ranges (subdural: level 50 to 100, width 130 to 300). For stroke 32/8 is in use too, but so narrow a
+# window turns the noise of a scan into black and white.
 WINDOWS = {
     "brain": (40.0, 80.0),
     "subdural": (75.0, 215.0),
@@ -39,20 +39,21 @@ WINDOWS = {
 
 
 class _Intensityd(MapTransform):
-    """Replaces images by what ``scaled`` makes of them."""
+    """Applies ``scaled`` to images (1, H, W, D)."""
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """
+        """Scales the images of an item.
+
         Raises:
-            ValueError: if an image is not (1, H, W, D), and as ``scaled`` does.
+            ValueError: If an image is not (1, H, W, D), or ``scaled`` refuses it.
         """
         result = dict(data)
         for key in self.key_iterator(result):
             image = result[key]
             if image.ndim != 4 or image.shape[0] != 1:
                 raise ValueError(
-                    f"{_name(image)} has the shape {tuple(image.shape)} where one channel and three axes (1, H, W, D) "
-                    "are needed: colour images are scaled by ScaleToUnitd."
+                    f"{_name(image)} has the shape {tuple(image.shape)}, but one channel and three axes (1, H, W, D) "
+                    "are needed. For colour images use ScaleToUnitd."
                 )
             result[key] = self.scaled(image)
         return result
@@ -66,11 +67,18 @@ class _Intensityd(MapTransform):
 
 
 class ScaleToUnitd(MapTransform):
-    """Maps intensities to float32 [0, 1], linearly and without clipping, so that what is brighter than normal stays so.
+    """Maps intensities to float32 [0, 1], linearly and without clipping, so that brighter than normal stays brighter.
 
     Args:
-        keys: images (C, ...) in the type they were stored in.
-        intensity_range: the values that become 0 and 1; None takes [0, 255] for 8-bit images and refuses others.
+        keys: Keys of images (C, ...), in the type in which they were stored.
+        intensity_range: Values that become 0 and 1; None means [0, 255] for 8-bit images and refuses all others.
+        allow_missing_keys: Whether keys may be missing.
+
+    Raises:
+        ValueError: If the range does not ascend, or, on a call, an image needs a range.
+
+    >>> ScaleToUnitd("image", [0, 4095])({"image": torch.tensor([[0, 4095, 8190]])})["image"]
+    tensor([[0., 1., 2.]])
     """
 
     def __init__(
@@ -93,8 +101,8 @@ class ScaleToUnitd(MapTransform):
                 raise ValueError(
                     f"{_name(image)} is deeper than 8 bits (its values go from {image.min():g} to {image.max():g}), so "
                     'intensity_range must say which values become 0 and 1: add --intensity_range "[low, high]", as '
-                    "`python -m bundle prepare` prints it, to training, evaluation and inference alike; for scans "
-                    "name configs/data/ct.json or configs/data/mr.json as a further file of --config_file."
+                    "printed by `python -m bundle prepare`, to training, evaluation and inference; for scans add "
+                    "configs/data/ct.json or configs/data/mr.json to --config_file instead."
                 )
             low, high = self.intensity_range or (0, 255)
             result[key] = (image.float() - low) / (high - low)
@@ -102,31 +110,36 @@ class ScaleToUnitd(MapTransform):
 
 
 class Windowedd(_Intensityd):
-    """CT through one or three windows, each of which becomes a channel: (1, H, W, D) to (windows, H, W, D).
+    """Applies one or three windows to CT, each of which becomes a channel: (1, H, W, D) -> (windows, H, W, D).
 
-    What lies below ``level - width / 2`` becomes 0, above ``level + width / 2`` 1, between linearly so. This is DICOM's
-    LINEAR_EXACT, not its default LINEAR, whose edges lie half a unit lower for the sake of integer displays.
+    Values up to ``level - width / 2`` become 0 and values from ``level + width / 2`` become 1, with a linear ramp in
+    between. This is DICOM's LINEAR_EXACT; the edges of its default, LINEAR, lie half a unit lower, to suit integer
+    displays.
 
     Args:
-        keys: images in Hounsfield.
-        windows: names out of ``WINDOWS`` or [level, width] in Hounsfield.
+        keys: Keys of images in Hounsfield units.
+        windows: Names from ``WINDOWS``, or [level, width] in Hounsfield units.
+        allow_missing_keys: Whether keys may be missing.
+
+    Raises:
+        ValueError: If a window is unknown or has no width, or there are neither one nor three.
+
+    >>> volume = torch.tensor([-1000, 0, 40, 80, 500]).view(1, 1, 5, 1)
+    >>> Windowedd("image", ["brain"])({"image": volume})["image"].squeeze()
+    tensor([0.0000, 0.0000, 0.5000, 1.0000, 1.0000])
     """
 
     def __init__(
         self, keys: KeysCollection, windows: Sequence[str | Sequence[float]], allow_missing_keys: bool = False
     ) -> None:
-        """
-        Raises:
-            ValueError: if a window is unknown or has no width, or they are neither one nor three.
-        """
         super().__init__(keys, allow_missing_keys)
         if isinstance(windows, str) or len(windows) not in (1, 3):
-            raise ValueError(f"windows must be a list of one or of three windows, got {windows!r}: {_WINDOWS_HELP}")
+            raise ValueError(f"windows must be a list of one or three windows, got {windows!r}: {_WINDOWS_HELP}")
         self.windows = [_window(window) for window in windows]
 
     @property
     def settings(self) -> dict[str, Any]:
-        """With windows as [level, width], since a name may come to stand for another window."""
+        """Settings with the windows as [level, width], since the window of a name may change."""
         return {**super().settings, "windows": self.windows}
 
     def scaled(self, image: Tensor) -> Tensor:
@@ -135,25 +148,24 @@ class Windowedd(_Intensityd):
 
 
 class _ByForegroundd(_Intensityd):
-    """Scales by the quantiles of the whole volume's foreground.
+    """Scales images by the quantiles of the foreground of the whole volume.
 
-    They come from ``image.meta["foreground_quantiles"]`` (``QUANTILES`` of them); a whole volume does without.
+    The ``QUANTILES`` come from ``image.meta["foreground_quantiles"]``; those of a whole volume can also be computed.
     """
 
     lower, upper = QUANTILES[0], QUANTILES[-1]
 
     def scaled(self, image: Tensor) -> Tensor:
-        """
+        """Scales an image by its quantiles; an image without contrast becomes black.
+
         Raises:
-            ValueError: if the quantiles are needed and missing, or not ``QUANTILES``.
+            ValueError: If the quantiles of a slice are missing, or there is not one for each of ``QUANTILES``.
         """
         quantiles = _quantiles(image)
         low, high = (float(quantiles[QUANTILES.index(edge)]) for edge in (self.lower, self.upper))
         if low < high:
             return self.between(image, quantiles, low, high)
-        logger.warning(
-            "%s has no contrast in its foreground, which is %g all over: it becomes black", _name(image), low
-        )
+        logger.warning("%s has no contrast: its foreground is %g everywhere. It becomes black.", _name(image), low)
         return torch.zeros_like(image, dtype=torch.float32)
 
     @abstractmethod
@@ -161,12 +173,21 @@ class _ByForegroundd(_Intensityd):
 
 
 class ScaleByForegroundd(_ByForegroundd):
-    """MR: two quantiles of the foreground become 0 and 1, linearly and with clipping.
+    """Scales MR linearly so that two quantiles of the foreground become 0 and 1, and clips beyond.
 
     Args:
-        keys: images with ``meta["foreground_quantiles"]``, or whole volumes.
-        lower: the quantile that becomes 0, one of ``QUANTILES``.
-        upper: the quantile that becomes 1, one of ``QUANTILES``.
+        keys: Keys of images with ``meta["foreground_quantiles"]``, or of whole volumes.
+        lower: Quantile that becomes 0, one of ``QUANTILES``.
+        upper: Quantile that becomes 1, one of ``QUANTILES``.
+        allow_missing_keys: Whether keys may be missing.
+
+    Raises:
+        ValueError: If ``lower`` and ``upper`` are not two of ``QUANTILES`` in ascending order.
+
+    >>> volume = torch.arange(1000.0).view(1, 10, 10, 10)
+    >>> scaled = ScaleByForegroundd("image")({"image": volume})["image"]
+    >>> scaled.min().item(), scaled.max().item()
+    (0.0, 1.0)
     """
 
     def __init__(
@@ -176,13 +197,9 @@ class ScaleByForegroundd(_ByForegroundd):
         upper: float = QUANTILES[-1],
         allow_missing_keys: bool = False,
     ) -> None:
-        """
-        Raises:
-            ValueError: if ``lower`` and ``upper`` are not two ascending ``QUANTILES``.
-        """
         super().__init__(keys, allow_missing_keys)
         if not (lower in QUANTILES and upper in QUANTILES and lower < upper):
-            raise ValueError(f"lower and upper must be two ascending of {QUANTILES}, got {lower} and {upper}.")
+            raise ValueError(f"lower and upper must be two of {QUANTILES}, ascending, got {lower} and {upper}.")
         self.lower, self.upper = lower, upper
 
     @property
@@ -194,11 +211,18 @@ class ScaleByForegroundd(_ByForegroundd):
 
 
 class MatchLandmarksd(_ByForegroundd):
-    """MR: brings the foreground's quantiles to ``landmarks``, linearly between them and with clipping beyond.
+    """Maps the foreground quantiles of MR to ``landmarks``, linearly between them, and clips beyond.
 
     Args:
-        keys: images with ``meta["foreground_quantiles"]``, or whole volumes.
-        landmarks: learnt or loaded before the first image; a checkpoint keeps them beside ``settings``.
+        keys: Keys of images with ``meta["foreground_quantiles"]``, or of whole volumes.
+        landmarks: Landmarks, learnt or loaded before the first image; a checkpoint keeps them beside ``settings``.
+        allow_missing_keys: Whether keys may be missing.
+
+    >>> landmarks = HistogramLandmarks()
+    >>> landmarks.learn([np.linspace(0, 1, len(QUANTILES)) ** 2])
+    >>> matched = MatchLandmarksd("image", landmarks)({"image": torch.arange(1000.0).view(1, 10, 10, 10)})["image"]
+    >>> matched.min().item(), matched.max().item()
+    (0.0, 1.0)
     """
 
     def __init__(self, keys: KeysCollection, landmarks: HistogramLandmarks, allow_missing_keys: bool = False) -> None:
@@ -206,14 +230,15 @@ class MatchLandmarksd(_ByForegroundd):
         self.landmarks = landmarks
 
     def between(self, image: Tensor, quantiles: NDArray[np.float64], low: float, high: float) -> Tensor:
-        # Few grey levels give equal quantiles: such a level gets the mean of their landmarks, which keeps the order.
+        # With few grey levels some quantiles are equal; such a level gets the mean of their landmarks, which keeps the
+        # order.
         levels, group = np.unique(quantiles, return_inverse=True)
         targets = np.bincount(group, self.landmarks.values) / np.bincount(group)
         matched = np.interp(image.cpu().numpy(), levels, targets, left=0, right=1)
         return convert_to_dst_type(matched, image, dtype=torch.float32)[0]
 
 
-_WINDOWS_HELP = f"take [level, width] in Hounsfield, or a name out of {', '.join(WINDOWS)}."
+_WINDOWS_HELP = f"use [level, width] in Hounsfield units, or one of {', '.join(WINDOWS)}."
 
 
 def _window(window: str | Sequence[float]) -> list[float]:
@@ -224,9 +249,9 @@ def _window(window: str | Sequence[float]) -> list[float]:
     try:
         level, width = (float(value) for value in window)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{window!r} is no window: {_WINDOWS_HELP}") from error
+        raise ValueError(f"{window!r} is not a window: {_WINDOWS_HELP}") from error
     if not (np.isfinite(level) and 0 < width < np.inf):
-        raise ValueError(f"The window {window!r} needs a level, and a width above 0: {_WINDOWS_HELP}")
+        raise ValueError(f"The window {window!r} needs a level and a width above 0: {_WINDOWS_HELP}")
     return [level, width]
 
 
@@ -236,14 +261,14 @@ def _quantiles(image: Tensor) -> NDArray[np.float64]:
         quantiles = np.asarray(meta["foreground_quantiles"], np.float64)
         if quantiles.shape != (len(QUANTILES),):
             raise ValueError(
-                f"{_name(image)} comes with foreground quantiles of shape {quantiles.shape}, not {(len(QUANTILES),)}: "
-                "delete the cache it was read from."
+                f"{_name(image)} has foreground quantiles of shape {quantiles.shape}, not {(len(QUANTILES),)}: "
+                "delete the cache that it was read from."
             )
         return quantiles
     if image.shape[-1] == 1 or "slice" in meta:
         raise ValueError(
-            f"{_name(image)} is a slice of a volume whose foreground quantiles are unknown: put them, as "
-            'scripts.data.foreground.foreground_quantiles gives them, into its meta["foreground_quantiles"].'
+            f"{_name(image)} is a slice of a volume whose foreground quantiles are unknown: set its "
+            'meta["foreground_quantiles"] to the result of scripts.data.foreground.foreground_quantiles.'
         )
     return foreground_quantiles(image[0].cpu().numpy())
 

@@ -1,4 +1,4 @@
-"""From files to volumes: a scan or a thin part of one, or an image as a volume of one slice."""
+"""Reading of files as volumes: a scan, a thin part of a scan, or an image as a volume of one slice."""
 
 from __future__ import annotations
 
@@ -20,28 +20,39 @@ from scripts.data.images import read_image, read_mask
 from scripts.data.planes import AXCODES, check_plane, plane_axis, slice_name
 from scripts.data.scans import is_scan, open_scan
 
-# An image file has no place in a patient: it is taken as if it were an axial slice with pixels of 1 mm.
+# An image file has no position in the patient; it is treated as an axial slice with pixels of 1 mm.
 IMAGE_AFFINE = np.array([[0.0, -1, 0, 0], [-1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
 
 
 class LoadScand(MapTransform):
-    """Reads files as volumes (C, i, j, k) in their native type (int64 for wide unsigned ones), with their affine (RAS
-    millimetres).
+    """Reads files as volumes (C, i, j, k) in their native type, with affines to RAS millimetres.
 
-    A NIfTI is read whole, or, where the item has ``slice``, as that slice of the plane alone (counted from inferior,
-    anterior or the patient's right) with its ``neighbours``, the outermost repeated beyond the ends. An image file
-    becomes a volume of one slice. What is no file name passes.
+    A NIfTI is read whole, unless the item has a ``slice``: then only that slice of the plane is read (counted from
+    inferior, anterior or the patient's right), with its ``neighbours``; the outermost slices repeat beyond the ends. An
+    image file becomes a volume of one slice. Values that are not file names stay as they are. Unsigned types of more
+    than 8 bits become int64, since torch lacks most operations for them.
 
-    Metadata beside MONAI's: ``foreground_quantiles`` and ``foreground_box`` of the whole scan, the latter two opposite
-    corners in RAS millimetres, (2, 3).
+    The metadata is MONAI's plus ``foreground_quantiles`` and ``foreground_box`` of the whole scan; the box is two
+    opposite corners in RAS millimetres, (2, 3).
 
     Args:
-        keys: file names.
+        keys: Keys of the file names.
+        cache_dir: Folder for uncompressed copies; see ``open_scan``.
         plane: axial, coronal or sagittal.
-        cache_dir: see ``open_scan``.
-        neighbours: slices read on either side of the item's.
-        bias_correction: see ``open_scan``.
-        masks: whether the files are masks: uint8, 1 where they are not zero.
+        neighbours: Number of slices to read on either side of the item's slice.
+        bias_correction: Whether N4 corrects scans (not masks); see ``open_scan``.
+        masks: Whether the files are masks, which become uint8, 1 where they are not zero.
+        allow_missing_keys: Whether keys may be missing.
+
+    Raises:
+        ValueError: If there is no such plane.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     nib.save(nib.Nifti1Image(np.arange(60, dtype=np.int16).reshape(3, 4, 5), np.eye(4)), f"{folder}/scan.nii")
+    ...     load = LoadScand("image", cache_dir=f"{folder}/cache")
+    ...     load({"image": f"{folder}/scan.nii", "slice": 2})["image"].shape
+    torch.Size([1, 3, 4, 1])
     """
 
     def __init__(
@@ -60,11 +71,13 @@ class LoadScand(MapTransform):
         self.bias_correction = bias_correction and not masks
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """
+        """Reads the files of an item.
+
         Raises:
-            FileNotFoundError: if there is no such file.
-            UnreadableScanError, UnreadableImageError: if it cannot be read; both are ValueErrors.
-            ValueError: for an image where the plane is not axial, or a slice that the scan does not have.
+            FileNotFoundError: If there is no such file.
+            UnreadableScanError: If a scan cannot be read; a ValueError.
+            UnreadableImageError: If an image cannot be read; a ValueError.
+            ValueError: If the plane of an image is not axial, or the scan has no such slice.
         """
         result = dict(data)
         for key in self.key_iterator(result):
@@ -75,7 +88,7 @@ class LoadScand(MapTransform):
 
     def _scan(self, path: str, index: int | None) -> MetaTensor:
         scan = open_scan(path, self.cache_dir, self.masks, self.bias_correction)
-        corners = np.array(scan.box, dtype=float).T - 0.5  # the outer faces of the first and last voxels
+        corners = np.array(scan.box, dtype=float).T - 0.5  # outer faces of the first and last voxels
         about: dict[str, Any] = {
             "foreground_quantiles": scan.quantiles,
             "foreground_box": nib.affines.apply_affine(scan.affine, corners),
@@ -99,7 +112,7 @@ class LoadScand(MapTransform):
             raise ValueError(f"{path} is an image, which has no {self.plane} plane. Leave out --plane for images.")
         array = read_mask(path) if self.masks else read_image(path)
         array = array[None] if array.ndim == 2 else np.moveaxis(array, -1, 0)
-        if self.masks:  # of which nobody asks the foreground
+        if self.masks:  # a mask needs no foreground
             return self._tensor(array[..., None], IMAGE_AFFINE, path, {})
         top, bottom, left, right = borders(array[0])
         corners = np.array([[top, left, 0], [array.shape[1] - bottom, array.shape[2] - right, 1]]) - 0.5
@@ -111,7 +124,7 @@ class LoadScand(MapTransform):
 
     def _tensor(self, array: np.ndarray, affine: np.ndarray, name: str, about: dict[str, Any]) -> MetaTensor:
         array = (array != 0).astype(np.uint8) if self.masks else array
-        if array.dtype.kind == "u" and array.dtype.itemsize > 1:  # torch has these in name, without minimum or flip
+        if array.dtype.kind == "u" and array.dtype.itemsize > 1:  # torch has no minimum or flip for these
             array = array.astype(np.int64)
         array = np.require(array, array.dtype.newbyteorder("="), ["C", "W"])
         about |= {"filename_or_obj": name, "space": SpaceKeys.RAS, "original_affine": affine}
@@ -119,9 +132,18 @@ class LoadScand(MapTransform):
 
 
 class ToPlaned(Orientationd):
-    """Turns volumes (C, i, j, k) to (C, rows, columns, slices) of a plane as radiologists look at it; see ``AXCODES``.
+    """Reorients volumes (C, i, j, k) to (C, rows, columns, slices) of a plane, as displayed in radiology.
 
-    Oblique scans are looked at in their own grid, along the axis nearest to the plane's.
+    Oblique scans keep their own grid and are viewed along the axis nearest to that of the plane.
+
+    Args:
+        keys: Keys of the volumes.
+        plane: axial, coronal or sagittal; see ``AXCODES``.
+        allow_missing_keys: Whether keys may be missing.
+
+    >>> volume = MetaTensor(torch.zeros(1, 3, 4, 5), affine=torch.eye(4), meta={"space": SpaceKeys.RAS})
+    >>> ToPlaned("image", "coronal")({"image": volume})["image"].shape
+    torch.Size([1, 5, 3, 4])
     """
 
     def __init__(self, keys: KeysCollection, plane: str = "axial", allow_missing_keys: bool = False) -> None:

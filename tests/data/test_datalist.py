@@ -88,10 +88,10 @@ def test_item_needs_image_and_group(folder, entry):
 
 def test_only_test_holds_anomalies_unless_validation_is_labelled(folder):
     for split in ("training", "validation"):
-        with pytest.raises(ValueError, match=f"only normals may be in {split}"):
+        with pytest.raises(ValueError, match=f"{split} may hold normal items only"):
             load_datalist(write(folder, **{split: [item("a", 1)]}))
     load_datalist(write(folder, validation=[item("a", 1)], labelled_validation=True))
-    with pytest.raises(ValueError, match="only normals may be in training"):
+    with pytest.raises(ValueError, match="training may hold normal items only"):
         load_datalist(write(folder, training=[item("a", 1)], labelled_validation=True))
 
 
@@ -104,7 +104,7 @@ def test_group_in_two_splits(folder):
 @pytest.mark.parametrize(("label", "lacking"), [(0, "anomalies"), (1, "normal images")])
 def test_one_class_has_no_metrics(label, lacking):
     require_both_classes([item("a", 0), item("b", 1)], "datalist.json")
-    with pytest.raises(ValueError, match=f"datalist.json: no {lacking}"):
+    with pytest.raises(ValueError, match=f"datalist.json: the test has no {lacking}"):
         require_both_classes([item("a", label), item("b", label)], "datalist.json")
 
 

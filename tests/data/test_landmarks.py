@@ -36,7 +36,7 @@ def test_nothing_is_learnt_from_nothing(volumes: list[np.ndarray]) -> None:
 
 
 def test_landmarks_not_yet_learnt_are_refused_with_the_remedy() -> None:
-    with pytest.raises(RuntimeError, match="learn them from the training normals, or load a checkpoint"):
+    with pytest.raises(RuntimeError, match="learn them from normal training volumes, or load a checkpoint"):
         _ = HistogramLandmarks().values
 
 

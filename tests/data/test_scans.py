@@ -186,9 +186,9 @@ def test_a_cache_that_cannot_be_written_is_said_with_the_remedy(tmp_path: Path) 
     [
         ("empty.nii", b"", r"0 bytes"),
         ("empty.nii.gz", b"", r"0 bytes"),
-        ("text.nii", b"no scan" * 100, r"no NIfTI volume"),
-        ("text.nii.gz", b"no scan" * 100, r"no NIfTI volume"),
-        ("scan.nrrd", b"NRRD0004", r"not called \.nii or \.nii\.gz"),
+        ("text.nii", b"no scan" * 100, r"not a NIfTI volume"),
+        ("text.nii.gz", b"no scan" * 100, r"not a NIfTI volume"),
+        ("scan.nrrd", b"NRRD0004", r"does not end in \.nii or \.nii\.gz"),
     ],
 )
 def test_what_is_no_nifti_is_refused(tmp_path: Path, opened: Opens, name: str, content: bytes, reason: str) -> None:
@@ -329,7 +329,7 @@ def test_a_scan_without_orientation_is_read_with_a_warning(
     nib.save(image, tmp_path / "scan.nii.gz")
     with caplog.at_level(logging.WARNING):
         scan = opened(tmp_path / "scan.nii.gz")
-    assert f"{tmp_path / 'scan.nii.gz'}: says no orientation" in caplog.text
+    assert f"{tmp_path / 'scan.nii.gz'}: has no orientation" in caplog.text
     np.testing.assert_array_equal(scan.affine, nib.load(tmp_path / "scan.nii.gz").affine)
     np.testing.assert_array_equal(nib.load(scan.path).affine, scan.affine)
 
@@ -415,5 +415,5 @@ def test_other_units_than_millimetres_are_refused(tmp_path: Path) -> None:
     image = nib.Nifti1Image(np.arange(24, dtype=np.int16).reshape(2, 3, 4), np.eye(4))
     image.header.set_xyzt_units("micron")
     nib.save(image, tmp_path / "microscope.nii")
-    with pytest.raises(UnreadableScanError, match=r"microscope\.nii: gives its lengths in micron"):
+    with pytest.raises(UnreadableScanError, match=r"microscope\.nii: has lengths in micron"):
         open_scan(tmp_path / "microscope.nii", tmp_path / "cache")

@@ -284,7 +284,7 @@ def test_a_checkpoint_of_other_teachers_is_refused(used: Any, infer: Callable[..
     teacher = {"_target_": "scripts.networks.Teacher", "name": "test_resnet", "weights": "untrained", "seed": 1}
     text = told(infer, used.inputs / "part.png", **{"network_def#local_teacher": teacher})
     assert "trained with teacher test_resnet (untrained, seed 0" in text
-    assert "Give the same teachers as in training" in text
+    assert "Use the same teachers as in training" in text
 
 
 def test_a_checkpoint_of_other_input_settings_is_refused(used: Any, infer: Callable[..., Path]) -> None:

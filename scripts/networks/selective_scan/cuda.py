@@ -1,4 +1,4 @@
-"""The selective scan by mamba-ssm's CUDA kernel."""
+"""Selective scan with mamba-ssm's CUDA kernel."""
 
 import functools
 from collections.abc import Callable
@@ -12,7 +12,7 @@ def scan(x: Tensor, projected: Tensor, step_weight: Tensor, step_bias: Tensor, a
     """``selective_scan_2d`` for CUDA tensors in float32, bfloat16 or float16.
 
     Raises:
-        RuntimeError: where mamba-ssm is not installed with its kernel.
+        RuntimeError: If mamba-ssm is not installed with its kernel.
     """
     return scan_in_order(_recur, x, projected, step_weight, step_bias, a, d)
 
@@ -30,7 +30,7 @@ def kernel() -> Callable[..., Tensor]:
     """mamba-ssm's ``selective_scan_fn``.
 
     Raises:
-        RuntimeError: where it is not installed: mamba-ssm installs without its extension on machines without nvcc.
+        RuntimeError: If mamba-ssm is missing, or was installed without its extension, as on machines without nvcc.
     """
     try:
         from mamba_ssm.ops.selective_scan_interface import selective_scan_fn

@@ -1,4 +1,4 @@
-"""The selective scan in plain PyTorch: differentiable, traceable, in float32 or float64, exact for any step size."""
+"""Selective scan in plain PyTorch: differentiable, traceable, in float32 or float64, exact for any step size."""
 
 from collections.abc import Callable
 
@@ -9,12 +9,12 @@ from torch import Tensor
 from scripts.networks.selective_scan.exportable import exportable_scan
 
 DIRECTIONS = 4
-# Elements of the state history that are held at once: few enough to stay in a core's cache, enough to amortise a call.
+# Elements of the state history held at once: few enough for a core's cache, enough to amortise the cost of a call.
 _CHUNK_ELEMENTS = 2**18
 
 
 def scan(x: Tensor, projected: Tensor, step_weight: Tensor, step_bias: Tensor, a: Tensor, d: Tensor) -> Tensor:
-    """``selective_scan_2d`` with any gradient, on any device."""
+    """``selective_scan_2d`` on any device, with gradients."""
     return scan_in_order(
         exportable_scan if torch.compiler.is_exporting() else recur, x, projected, step_weight, step_bias, a, d
     )
@@ -29,9 +29,9 @@ def scan_in_order(
     a: Tensor,
     d: Tensor,
 ) -> Tensor:
-    """``selective_scan_2d`` by way of ``recurrence(x, delta, b, c, a)`` over four sequences.
+    """``selective_scan_2d`` with ``recurrence(x, delta, b, c, a)``, which runs over four sequences.
 
-    x and delta: (L, 4, B, D); b and c: (L, 4, B, N); a: (4, D, N); result: (L, 4, B, D).
+    Shapes within the recurrence: x and delta (L, 4, B, D), b and c (L, 4, B, N), a (4, D, N), result (L, 4, B, D).
     """
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     states = a.shape[2]
@@ -45,29 +45,29 @@ def scan_in_order(
 
 
 def _cross_scan(values: Tensor) -> Tensor:
-    """(B, H, W, 4, C) in image order -> (L, 4, B, C) in the order of each direction."""
+    """Reorders (B, H, W, 4, C) in image order to (L, 4, B, C) in the order of each direction."""
     rows = values.permute(1, 2, 3, 0, 4).flatten(0, 1)
     columns = values.permute(2, 1, 3, 0, 4).flatten(0, 1)
     return torch.stack([rows[:, 0], columns[:, 1], rows[:, 2].flip(0), columns[:, 3].flip(0)], dim=1)
 
 
 def _cross_merge(scanned: Tensor, height: int, width: int) -> Tensor:
-    """(L, 4, B, D) in scan order -> (B, H, W, D), summed over the directions."""
+    """Sums (L, 4, B, D) in scan order over the directions: (B, H, W, D)."""
     rows = (scanned[:, 0] + scanned[:, 2].flip(0)).unflatten(0, (height, width))
     columns = (scanned[:, 1] + scanned[:, 3].flip(0)).unflatten(0, (width, height))
     return (rows + columns.transpose(0, 1)).permute(2, 0, 1, 3)
 
 
 def recur(x: Tensor, delta: Tensor, b: Tensor, c: Tensor, a: Tensor) -> Tensor:
-    """The recurrence for sequences (L, 4, B, C); differentiable, exact for any step size."""
+    """Recurrence over sequences (L, 4, B, C); differentiable, exact for any step size."""
     return _recurrence(x, delta, b, c, a, _CHUNK_ELEMENTS)
 
 
-@torch.jit.script_if_tracing  # a traced network keeps one loop instead of thousands of unrolled steps
+@torch.jit.script_if_tracing  # so that a traced network holds one loop instead of thousands of unrolled steps
 def _recurrence(x: Tensor, delta: Tensor, b: Tensor, c: Tensor, a: Tensor, chunk_elements: int) -> Tensor:
     length, directions, batch, channels = x.shape
     states = a.shape[2]
-    # States lead, so that the vector loops run over the (many) channels rather than the (few) states.
+    # States come first, so that the vector loops run over the many channels rather than the few states.
     decay = a.permute(2, 0, 1).unsqueeze(2)  # (N, 4, 1, D)
     b = b.permute(0, 3, 1, 2).unsqueeze(4)  # (L, N, 4, B, 1)
     c = c.permute(0, 3, 1, 2).unsqueeze(4)

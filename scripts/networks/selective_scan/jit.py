@@ -1,6 +1,6 @@
-"""The selective scan compiled by Numba when it is first called: no compiler needed, about half as fast as native.c.
+"""Selective scan compiled by Numba at the first call: needs no C compiler, about half as fast as native.c.
 
-The same order of work as in native.c, whose comments explain it.
+It works in the same order as native.c, whose comments explain it.
 """
 
 import itertools
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from scripts.networks.selective_scan.threads import on_all_threads
 
-BLOCK = 96  # channels of a task; divides all widths of VMamba-Tiny
+BLOCK = 96  # channels of a task; a divisor of all widths of VMamba-Tiny
 _CHUNK = 32  # tokens
 
 _compiled = njit(fastmath={"contract", "nsz"}, error_model="numpy", nogil=True, cache=True)
@@ -23,7 +23,7 @@ _ZERO, _ONE = np.float32(0), np.float32(1)
 _TO_INTEGER, _LOWEST, _LOG2E = np.float32(1.5 * 2**23), np.float32(-126), np.float32(math.log2(math.e))
 _P5, _P4, _P3 = np.float32(1.3266970636323094e-3), np.float32(9.675459936261177e-3), np.float32(5.550742521882057e-2)
 _P2, _P1 = np.float32(2.4022121727466583e-1), np.float32(6.931469440460205e-1)
-# of 2^f for |f| <= 1/2 above, of log(1 + e) / e for 0 <= e <= 1 below
+# Coefficients of 2^f for |f| <= 1/2 above, and of log(1 + e) / e for 0 <= e <= 1 below.
 _L9, _L8, _L7 = np.float32(-0.0031639994122087955), np.float32(0.019487686455249786), np.float32(-0.05626952648162842)
 _L6, _L5, _L4 = np.float32(0.10532950609922409), np.float32(-0.15263274312019348), np.float32(0.19661018252372742)
 _L3, _L2, _L1 = np.float32(-0.24951167404651642), np.float32(0.33329665660858154), np.float32(-0.49999889731407166)
@@ -32,13 +32,13 @@ _L0 = _ONE
 
 @intrinsic
 def _bits(_context, value):
-    """The bits of a float32 as an int32."""
+    """Bits of a float32 as an int32."""
     return types.int32(types.float32), lambda _, builder, __, args: builder.bitcast(args[0], ir.IntType(32))
 
 
 @intrinsic
 def _float(_context, value):
-    """The float32 of an int32's bits."""
+    """Float32 with the bits of an int32."""
     return types.float32(types.int32), lambda _, builder, __, args: builder.bitcast(args[0], ir.FloatType())
 
 
@@ -74,7 +74,7 @@ def _softplus(v):
 
 @_compiled
 def _scan_block(x, projected, step_weight, step_bias, a, y, height, width, first):
-    """One image (L, D) and the channels from ``first``; adds to ``y``, of its channels alone (L, block)."""
+    """Scans one block of channels, from ``first`` on, of an image (L, D) and adds the result to ``y`` (L, block)."""
     length, rank, states, block = x.shape[0], step_weight.shape[1], a.shape[1], y.shape[1]
     h = np.empty((states, block), np.float32)
     decay = np.empty((states, block), np.float32)
@@ -135,7 +135,7 @@ def scan(x: Tensor, projected: Tensor, step_weight: Tensor, step_bias: Tensor, a
     """``selective_scan_2d`` without gradient; ``x`` is float32 or bfloat16."""
     batch, height, width, channels = x.shape
     y = torch.empty(batch, height * width, channels)
-    # Channels last in the weights too, and exp(v) as 2^(v log2 e).
+    # Channels come last in the weights too, and exp(v) is computed as 2^(v log2 e).
     arrays = [
         tensor.detach().float().contiguous().numpy()
         for tensor in (
@@ -149,7 +149,7 @@ def scan(x: Tensor, projected: Tensor, step_weight: Tensor, step_bias: Tensor, a
         )
     ]
     tasks = batch * -(-channels // BLOCK)
-    following = itertools.count()  # its next() is one step, so that threads never take the same task
+    following = itertools.count()  # its next() is atomic, so no two threads take the same task
 
     def work() -> None:
         while (task := next(following)) < tasks:

@@ -1,8 +1,9 @@
-// The selective scan of VMamba for one image and one block of channels at a time; see native.py for the shapes.
+// Selective scan of VMamba, one image and one block of channels at a time; see native.py for the shapes.
 //
-// Vectors run over channels, whose states stay in registers along a whole direction. What does not depend on the
-// tokens before (projection, softplus) is computed for a chunk of tokens ahead of the recurrence, so that its latency
-// hides behind other tokens'. All four directions add into one buffer, in image order: nothing is permuted or copied.
+// Vectors run over channels, whose states stay in registers along a whole direction. Everything that does not depend
+// on earlier tokens (projection, softplus) is computed for a chunk of tokens ahead of the recurrence, so that the
+// latency of one token hides behind the others. All four directions add into one buffer in image order: nothing is
+// permuted or copied.
 
 #include <stdint.h>
 #include <string.h>
@@ -19,7 +20,7 @@
 #define LANES 4
 #endif
 #define CHUNK 64    // tokens; a multiple of TOGETHER
-#define TOGETHER 8  // tokens that share each weight that is loaded
+#define TOGETHER 8  // tokens that share one load of each weight
 #define DIRECTIONS 4
 #define INLINE static inline __attribute__((always_inline))
 
@@ -74,10 +75,10 @@ INLINE void store_output(void *to, int64_t at, vec value, const int bfloat16) {
     }
 }
 
-// 2^t for t <= 0, to a relative 1e-7; below t = -126 it is about 1e-38. The polynomial fits 2^f for |f| <= 1/2.
+// 2^t for t <= 0, with a relative error of 1e-7; about 1e-38 below t = -126. The polynomial fits 2^f for |f| <= 1/2.
 INLINE vec exp2_of_negative(vec t) {
-    const float to_integer = 12582912.0f;  // 1.5 x 2^23: adding it rounds to an integer, kept in the lowest bits
-    t = larger(splat(-126.0f), t);  // gives t where t is NaN
+    const float to_integer = 12582912.0f;  // 1.5 x 2^23: adding it rounds to an integer, held in the lowest bits
+    t = larger(splat(-126.0f), t);  // keeps NaN
     vec rounded = t + to_integer;
     vec f = t - (rounded - to_integer);
     vec p = splat(1.3266970636323094e-3f);
@@ -106,7 +107,7 @@ INLINE vec softplus(vec v) {
     return larger(splat(0.0f), v) + p * e;
 }
 
-// One image, `vectors` x LANES channels from `first`; `sums` holds height x width x vectors vectors.
+// Scans `vectors` x LANES channels of one image, from `first` on; `sums` holds height x width x vectors vectors.
 INLINE void scan_block(const Scan *s, int64_t image, int64_t first, vec *sums, const int states, const int vectors,
                        const int bfloat16) {
     const int64_t height = s->height, width = s->width, length = height * width, channels = s->channels;
@@ -115,7 +116,7 @@ INLINE void scan_block(const Scan *s, int64_t image, int64_t first, vec *sums, c
     const int64_t x_at = image * length * channels + first;
     vec weight[rank * vectors], bias[vectors], a[states * vectors], h[states * vectors];
     vec delta[CHUNK * vectors], update[CHUNK * vectors];
-    int64_t where[CHUNK];  // of the chunk's tokens in the image
+    int64_t where[CHUNK];  // positions of the chunk's tokens in the image
 
     for (int k = 0; k < DIRECTIONS; k++) {
         for (int v = 0; v < vectors; v++) {
@@ -128,7 +129,7 @@ INLINE void scan_block(const Scan *s, int64_t image, int64_t first, vec *sums, c
                 h[n * vectors + v] = splat(0.0f);
             }
         }
-        // Direction 0 walks along rows, 1 along columns, 2 and 3 the same backwards.
+        // Direction 0 runs along rows, 1 along columns, 2 and 3 the same way backwards.
         const int64_t inner = k & 1 ? height : width, inner_stride = k & 1 ? width : 1, outer_stride = k & 1 ? 1 : width;
         int64_t i = 0, o = 0;
         for (int64_t start = 0; start < length; start += CHUNK) {
@@ -169,7 +170,7 @@ INLINE void scan_block(const Scan *s, int64_t image, int64_t first, vec *sums, c
 #pragma GCC unroll 8
                 for (int v = 0; v < vectors; v++) {
                     const vec step = delta[t * vectors + v], u = update[t * vectors + v];
-                    vec even = splat(0.0f), odd = splat(0.0f);  // two chains of additions instead of one
+                    vec even = splat(0.0f), odd = splat(0.0f);  // two shorter chains of additions
 #pragma GCC unroll 16
                     for (int n = 0; n < states; n++) {
                         vec *state = &h[n * vectors + v];
@@ -196,17 +197,17 @@ INLINE void scan_block(const Scan *s, int64_t image, int64_t first, vec *sums, c
 
 int lanes(void) { return LANES; }
 
-// Vectors of channels that a task takes: with one state several, whose short dependency chains then overlap.
+// Vectors of channels in a task: several for a single state, so that their short dependency chains overlap.
 static int64_t vectors_of(const Scan *s) {
     if (s->states != 1) return 1;
     return s->channels % (4 * LANES) == 0 ? 4 : s->channels % (2 * LANES) == 0 ? 2 : 1;
 }
 
-// Floats of aligned scratch that each thread of `scan` needs.
+// Floats of aligned scratch memory for each thread of `scan`.
 int64_t scratch_floats(const Scan *s) { return s->height * s->width * vectors_of(s) * LANES; }
 
-// Takes tasks (image, block of channels) from the common counter `next` until none is left; `channels` is a multiple
-// of LANES.
+// Takes tasks (image, block of channels) from the shared counter `next` until none is left; `channels` must be a
+// multiple of LANES.
 void scan(const Scan *s, int64_t *next, float *scratch) {
     const int64_t block = vectors_of(s) * LANES, blocks = s->channels / block;
     int64_t task;
@@ -217,7 +218,7 @@ void scan(const Scan *s, int64_t *next, float *scratch) {
         scan_block(s, image, first, (vec *)scratch, states, vectors, 1);        \
     else                                                                        \
         scan_block(s, image, first, (vec *)scratch, states, vectors, 0);
-        if (s->states == 16) {  // constant numbers, so that the compiler keeps the states in registers
+        if (s->states == 16) {  // with constants the compiler keeps the states in registers
             SCAN_BLOCK(16, 1)
         } else if (s->states != 1) {
             SCAN_BLOCK(s->states, 1)
@@ -231,9 +232,9 @@ void scan(const Scan *s, int64_t *next, float *scratch) {
     }
 }
 
-// What a scan is counted in, alone, from the nearest cache: how fast this machine can do it at most. Both give how many
-// were done; `values` holds 32 LANES floats.
-#define APART __asm__ volatile("" ::: "memory")  // or the compiler does what never changes only once
+// The operations that a scan consists of, alone and from the nearest cache: the upper bound for this machine. Both
+// return the number of operations; `values` holds 32 LANES floats.
+#define APART __asm__ volatile("" ::: "memory")  // else the compiler moves invariant work out of the loop
 
 int64_t exponentials(int64_t repeats, float *values) {
     vec *from = (vec *)values, *to = from + 16;
@@ -248,7 +249,7 @@ int64_t exponentials(int64_t repeats, float *values) {
 int64_t multiply_adds(int64_t repeats, float *values) {
     vec sums[16], factor = *(vec *)values;
 #pragma GCC unroll 16
-    for (int n = 0; n < 16; n++) sums[n] = ((vec *)values)[n] + (float)n;  // equal ones would be computed once
+    for (int n = 0; n < 16; n++) sums[n] = ((vec *)values)[n] + (float)n;  // equal sums would be computed only once
     for (int64_t i = 0; i < repeats; i++) {
         APART;
 #pragma GCC unroll 16

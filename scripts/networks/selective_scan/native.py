@@ -1,6 +1,7 @@
-"""The selective scan in C, built with the machine's own compiler for the machine's own processor.
+"""Selective scan in C, built by the compiler of this machine for its own processor.
 
-Built once and kept in ``$XDG_CACHE_HOME/medical_anomaly_pdd`` (``~/.cache``), by source, compiler and processor.
+It is built once for each combination of source, compiler and processor, and cached in
+``$XDG_CACHE_HOME/medical_anomaly_pdd`` (by default under ``~/.cache``).
 """
 
 import ctypes
@@ -22,11 +23,11 @@ from scripts.networks.selective_scan.threads import on_all_threads
 
 _SOURCE = Path(__file__).with_name("native.c")
 _FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-shared", "-fPIC")
-_ALIGNMENT = 64  # bytes, of the widest vectors
+_ALIGNMENT = 64  # bytes, for the widest vectors
 
 
 class _Scan(ctypes.Structure):
-    """``Scan`` of native.c."""
+    """Struct ``Scan`` of native.c."""
 
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("x", "projected", "step_weight", "step_bias", "a", "d", "y")),
@@ -38,14 +39,14 @@ def scan(x: Tensor, projected: Tensor, step_weight: Tensor, step_bias: Tensor, a
     """``selective_scan_2d`` without gradient; ``x`` is float32 or bfloat16.
 
     Raises:
-        RuntimeError: if it cannot be built here.
+        RuntimeError: If the library cannot be built here.
     """
     native = library()
     batch, height, width, channels = x.shape
     if padding := -channels % native.lanes():
         x, step_weight = F.pad(x, (0, padding)), F.pad(step_weight, (0, 0, 0, padding))
         step_bias, a, d = F.pad(step_bias, (0, padding)), F.pad(a, (0, 0, 0, padding)), F.pad(d, (0, padding))
-    # Channels last in the weights too, and exp(v) as 2^(v log2 e).
+    # Channels come last in the weights too, and exp(v) is computed as 2^(v log2 e).
     tensors = [
         x.contiguous(),
         projected.float().contiguous(),
@@ -69,12 +70,12 @@ def scan(x: Tensor, projected: Tensor, step_weight: Tensor, step_bias: Tensor, a
 
 
 def exponentials(repeats: int) -> int:
-    """Computes exponentials as fast as the machine can, on all threads, and gives how many."""
+    """Computes exponentials on all threads, as fast as the machine can, and returns their number."""
     return _repeat(library().exponentials, repeats)
 
 
 def multiply_adds(repeats: int) -> int:
-    """Computes multiply-adds as fast as the machine can, on all threads, and gives how many."""
+    """Computes multiply-adds on all threads, as fast as the machine can, and returns their number."""
     return _repeat(library().multiply_adds, repeats)
 
 
@@ -91,22 +92,22 @@ def _repeat(function: Any, repeats: int) -> int:
 
 
 def _aligned(floats: int) -> tuple[Tensor, ctypes.c_void_p]:
-    """Memory, which lasts as long as the tensor does, and where in it an aligned part of that size begins."""
+    """Allocates scratch memory: the tensor that owns it, and the aligned address from which ``floats`` floats fit."""
     memory = torch.empty(floats + _ALIGNMENT // 4)
     return memory, ctypes.c_void_p(-(-memory.data_ptr() // _ALIGNMENT) * _ALIGNMENT)
 
 
 @functools.cache
 def library() -> ctypes.CDLL:
-    """native.c, built if that was not done before.
+    """Loads native.c as a library, building it if it is not in the cache.
 
     Raises:
-        RuntimeError: if there is no compiler, or it fails.
+        RuntimeError: If there is no C compiler, or it fails.
     """
     compiler = next(filter(None, map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang"))), None)
     if compiler is None:
         raise RuntimeError("no C compiler was found (cc, gcc, clang or $CC)")
-    # The macros that a compiler predefines tell its version and the processor's instruction sets.
+    # The predefined macros identify the compiler's version and the processor's instruction sets.
     macros = _run(compiler, "-march=native", "-dM", "-E", "-xc", os.devnull)
     key = hashlib.sha256(macros + _SOURCE.read_bytes() + repr(_FLAGS).encode()).hexdigest()[:16]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medical_anomaly_pdd"

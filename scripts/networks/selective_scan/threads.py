@@ -1,4 +1,4 @@
-"""Runs compiled code, which releases Python's lock, on as many threads as torch computes with."""
+"""Threads for compiled code that releases Python's lock, as many as torch uses."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -7,9 +7,9 @@ import torch
 
 
 def on_all_threads(work: Callable[[], None], at_most: int) -> None:
-    """Calls ``work`` in ``torch.get_num_threads()`` threads, but not in more than ``at_most``, and waits for all.
+    """Calls ``work`` in ``torch.get_num_threads()`` threads, or in ``at_most`` if that is fewer, and waits for all.
 
-    The threads are made anew each time, 50 us each: kept ones would not survive a fork, as data loaders do it.
+    The threads are started anew each time, at 50 us each: a pool would not survive the forks of data loaders.
     """
     threads = min(torch.get_num_threads(), at_most)
     if threads <= 1:

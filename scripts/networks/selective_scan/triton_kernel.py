@@ -1,7 +1,7 @@
-"""The selective scan in Triton, for CUDA without mamba-ssm.
+"""Selective scan in Triton, for CUDA without mamba-ssm.
 
-A program takes an image, a direction and a block of channels, and walks along the direction with the states in
-registers; it reads the image where it lies, so no order is copied.
+Each program walks along one direction of an image with the states of a block of channels in registers. It reads the
+image in place, so nothing is copied into scan order.
 """
 
 import math
@@ -46,7 +46,7 @@ def _scan(
     decay = tl.load(a + rows[:, None] * states + n[None, :], mask=inside[:, None] & (n[None, :] < states), other=0.0)
     h = tl.zeros((block, padded_states), tl.float32)
     for position in range(length):
-        # Direction 0 walks along rows, 1 along columns, 2 and 3 the same backwards.
+        # Direction 0 runs along rows, 1 along columns, 2 and 3 the same way backwards.
         forward = position if k < 2 else length - 1 - position
         token = forward if k % 2 == 0 else (forward % height) * width + forward // height
         at = (image * length + token) * 4 + k
@@ -55,7 +55,7 @@ def _scan(
         c = tl.load(projected + at * row + rank + states + n, mask=n < states, other=0.0)
         u = tl.load(x + (image * length + token) * channels + channel, mask=inside, other=0.0).to(tl.float32)
         raw = tl.sum(weight * step[None, :], axis=1) + bias
-        # softplus: log(1 + e) by Kahan's product, which keeps the digits that 1 + e has lost
+        # softplus: log(1 + e) by Kahan's product, which recovers the digits that 1 + e loses
         e = tl.exp(-tl.abs(raw))
         one_more = 1.0 + e
         log1p = tl.where(one_more == 1.0, e, tl.log(one_more) * (e / (one_more - 1.0)))
@@ -65,9 +65,10 @@ def _scan(
 
 
 def check(device: str = "cuda") -> None:
-    """
+    """Compares the kernel with PyTorch on random input.
+
     Raises:
-        RuntimeError: if the kernel does not run on this device, or gives other numbers than PyTorch.
+        RuntimeError: If the kernel does not run on this device, or its results differ.
     """
     g = torch.Generator().manual_seed(0)
     shapes = ((2, 3, 5, 40), (2, 3, 5, 4, 3 + 2 * 16), (4, 40, 3), (4, 40), (4, 40, 16), (4, 40))
@@ -75,7 +76,7 @@ def check(device: str = "cuda") -> None:
     arguments = (x, projected, step_weight, step_bias, -a.exp(), d)
     try:
         found, expected = scan(*arguments), eager.scan(*arguments)
-    except Exception as error:  # Triton compiles here, with the machine's driver
+    except Exception as error:  # Triton compiles at this point, with the driver of the machine
         raise RuntimeError(f"the Triton kernel does not run ({type(error).__name__}: {error})") from error
     if not torch.allclose(found, expected, rtol=1e-3, atol=1e-4):
         raise RuntimeError(f"the Triton kernel is off by {(found - expected).abs().max():.1g}")

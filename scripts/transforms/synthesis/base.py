@@ -1,4 +1,4 @@
-"""What all synthetic anomalies have in common: a part of the image is altered, the rest stays equal to the bit."""
+"""Base classes of synthetic anomalies, which alter one region of an image and leave the rest exactly as it is."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from torch import Tensor
 
 
 class Synthesisd(MapTransform):
-    """Replaces images (C, H, W) by what ``altered`` makes of them.
+    """Applies ``altered`` to images (C, H, W).
 
     Args:
-        keys: images.
-        foreground_only: whether only the foreground, what is above 0 in any channel, is altered.
+        keys: Keys of the images.
+        foreground_only: Whether to alter the foreground only, which is above 0 in any channel.
+        allow_missing_keys: Whether keys may be missing.
     """
 
     def __init__(self, keys: KeysCollection, foreground_only: bool, allow_missing_keys: bool) -> None:
@@ -28,9 +29,10 @@ class Synthesisd(MapTransform):
         self.foreground_only = foreground_only
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """
+        """Alters the images of an item.
+
         Raises:
-            ValueError: if an image is not (C, H, W), or too small for the parameters.
+            ValueError: If an image is not (C, H, W), or too small for the parameters.
         """
         result = dict(data)
         for key in self.key_iterator(result):
@@ -45,19 +47,21 @@ class Synthesisd(MapTransform):
 
     @abstractmethod
     def altered(self, image: Tensor) -> Tensor:
-        """A new image (C, H, W), equal to the given one outside the altered region."""
+        """Altered copy of an image (C, H, W), equal to the original outside the altered region."""
 
 
 class RandSynthesisd(RandomizableTransform, MapTransform):
-    """Draws the parameters of a ``Synthesisd`` by the first image and applies it to all images of an item.
-
-    ``drawn`` is the transform that the last item got; None if it stayed as it was.
+    """Draws a ``Synthesisd`` for the first image of an item and applies it to all its images.
 
     Args:
-        keys: images (C, H, W), of one size within an item.
-        prob: of an item to be altered, in [0, 1].
-        foreground_only: whether the anomaly is centred in the foreground, what is above 0 in any channel, and alters
-            nothing else. An image with no place for it stays as it is.
+        keys: Keys of images (C, H, W), of the same size within an item.
+        prob: Probability that an item is altered, in [0, 1].
+        foreground_only: Whether the anomaly is centred in the foreground, which is above 0 in any channel, and alters
+            nothing else. An image without room for it stays as it is.
+        allow_missing_keys: Whether keys may be missing.
+
+    Attributes:
+        drawn: Transform that was applied to the last item; None if the item stayed as it was.
     """
 
     def __init__(self, keys: KeysCollection, prob: float, foreground_only: bool, allow_missing_keys: bool) -> None:
@@ -67,7 +71,7 @@ class RandSynthesisd(RandomizableTransform, MapTransform):
         self.drawn: Synthesisd | None = None
 
     def randomize(self, data: Tensor) -> None:
-        """Sets ``drawn`` for an image (C, H, W)."""
+        """Draws ``drawn`` for an image (C, H, W)."""
         super().randomize(None)
         self.drawn = None
         if self._do_transform:
@@ -87,30 +91,36 @@ class RandSynthesisd(RandomizableTransform, MapTransform):
 
     @abstractmethod
     def draw(self, foreground: NDArray[np.bool_]) -> Synthesisd | None:
-        """An anomaly centred in ``foreground`` (H, W), which is all true where any place will do; None if none fits."""
+        """Draws an anomaly centred in ``foreground`` (H, W), which is all true if any place will do.
+
+        Returns:
+            Transform of the anomaly; None if there is no room for it.
+        """
 
 
 def foreground_of(image: Tensor) -> Tensor:
-    """(C, H, W) -> (H, W) bool: what is above 0 in any channel."""
+    """Foreground of an image, above 0 in any channel: (C, H, W) -> (H, W), bool."""
     return image.amax(0) > 0
 
 
 def check_shape(image: Tensor) -> None:
-    """
+    """Checks the shape of an image.
+
     Raises:
-        ValueError: if an image is not (C, H, W).
+        ValueError: If it is not (C, H, W).
     """
     if image.ndim != 3:
         name = getattr(image, "meta", {}).get("filename_or_obj", "An image")
         raise ValueError(
-            f"{name} has the shape {tuple(image.shape)} where (C, H, W) is needed: put SliceToImaged before synthesis."
+            f"{name} has the shape {tuple(image.shape)}, but (C, H, W) is needed: put SliceToImaged before synthesis."
         )
 
 
 def check_range(name: str, bounds: tuple[float, float], low: float, high: float = np.inf) -> None:
-    """
+    """Checks the bounds of the parameter ``name``.
+
     Raises:
-        ValueError: if bounds do not ascend or leave [low, high].
+        ValueError: If they do not ascend, or lie outside [low, high].
     """
     if len(bounds) != 2 or not low <= bounds[0] <= bounds[1] <= high:
         raise ValueError(f"{name} must be [from, to], ascending within [{low:g}, {high:g}], got {list(bounds)}.")

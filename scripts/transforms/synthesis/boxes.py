@@ -11,7 +11,7 @@ Box = tuple[int, int, int, int]
 
 
 def draw_sides(random: RandomState, side: tuple[int, int], limits: tuple[int, int]) -> tuple[int, int]:
-    """Height and width, drawn separately from ``side`` (both ends included) and no longer than ``limits``."""
+    """Draws height and width separately and uniformly from ``side``, ends included, and cuts them to ``limits``."""
     height, width = (min(int(random.randint(side[0], side[1] + 1)), limit) for limit in limits)
     return height, width
 
@@ -22,18 +22,18 @@ def draw_corner(
     sides: tuple[int, int],
     other_than: tuple[int, int] | None = None,
 ) -> tuple[int, int] | None:
-    """Top and left of a box within the image, uniform over those whose central pixel lies in ``foreground`` (H, W).
+    """Draws a box within the image, uniformly among those whose central pixel lies in the foreground.
 
-    The central pixel is that at half the sides, rounded down.
+    The central pixel is at half the sides, rounded down.
 
     Args:
-        random: the source.
-        foreground: see above.
-        sides: height and width of the box, no longer than the image's.
-        other_than: a corner that is not to be drawn.
+        random: Source of random numbers.
+        foreground: Foreground, (H, W).
+        sides: Height and width of the box, at most those of the image.
+        other_than: Corner that must not be drawn.
 
     Returns:
-        None if there is no such box.
+        Top and left of the box; None if there is no such box.
     """
     (height, width), (rows, columns) = sides, foreground.shape
     places = foreground[height // 2 : height // 2 + rows - height + 1, width // 2 : width // 2 + columns - width + 1]
@@ -47,16 +47,16 @@ def draw_corner(
 
 
 def part(image: Tensor, box: Box) -> Tensor:
-    """The view (C, height, width) of a box.
+    """View of a box in an image: (C, H, W) -> (C, height, width).
 
     Raises:
-        ValueError: if the box is not within the image.
+        ValueError: If the box is not within the image.
     """
     top, left, height, width = box
     rows, columns = image.shape[1:]
     if min(top, left) < 0 or min(height, width) < 1 or top + height > rows or left + width > columns:
         raise ValueError(
             f"The box (top, left, height, width) {box} is not within an image of {rows} x {columns} pixels: apply the "
-            "transform to images of the size that its parameters were drawn for."
+            "transform to images of the size for which its parameters were drawn."
         )
     return image[:, top : top + height, left : left + width]

@@ -1,4 +1,4 @@
-"""Patches of an image at another place of it."""
+"""Anomalies made of a patch of the image, pasted at another place."""
 
 from __future__ import annotations
 
@@ -13,16 +13,23 @@ from scripts.transforms.synthesis.boxes import Box, draw_corner, draw_sides, par
 
 
 class CutPasted(Synthesisd):
-    """Pastes what ``box`` holds elsewhere: first mirrored, then turned, then brighter or darker. Nothing is clipped.
+    """Copies a patch to another place, where it may be mirrored, then turned, then brightened or darkened.
+
+    Nothing is clipped.
 
     Args:
-        keys: images (C, H, W).
-        box: what is copied: top, left, height and width in pixels.
-        corner: top and left of where it is pasted.
-        flip: whether left and right change places.
-        quarter_turns: counterclockwise; an odd number of them swaps height and width.
-        brightness: the factor of the intensities.
-        foreground_only: whether only what is above 0 in any channel is altered.
+        keys: Keys of images (C, H, W).
+        box: Top, left, height and width of the patch, in pixels.
+        corner: Top and left of the place for the copy, in pixels.
+        flip: Whether left and right are swapped.
+        quarter_turns: Number of counterclockwise quarter turns; an odd number swaps height and width.
+        brightness: Factor on the intensities.
+        foreground_only: Whether to alter the foreground only, which is above 0 in any channel.
+        allow_missing_keys: Whether keys may be missing.
+
+    >>> image = torch.tensor([[[0.1, 0.2, 0.0, 0.0]]])
+    >>> CutPasted("image", box=(0, 0, 1, 2), corner=(0, 2), flip=True, brightness=2)({"image": image})["image"]
+    tensor([[[0.1000, 0.2000, 0.4000, 0.2000]]])
     """
 
     def __init__(
@@ -52,19 +59,28 @@ class CutPasted(Synthesisd):
 
 
 class RandCutPasted(RandSynthesisd):
-    """``CutPasted`` from a uniform position to another.
-
-    With ``foreground_only`` the patch is cut from a place centred in the foreground as well.
+    """``CutPasted`` between two random places, both drawn uniformly.
 
     Args:
-        keys: images (C, H, W), of one size within an item.
-        prob: of an item to be altered.
-        side: of the patch, from and to in pixels, both included; height and width are drawn separately, uniformly, and
-            no longer than the image's shorter side.
-        brightness: the factor of the intensities, uniform from and to.
-        flip: whether every other patch is mirrored.
-        rotate: whether patches are turned by 0, 90, 180 or 270 degrees, each as often.
-        foreground_only: see ``RandSynthesisd``.
+        keys: Keys of images (C, H, W), of the same size within an item.
+        prob: Probability that an item is altered, in [0, 1].
+        side: Shortest and longest side of the patch, in pixels. Height and width are drawn separately and uniformly,
+            and cut to the shorter side of the image.
+        brightness: Lowest and highest factor on the intensities, drawn uniformly.
+        flip: Whether patches are mirrored, each with probability 1/2.
+        rotate: Whether patches are turned by 0, 90, 180 or 270 degrees, with equal probability.
+        foreground_only: Whether patch and copy are centred in the foreground, and only the foreground is altered; see
+            ``RandSynthesisd``.
+        allow_missing_keys: Whether keys may be missing.
+
+    Raises:
+        ValueError: If ``side`` or ``brightness`` does not ascend, or is below 1 or 0 respectively.
+
+    >>> image = torch.rand(1, 32, 32)
+    >>> transform = RandCutPasted("image", side=(4, 8), brightness=(2.0, 2.0)).set_random_state(seed=0)
+    >>> changed = (transform({"image": image})["image"] != image).sum().item()
+    >>> 16 <= changed <= 64
+    True
     """
 
     def __init__(
@@ -78,10 +94,6 @@ class RandCutPasted(RandSynthesisd):
         foreground_only: bool = False,
         allow_missing_keys: bool = False,
     ) -> None:
-        """
-        Raises:
-            ValueError: if ``side`` or ``brightness`` is not two ascending values, of at least 1 and 0.
-        """
         super().__init__(keys, prob, foreground_only, allow_missing_keys)
         check_range("side", side, low=1)
         check_range("brightness", brightness, low=0)

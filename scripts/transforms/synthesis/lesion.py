@@ -1,4 +1,4 @@
-"""Blobs that are brighter or darker than the tissue and displace it."""
+"""Anomalies shaped like lesions: blobs, brighter or darker than the tissue, that displace it."""
 
 from __future__ import annotations
 
@@ -14,34 +14,45 @@ from torch import Tensor
 from scripts.transforms.synthesis.base import RandSynthesisd, Synthesisd, check_range
 from scripts.transforms.synthesis.boxes import draw_corner
 
-# How far the displacement of tissue reaches, relative to the outline.
+# Reach of the displacement of tissue, in multiples of the outline's radius.
 REACH = 2.0
-# Waves around the outline. One wave would but shift it.
+# Numbers of waves around the outline; a single wave would only shift it.
 WAVES = (2, 3, 4, 5)
 
 
 class Lesiond(Synthesisd):
-    """A lesion: tissue is pushed away from its centre or drawn towards it, then it gets brighter or darker.
+    """Adds a lesion: pushes tissue away from a centre or pulls it in, then makes the lesion brighter or darker.
 
-    Let t be the distance from the centre relative to that of the outline in the same direction. Then a pixel
+    Let t be the distance from the centre divided by that of the outline in the same direction. Then each pixel
 
-    - shows, for t < 2, what lay on the same ray at ``1 - swelling * (1 - t / 2) ** 2`` times the distance, between
-      pixels by linear interpolation, the image's edge repeated beyond it;
-    - is raised, for t < 1, by ``intensity``, which falls to 0 over the last ``softness`` of the radius (smoothstep).
+    - shows, for t < 2, the intensity that was on the same ray at ``1 - swelling * (1 - t / 2) ** 2`` times the
+      distance, with linear interpolation, and with the edge of the image repeated beyond it;
+    - gains, for t < 1, ``intensity``, which falls to 0 over the outer ``softness`` of the radius (smoothstep).
 
     Nothing is clipped.
 
     Args:
-        keys: images (C, H, W).
-        centre: row and column in pixels.
-        radii: the semi-axes of the ellipse in pixels.
-        angle: of the first axis, in radians from down (along the rows) to the right.
-        outline: amplitude and phase of a wave in the radius for each of ``WAVES``: the ellipse's radius is multiplied
-            by ``1 + sum(amplitude * cos(waves * direction + phase))``; the amplitudes' sum is below 1.
-        softness: the part of the radius over which the edge is soft, in (0, 1].
-        intensity: added; negative makes darker.
-        swelling: in (-1, 1): positive expands the tissue, at the centre by ``1 / (1 - swelling)``, negative contracts.
-        foreground_only: whether only what is above 0 in any channel is altered.
+        keys: Keys of images (C, H, W).
+        centre: Row and column of the centre, in pixels.
+        radii: Semi-axes of the ellipse, in pixels.
+        angle: Angle of the first axis in radians, from down (along the rows) towards the right.
+        outline: Amplitude and phase of a wave in the radius, for each of ``WAVES``. The radius of the ellipse is
+            multiplied by ``1 + sum(amplitude * cos(waves * direction + phase))``; the amplitudes must sum to less than
+            1.
+        softness: Fraction of the radius over which the edge fades, in (0, 1].
+        intensity: Intensity to add; negative values darken.
+        swelling: Displacement of the tissue, in (-1, 1). Positive values expand it, by ``1 / (1 - swelling)`` at the
+            centre; negative values contract it.
+        foreground_only: Whether to alter the foreground only, which is above 0 in any channel.
+        allow_missing_keys: Whether keys may be missing.
+
+    Raises:
+        ValueError: If a parameter is outside its range.
+
+    >>> lesion = Lesiond("image", centre=(8, 8), radii=(4, 4), intensity=0.5)
+    >>> altered = lesion({"image": torch.zeros(1, 16, 16)})["image"][0]
+    >>> altered[8, 8].item(), altered[8, 12].item()
+    (0.5, 0.0)
     """
 
     def __init__(
@@ -57,18 +68,14 @@ class Lesiond(Synthesisd):
         foreground_only: bool = False,
         allow_missing_keys: bool = False,
     ) -> None:
-        """
-        Raises:
-            ValueError: if a parameter is beyond its range.
-        """
         super().__init__(keys, foreground_only, allow_missing_keys)
         if not min(radii) > 0:
             raise ValueError(f"radii must be positive (pixels), got {radii}.")
         if len(outline) > len(WAVES) or not sum(abs(amplitude) for amplitude, _ in outline) < 1:
-            raise ValueError(f"outline must have at most {len(WAVES)} amplitudes of a sum below 1, got {outline}.")
+            raise ValueError(f"outline must have at most {len(WAVES)} amplitudes with a sum below 1, got {outline}.")
         if not 0 < softness <= 1:
             raise ValueError(f"softness must be above 0 and at most 1, got {softness}.")
-        if not -1 < swelling < 1:  # else tissue would fold over
+        if not -1 < swelling < 1:  # otherwise tissue would fold over
             raise ValueError(f"swelling must lie between -1 and 1, got {swelling}.")
         self.centre, self.radii, self.angle, self.outline = centre, radii, angle, outline
         self.softness, self.intensity, self.swelling = softness, intensity, swelling
@@ -91,11 +98,11 @@ class Lesiond(Synthesisd):
         return image
 
     def _reached(self, size: Sequence[int]) -> tuple[NDArray[np.int_], NDArray[np.int_], NDArray[np.float64]]:
-        """The pixels that are altered: rows, columns, and t of the class's description."""
+        """Rows and columns of the pixels to alter, and their t (see the class)."""
         if not all(0 <= middle < extent for middle, extent in zip(self.centre, size, strict=True)):
             raise ValueError(
                 f"The centre (row, column) {self.centre} is not within an image of {size[0]} x {size[1]} pixels: apply "
-                "the transform to images of the size that its parameters were drawn for."
+                "the transform to images of the size for which its parameters were drawn."
             )
         farthest = REACH * max(self.radii) * (1 + sum(abs(amplitude) for amplitude, _ in self.outline))
         window = tuple(
@@ -116,17 +123,27 @@ class Lesiond(Synthesisd):
 
 
 class RandLesiond(RandSynthesisd):
-    """``Lesiond`` about a uniform pixel, in any direction.
+    """``Lesiond`` with a random centre, shape and intensity, all drawn uniformly.
 
     Args:
-        keys: images (C, H, W), of one size within an item.
-        prob: of an item to be altered.
-        radius: of either semi-axis, uniform from and to in pixels, and no longer than half the image's shorter side.
-        irregularity: the largest sum of the amplitudes of the outline's waves, in [0, 1); 0 leaves an ellipse.
-        softness: the part of the radius over which the edge is soft, uniform from and to.
-        intensity: how much brighter or, as often, darker the lesion is, uniform from and to.
-        swelling: uniform from and to; positive expands the tissue, negative contracts it.
-        foreground_only: see ``RandSynthesisd``.
+        keys: Keys of images (C, H, W), of the same size within an item.
+        prob: Probability that an item is altered, in [0, 1].
+        radius: Shortest and longest semi-axis in pixels; both axes are cut to half the shorter side of the image.
+        irregularity: Maximum sum of the amplitudes of the outline's waves, in [0, 1); 0 leaves an ellipse.
+        softness: Lowest and highest fraction of the radius over which the edge fades.
+        intensity: Lowest and highest intensity of the lesion; it darkens with probability 1/2.
+        swelling: Lowest and highest displacement of the tissue; positive values expand it, negative values contract it.
+        foreground_only: Whether the lesion is centred in the foreground and alters nothing else; see
+            ``RandSynthesisd``.
+        allow_missing_keys: Whether keys may be missing.
+
+    Raises:
+        ValueError: If a range does not ascend, or exceeds the values that ``Lesiond`` takes.
+
+    >>> transform = RandLesiond("image", radius=(3, 5)).set_random_state(seed=0)
+    >>> altered = transform({"image": torch.zeros(1, 32, 32)})["image"]
+    >>> 0.1 <= altered.abs().max().item() <= 0.4
+    True
     """
 
     def __init__(
@@ -141,10 +158,6 @@ class RandLesiond(RandSynthesisd):
         foreground_only: bool = False,
         allow_missing_keys: bool = False,
     ) -> None:
-        """
-        Raises:
-            ValueError: if a range does not ascend or leaves the values that ``Lesiond`` takes.
-        """
         super().__init__(keys, prob, foreground_only, allow_missing_keys)
         check_range("radius", radius, low=1)
         check_range("softness", softness, low=0.01, high=1)

@@ -1,4 +1,4 @@
-"""Rectangles of fractal OpenSimplex noise, the anomalies of SCRD4AD."""
+"""Anomalies made of a rectangle of fractal OpenSimplex noise, as in SCRD4AD."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from scripts.transforms.synthesis.base import RandSynthesisd, Synthesisd, check_range
 from scripts.transforms.synthesis.boxes import Box, draw_corner, draw_sides, part
 
-# Within which the origin is drawn, in pixels. Far beyond, float32 coordinates could not tell pixels apart.
+# Range of the origin's coordinates, in pixels; far beyond it, float32 could not tell neighbouring pixels apart.
 EXTENT = 1024.0
 
 
@@ -20,15 +20,21 @@ class FractalNoised(Synthesisd):
     """Adds ``factor`` times fractal noise within ``box``, the same to all channels. Nothing is clipped.
 
     Args:
-        keys: images (C, H, W).
-        box: top, left, height and width in pixels.
-        seed: of the noise, from 0 to 2**31 - 1.
-        origin: see ``fractal_noise``.
-        factor: of the noise.
-        octaves: see ``fractal_noise``.
-        persistence: see ``fractal_noise``.
-        wavelength: see ``fractal_noise``.
-        foreground_only: whether only what is above 0 in any channel is altered.
+        keys: Keys of images (C, H, W).
+        box: Top, left, height and width of the rectangle, in pixels.
+        seed: Seed of the noise, from 0 to 2**31 - 1.
+        origin: Position of the first pixel in the field of noise, x, y and z in pixels; see ``fractal_noise``.
+        factor: Factor on the noise.
+        octaves: Number of octaves.
+        persistence: Amplitude of an octave relative to the one before.
+        wavelength: Wavelength of the first octave, in pixels.
+        foreground_only: Whether to alter the foreground only, which is above 0 in any channel.
+        allow_missing_keys: Whether keys may be missing.
+
+    >>> noise = FractalNoised("image", box=(2, 3, 4, 5), seed=0, origin=(0.5, 0.5, 0.5))
+    >>> altered = noise({"image": torch.zeros(3, 16, 16)})["image"]
+    >>> altered.amax(0).nonzero().amin(0).tolist(), altered.amax(0).nonzero().amax(0).tolist()
+    ([2, 3], [5, 7])
     """
 
     def __init__(
@@ -56,18 +62,27 @@ class FractalNoised(Synthesisd):
 
 
 class RandFractalNoised(RandSynthesisd):
-    """``FractalNoised`` in one rectangle at a uniform position, with a new field of noise each time.
+    """``FractalNoised`` in a rectangle at a uniform random position, with new noise each time.
 
     Args:
-        keys: images (C, H, W), of one size within an item.
-        prob: of an item to be altered.
-        side: of the rectangle, from and to in pixels, both included; height and width are drawn separately, uniformly,
-            and no longer than the image's.
-        factor: of the noise.
-        octaves: see ``fractal_noise``.
-        persistence: see ``fractal_noise``.
-        wavelength: see ``fractal_noise``.
-        foreground_only: see ``RandSynthesisd``.
+        keys: Keys of images (C, H, W), of the same size within an item.
+        prob: Probability that an item is altered, in [0, 1].
+        side: Shortest and longest side of the rectangle, in pixels. Height and width are drawn separately and
+            uniformly, and cut to those of the image.
+        factor: Factor on the noise.
+        octaves: Number of octaves.
+        persistence: Amplitude of an octave relative to the one before.
+        wavelength: Wavelength of the first octave, in pixels.
+        foreground_only: Whether the rectangle is centred in the foreground and alters nothing else; see
+            ``RandSynthesisd``.
+        allow_missing_keys: Whether keys may be missing.
+
+    Raises:
+        ValueError: If ``side`` does not ascend, or is below 1.
+
+    >>> transform = RandFractalNoised("image", side=(4, 4)).set_random_state(seed=0)
+    >>> transform({"image": torch.zeros(1, 16, 16)})["image"].count_nonzero().item()
+    16
     """
 
     def __init__(
@@ -82,10 +97,6 @@ class RandFractalNoised(RandSynthesisd):
         foreground_only: bool = False,
         allow_missing_keys: bool = False,
     ) -> None:
-        """
-        Raises:
-            ValueError: if ``side`` is not two ascending lengths.
-        """
         super().__init__(keys, prob, foreground_only, allow_missing_keys)
         check_range("side", side, low=1)
         self.side, self.factor = side, factor
@@ -121,28 +132,28 @@ def fractal_noise(
     persistence: float = 0.6,
     wavelength: float = 32.0,
 ) -> NDArray[np.float64]:
-    """A plane of z of a field of fractal noise: the sum of octaves of 3-D OpenSimplex2 noise, not normalised.
+    """Plane of constant z in a field of fractal noise: the sum of octaves of 3D OpenSimplex2 noise, not normalised.
 
-    Octave k, from 0 on, is ``persistence**k * noise(x / w, y / w, z / w)`` with ``w = wavelength / 2**k``, where the
-    noise is within [-1, 1], with a standard deviation of about 0.44. All have the same seed. So the sum of six is
-    within [-2.39, 2.39], with a standard deviation of about 0.54.
+    Octave k, counted from 0, is ``persistence**k * noise(x / w, y / w, z / w)`` with ``w = wavelength / 2**k``. The
+    noise lies in [-1, 1], with a standard deviation of about 0.44, and all octaves have the same seed. The sum of six
+    octaves thus lies in [-2.39, 2.39], with a standard deviation of about 0.54.
 
     Args:
-        size: height and width in pixels.
-        seed: of the field, from 0 to 2**31 - 1.
-        origin: x, y and z of the first pixel within the field, in pixels. At integers, as at (0, 0, 0), the finest
-            octaves meet the lattice of the noise, where it is always 0.
-        octaves: how many.
-        persistence: the amplitude of an octave relative to that before.
-        wavelength: of the first octave, in pixels.
+        size: Height and width, in pixels.
+        seed: Seed of the field, from 0 to 2**31 - 1.
+        origin: Position of the first pixel in the field, x, y and z in pixels. At integers, such as (0, 0, 0), the
+            finest octaves hit the lattice of the noise, where it is always 0.
+        octaves: Number of octaves.
+        persistence: Amplitude of an octave relative to the one before.
+        wavelength: Wavelength of the first octave, in pixels.
 
     Returns:
-        (height, width).
+        Noise, (height, width).
     """
     field = FastNoiseLite(seed)
     field.noise_type = NoiseType.NoiseType_OpenSimplex2
-    field.fractal_type = FractalType.FractalType_None  # the library's own sum is normalised and changes the seed
-    field.rotation_type_3d = RotationType3D.RotationType3D_ImproveXYPlanes  # alike in all directions of the plane
+    field.fractal_type = FractalType.FractalType_None  # the library's own sum is normalised, with a seed per octave
+    field.rotation_type_3d = RotationType3D.RotationType3D_ImproveXYPlanes  # isotropic within the plane
     field.frequency = 1.0
     y, x = np.indices(size, dtype=float).reshape(2, -1)
     points = np.stack([x + origin[0], y + origin[1], np.full(x.size, origin[2])])

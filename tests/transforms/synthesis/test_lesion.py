@@ -117,7 +117,7 @@ def test_drawn_lesions_reach_the_bounds_of_their_ranges() -> None:
     ("parameters", "message"),
     [
         ({"radii": (0, 3)}, "radii must be positive"),
-        ({"outline": [(0.6, 0), (-0.5, 0)]}, "of a sum below 1"),
+        ({"outline": [(0.6, 0), (-0.5, 0)]}, "with a sum below 1"),
         ({"outline": [(0.1, 0)] * 5}, "at most 4 amplitudes"),
         ({"softness": 0}, "softness must be"),
         ({"swelling": 1}, "swelling must lie between -1 and 1"),
