@@ -30,7 +30,7 @@ from bundle.export.package import write_bundle
 from bundle.label.app import AnomalyApp
 from bundle.phantom.volumes import write_phantom_volumes
 from scripts.model.predictor import NAME
-from tests.model_bundle import TINY
+from tests.model_folder import TINY
 from tests.programs import find_program
 
 torch.set_num_threads(1)
