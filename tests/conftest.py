@@ -122,10 +122,10 @@ def tiny_overlay(bundle_args: dict[str, Any], tmp_path: Path) -> Path:
 def workflow(
     bundle_args: dict[str, Any], of_method: Callable[..., list[str]]
 ) -> Iterator[Callable[..., ConfigWorkflow]]:
-    """``workflow(epochs=3)``: a training in this process, initialised and not yet run; overlays may come first."""
+    """``workflow("train.json", epochs=3)``: a training in this process, initialised and not yet run."""
 
-    def build(*overlays: str, **overrides: Any) -> ConfigWorkflow:
-        files = [str(CONFIGS / config) for config in of_method("train.json", *overlays)]
+    def build(*configs: str, **overrides: Any) -> ConfigWorkflow:
+        files = [str(CONFIGS / config) for config in of_method(*configs)]
         made = training_workflow(files, **(copy.deepcopy(bundle_args) | overrides))
         made.initialize()
         return made
@@ -138,7 +138,7 @@ def workflow(
 
 @pytest.fixture
 def scoring() -> Iterator[Callable[..., ConfigWorkflow]]:
-    """``scoring(model, "evaluate", amp=True)``: a config of a model folder in this process, initialised, not yet run."""
+    """``scoring(model, "evaluate")``: a config of a model folder in this process, initialised and not yet run."""
 
     def build(model: Path, verb: str, **overrides: Any) -> ConfigWorkflow:
         file, given = str(model / "configs" / f"{verb}.json"), {"bundle_root": str(model), **overrides}

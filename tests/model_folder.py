@@ -31,8 +31,10 @@ TINY = {
 
 
 def make_model_folder(folder: Path) -> Path:
-    """Trains and calibrates ``model`` in a new folder and returns its path. Beside it lie ``phantoms/``: ``normal/`` and
-    ``anomalous/sub-NN/ct.nii.gz``, 48 x 48 x 10 voxels in HU, and of sub-13 ``dicom/sub-13/``; and ``datalist.json``.
+    """Trains and calibrates ``model`` in a new folder and returns its path.
+
+    Beside it lie ``phantoms/``: ``normal/`` and ``anomalous/sub-NN/ct.nii.gz``, 48 x 48 x 10 voxels in HU, and of
+    sub-13 ``dicom/sub-13/``; and ``datalist.json``.
     """
     phantoms = folder / "phantoms"
     write_phantom_volumes(phantoms, normal=11, anomalous=2, shape=(48, 48, 10), spacing=(4, 4, 7), dicom=1)

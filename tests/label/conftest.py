@@ -19,6 +19,7 @@ os.environ["MONAI_LABEL_AUTO_UPDATE_SCORING"] = "false"  # when it happens is up
 
 import pytest
 import torch
+from bundle.export.package import write_bundle
 from fastapi.testclient import TestClient
 from monai.bundle import ConfigWorkflow
 from monailabel.config import settings
@@ -26,7 +27,6 @@ from monailabel.interfaces.utils.app import app_instance, clear_cache
 
 from bundle import label
 from bundle.__main__ import main
-from bundle.export.package import write_bundle
 from bundle.label.app import AnomalyApp
 from bundle.phantom.volumes import write_phantom_volumes
 from scripts.model.predictor import NAME
