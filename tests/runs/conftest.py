@@ -15,20 +15,21 @@ ROOT = Path(__file__).parents[2]
 
 
 class Used(NamedTuple):
-    """A bundle's folder with all that its runs wrote.
+    """A clone's folder with all that its runs wrote, and the model folder of its training.
 
     ``inputs`` was inferred: ``whole.png`` (64 x 64), ``part.png`` and ``more/part.png`` (40 x 56, the latter of 8 bits)
-    and ``broken.png``. ``printed`` holds the output of each command by its run id.
+    and ``broken.png``. ``printed`` holds the output of each command by its verb.
     """
 
     root: Path
+    model: Path
     inputs: Path
     datalist: Path
     printed: dict[str, str]
 
     @property
     def checkpoint(self) -> Path:
-        return self.root / "models" / "model.pt"
+        return self.model / "models" / "model.pt"
 
     @property
     def tracking_uri(self) -> str:
@@ -37,33 +38,41 @@ class Used(NamedTuple):
 
 @pytest.fixture(scope="session")
 def used(tiny_config: dict[str, Any], tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Used:
-    root = tmp_path_factory.mktemp("user") / "medical_anomaly_pdd"
+    root = tmp_path_factory.mktemp("user") / "clone"
     root.mkdir()
     for folder in ("bundle", "configs", "scripts"):
         (root / folder).symlink_to(ROOT / folder)
     (root / "tiny.json").write_text(json.dumps(tiny_config | {"datalist": str(tiny_dataset)}))
     inputs = _write_inputs(root / "inputs", tiny_dataset)
+    model = f"models/PDD-{json.loads(tiny_dataset.read_text())['name']}-seed-0"
+    rates = [f"--{level}-false-positive-rate=0.5" for level in ("scan", "slice", "mask")]  # one patient allows no less
+    monai = ["monai.bundle", "run"]
     printed = {}
-    rates = [
-        f"--{level}-false-positive-rate=0.5" for level in ("volume", "image", "pixel")
-    ]  # one patient allows no less
-    for run_id, configs, options in (
-        ("training", ("train",), ()),
-        ("calibrate", ("train", "evaluate"), ("--datalist", str(tiny_dataset), *rates)),
-        ("evaluating", ("train", "evaluate"), ()),
-        ("inferring", ("inference",), ("--input", str(inputs))),
-    ):
-        files = [*(f"configs/{config}.json" for config in configs), "tiny.json"]
-        if run_id == "calibrate":
-            command = [sys.executable, "-m", "bundle", run_id, "--config_file", *files, *options]
-        else:
-            command = [sys.executable, "-m", "monai.bundle", "run", run_id, "--config_file", str(files), *options]
+    for verb, words in {
+        "training": [*monai, "training", "--config_file", "['configs/train.json','tiny.json']"],
+        "calibrate": ["bundle", "calibrate", model, *rates],
+        "evaluating": [*monai, "evaluating", "--bundle_root", model, "--config_file", f"{model}/configs/evaluate.json"],
+        "infer": ["bundle", "infer", model, str(inputs), "-o", f"{model}/eval/inference"],
+    }.items():
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-m", *words]
         done = subprocess.run(command, cwd=root, env=environment, text=True, stdout=-1, stderr=-2, check=False)
-        expected = 3 if run_id == "inferring" else 0  # one of its inputs is broken
+        expected = 3 if verb == "infer" else 0  # one of its inputs is broken
         assert done.returncode == expected, done.stdout
-        printed[run_id] = done.stdout
-    return Used(root, inputs, tiny_dataset, printed)
+        printed[verb] = done.stdout
+    return Used(root, root / model, inputs, tiny_dataset, printed)
+
+
+@pytest.fixture
+def infer(used: Used, scoring: Any, tmp_path: Path) -> Any:
+    """``infer(input)`` in this process with the trained model, returns the folder of results."""
+
+    def run(path: Any, **overrides: Any) -> Path:
+        values = {"output_dir": str(tmp_path / "out"), "tracking_uri": f"sqlite:///{tmp_path}/mlruns.db"}
+        scoring(used.model, "inference", **{"input": str(path), **values, **overrides}).run()
+        return tmp_path / "out"
+
+    return run
 
 
 def _write_inputs(folder: Path, datalist: Path) -> Path:

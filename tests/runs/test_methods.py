@@ -29,14 +29,16 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def trained(workflow: Workflow, checkpoints: Path, method: str) -> Callable[..., ConfigWorkflow]:
-    """As ``workflow``, with the checkpoint of one epoch."""
-    path = checkpoints / f"{method}.pt"
+def trained(
+    workflow: Workflow, scoring: Workflow, checkpoints: Path, method: str, tmp_path: Path
+) -> Callable[..., ConfigWorkflow]:
+    """``trained("evaluate")``: a config of the model folder of one epoch, initialised and not yet run."""
+    path = checkpoints / method
     if not path.exists():
-        workflow("train.json", epochs=1, ckpt_path=str(path)).run()
+        workflow("train.json", epochs=1, model_dir=str(path)).run()
 
-    def build(*configs: str, **overrides: Any) -> ConfigWorkflow:
-        return workflow(*configs, **({"ckpt_path": str(path)} | overrides))
+    def build(verb: str, **overrides: Any) -> ConfigWorkflow:
+        return scoring(path, verb, **({"output_dir": str(tmp_path / "out")} | overrides))
 
     return build
 
@@ -58,8 +60,8 @@ def scores(folder: Path) -> pd.DataFrame:
 def test_the_metrics_are_those_of_scikit_learn_on_the_scores(
     trained: Callable[..., Any], tmp_path: Path, method: str
 ) -> None:
-    trained("train.json", "evaluate.json").run()
-    folder = tmp_path / "eval" / "test"
+    trained("evaluate").run()
+    folder = tmp_path / "out"
     summary, table = json.loads((folder / "metrics.json").read_text()), scores(folder)
     assert len(table) == 8
     metrics = summary["metrics"]
@@ -70,11 +72,11 @@ def test_the_metrics_are_those_of_scikit_learn_on_the_scores(
     assert [teacher["name"] for teacher in summary["teachers"]] == ["test_resnet"]
 
 
-def test_scores_do_not_depend_on_the_batch_size(trained: Callable[..., Any], tmp_path: Path) -> None:
+def test_scores_do_not_depend_on_how_many_slices_make_a_batch(trained: Callable[..., Any], tmp_path: Path) -> None:
     tables = {}
     for size in (1, 8):
         results = tmp_path / f"batches of {size}"
-        trained("train.json", "evaluate.json", batch_size=size, results_dir=str(results)).run()
+        trained("evaluate", slices_at_once=size, output_dir=str(results)).run()
         tables[size] = scores(results)
     pd.testing.assert_frame_equal(tables[1], tables[8], rtol=1e-5)
 
@@ -82,14 +84,14 @@ def test_scores_do_not_depend_on_the_batch_size(trained: Callable[..., Any], tmp
 def test_an_image_scores_as_its_map_is_pooled_and_the_map_is_the_networks(
     trained: Callable[..., Any], checkpoints: Path, tiny_dataset: Path, tmp_path: Path, method: str
 ) -> None:
-    inference = trained("inference.json", input=first_image(tiny_dataset))
+    inference = trained("inference", input=first_image(tiny_dataset))
     inference.run()
-    folder = tmp_path / "eval" / "inference"
+    folder = tmp_path / "out"
     (row,) = pd.read_csv(folder / "scores.csv").to_dict("records")
     saved = tifffile.imread(folder / row["map"])
 
     detector = network(method).eval()
-    detector.load_state_dict(torch.load(checkpoints / f"{method}.pt", weights_only=True)["model"])
+    detector.load_state_dict(torch.load(checkpoints / method / "models" / "model.pt", weights_only=True)["model"])
     (item,) = inference.parser.get_parsed_content("dataset")
     with torch.inference_mode():
         ours = detector(item["image"].as_tensor()[None, ..., 0])[0, 0].numpy()
@@ -98,7 +100,7 @@ def test_an_image_scores_as_its_map_is_pooled_and_the_map_is_the_networks(
     np.testing.assert_allclose(np.sort(saved, axis=None), np.sort(ours, axis=None), rtol=1e-3, atol=1e-6)
 
 
-def test_another_methods_checkpoint_is_refused_with_the_file_that_it_needs(
+def test_another_methods_checkpoint_is_refused_by_its_name(
     trained: Callable[..., Any],
     checkpoints: Path,
     tiny_dataset: Path,
@@ -108,12 +110,10 @@ def test_another_methods_checkpoint_is_refused_with_the_file_that_it_needs(
 ) -> None:
     (other,) = {"rd4ad", "scrd4ad"} - {method}
     path = tmp_path / "other.pt"
-    checkpoint = torch.load(checkpoints / f"{method}.pt", weights_only=True)
+    evaluation = trained("evaluate", ckpt_path=str(path))
+    checkpoint = torch.load(checkpoints / method / "models" / "model.pt", weights_only=True)
     checkpoint["model"] = network(other).state_dict()
     checkpoint["provenance"]["method"] = other.upper()
     torch.save(checkpoint, path)
-    texts = (f"trained as {other.upper()}, but {method.upper()} is configured", f"configs/methods/{other}.json")
-    evaluation, inference = {}, {"input": first_image(tiny_dataset)}
-    for configs, more in ((("train.json", "evaluate.json"), evaluation), (("inference.json",), inference)):
-        with raises_because(ValueError, str(path), *texts):
-            trained(*configs, ckpt_path=str(path), **more).run()
+    with raises_because(ValueError, str(path), f"trained as {other.upper()}, are not those of the {method.upper()}"):
+        evaluation.run()

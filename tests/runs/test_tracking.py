@@ -5,6 +5,7 @@ import base64
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -120,16 +121,18 @@ def test_an_evaluation_leads_to_its_training_and_back(used: Any, runs: dict[str,
     training, evaluation = runs["training"], runs["evaluation"]
     assert evaluation.data.tags["training_run_id"] == training.info.run_id
     assert evaluation.data.tags["mlflow.parentRunId"] == training.info.run_id
-    metrics = json.loads((used.root / "eval" / "test" / "metrics.json").read_text())["metrics"]
+    metrics = json.loads((used.model / "eval" / "test" / "metrics.json").read_text())["metrics"]
     assert evaluation.data.metrics == pytest.approx(metrics)
     tested = {name: value for name, value in training.data.metrics.items() if name.startswith("test_")}
     assert tested == pytest.approx({f"test_{name}": value for name, value in metrics.items()})
-    assert evaluation.data.params["datalist_sha256"] == training.data.params["datalist_sha256"]
+    calibration = json.loads((used.model / "models" / "calibration.json").read_text())
+    assert evaluation.data.params["scan_threshold"] == str(calibration["levels"]["scan"]["threshold"])
+    assert evaluation.data.params["checkpoint"] == calibration["scorer"]["checkpoint"]
 
 
 def test_artifacts_of_an_evaluation(used: Any, runs: dict[str, Run]) -> None:
     pictures = {"roc_pr.png", "scores.png", "heat_maps.png", "best_cases.png", "worst_cases.png"}
-    numbers = {"metrics.json", "scores.csv", "pixels.npz", "detections.csv", "config.json"}
+    numbers = {"metrics.json", "scores.csv", "pixels.npz", "detections.csv"}
     assert artifacts(used.tracking_uri, runs["evaluation"]) == pictures | numbers
     assert artifacts(used.tracking_uri, runs["training"], "test") == {f"test/{picture}" for picture in pictures}
 
@@ -137,9 +140,17 @@ def test_artifacts_of_an_evaluation(used: Any, runs: dict[str, Run]) -> None:
 def test_an_inference_leads_to_its_training_and_has_its_results(used: Any, runs: dict[str, Run]) -> None:
     run = runs["inference"]
     assert run.data.tags["training_run_id"] == runs["training"].info.run_id
-    scores = pd.read_csv(used.root / "eval" / "inference" / "scores.csv")["score"]
-    assert run.data.metrics == pytest.approx({"images": 3, "score_max": scores.max(), "score_mean": scores.mean()})
-    assert artifacts(used.tracking_uri, run) == {"config.json", "manifest.json", "scores.csv", "overlays"}
+    table = pd.read_csv(used.model / "eval" / "inference" / "scores.csv")
+    scores = table["score"]
+    expected = {
+        "images": 3,
+        "score_max": scores.max(),
+        "score_mean": scores.mean(),
+        "abnormal": table["abnormal"].sum(),
+    }
+    assert run.data.metrics == pytest.approx(expected)
+    assert run.data.params["mask_threshold"] == str(table["mask_threshold"][0])
+    assert artifacts(used.tracking_uri, run) == {"manifest.json", "scores.csv", "overlays"}
     assert len(artifacts(used.tracking_uri, run, "overlays")) == 3
 
 
@@ -179,9 +190,11 @@ def test_an_interrupted_training_is_killed_and_goes_on_in_its_run(
     assert set(history(tracking_uri, run, "loss")) == {1, 2, 3}
 
 
-def test_every_training_has_a_run_of_its_own(workflow: Callable[..., Any], tracked: Callable[[], list[Run]]) -> None:
+def test_every_training_has_a_run_of_its_own(
+    workflow: Callable[..., Any], tracked: Callable[[], list[Run]], tmp_path: Path
+) -> None:
     for name in ("first", None):
-        workflow("train.json", epochs=1, run_name=name).run()
+        workflow("train.json", epochs=1, run_name=name, model_dir=str(tmp_path / f"of {name}")).run()
     first, second = sorted(tracked(), key=lambda run: run.info.start_time)
     assert first.info.run_id != second.info.run_id
     assert first.info.run_name == "first"
@@ -197,10 +210,11 @@ def test_an_old_validation_is_not_logged_again(
     assert set(history(tracking_uri, run, "val_loss")) == {2}
 
 
-def test_a_checkpoint_from_elsewhere_is_evaluated_all_the_same(
-    used: Any, workflow: Callable[..., Any], tracked: Callable[[], list[Run]]
+def test_a_model_from_elsewhere_is_evaluated_all_the_same(
+    used: Any, scoring: Callable[..., Any], tracked: Callable[[], list[Run]], tracking_uri: str, tmp_path: Path
 ) -> None:
-    workflow("train.json", "evaluate.json", ckpt_path=str(used.checkpoint)).run()
+    model = shutil.copytree(used.model, tmp_path / "model")
+    scoring(model, "evaluate", tracking_uri=tracking_uri, experiment_name=str(tmp_path)).run()
     (run,) = tracked()
     assert run.data.tags["training_run"] == f"PDD {json.loads(used.datalist.read_text())['name']} seed 0"
     assert "mlflow.parentRunId" not in run.data.tags
@@ -219,9 +233,9 @@ def test_the_registered_model_scores_as_the_inference(content: bool, used: Any, 
     path = used.inputs / "whole.png"  # in the network's pixels, so that its map is that of the inference
     image = base64.b64encode(path.read_bytes()).decode() if content else str(path)
     answer = model.predict(pd.DataFrame({"image": [image]}))
-    table = pd.read_csv(used.root / "eval" / "inference" / "scores.csv", index_col="image")
+    table = pd.read_csv(used.model / "eval" / "inference" / "scores.csv", index_col="image")
     assert answer["score"][0] == pytest.approx(table.loc[str(path), "score"], rel=1e-5)
-    expected = tifffile.imread(used.root / "eval" / "inference" / table.loc[str(path), "map"])
+    expected = tifffile.imread(used.model / "eval" / "inference" / table.loc[str(path), "map"])
     np.testing.assert_allclose(np.array(answer["anomaly_map"][0]), expected, rtol=1e-4)
 
 
@@ -238,7 +252,7 @@ def test_the_registered_model_takes_its_own_example(model: Any) -> None:
 
 def test_the_registered_model_names_all_that_it_imports(model: Any) -> None:
     distributions = packages_distributions()
-    imported, waiting, seen = set(), [ROOT / "scripts" / "served_model.py"], set()
+    imported, waiting, seen = set(), [ROOT / "scripts" / "tracking" / "served_model.py"], set()
     waiting += [ROOT / "scripts" / "transforms" / "__init__.py"]  # by its settings
     while waiting:
         file = waiting.pop()
@@ -269,7 +283,7 @@ def test_mlflow_predicts_from_the_command_line(used: Any, tmp_path: Path) -> Non
     done = subprocess.run(command, cwd=tmp_path, env=environment, text=True, stdout=-1, stderr=-2, check=False)
     assert done.returncode == 0, done.stdout
     answers = json.loads((tmp_path / "output.json").read_text())["predictions"]
-    score = pd.read_csv(used.root / "eval" / "inference" / "scores.csv", index_col="image").loc[str(path), "score"]
+    score = pd.read_csv(used.model / "eval" / "inference" / "scores.csv", index_col="image").loc[str(path), "score"]
     assert [answer["score"] for answer in answers] == pytest.approx([score, score], rel=1e-5)
     assert np.array(answers[0]["anomaly_map"]).shape == (64, 64)
 
@@ -277,4 +291,4 @@ def test_mlflow_predicts_from_the_command_line(used: Any, tmp_path: Path) -> Non
 def test_nothing_warns_of_what_is_meant(used: Any) -> None:
     unwanted = ("TracerWarning", "FutureWarning", "CloudPickle", "input example was not", "Failed to log")
     assert not [text for text in unwanted if text in used.printed["training"]]
-    assert "transform info of" not in used.printed["inferring"]
+    assert "transform info of" not in used.printed["infer"]
