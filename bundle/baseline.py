@@ -16,7 +16,7 @@ from typing import Any
 from monai.bundle import ConfigParser
 from tqdm import tqdm
 
-from scripts.model.command import merged
+from scripts.model.command import merged, value_of
 from scripts.model.configs import folder_configs
 from scripts.model.provenance import Provenance
 
@@ -38,7 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the metrics as JSON."""
-    values: dict[str, Any] = {name: _value(text) for name, text in args.set}
+    values: dict[str, Any] = {name: value_of(text) for name, text in args.set}
     given = {"datalist": args.datalist, "dataset_dir": args.dataset_dir}
     values |= {name: str(path) for name, path in given.items() if path is not None}
     metrics = evaluate(args.method, args.config_file, values, args.seed, args.results_dir)
@@ -83,10 +83,3 @@ def evaluate(
     evaluator: Any = config.get_parsed_content("evaluator")
     evaluator.run()
     return evaluator.state.metrics
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text

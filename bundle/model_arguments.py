@@ -1,11 +1,11 @@
 """Arguments of the verbs that take a model folder, and the config values that they stand for."""
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 from scripts.data.datalist import datalist_hash
+from scripts.model.command import value_of
 from scripts.model.folder import MODEL, ModelFolder
 
 _NAMES = ("datalist", "dataset_dir", "cache_dir", "output_dir", "calibration_path", "num_workers")
@@ -51,7 +51,7 @@ def given(args: argparse.Namespace, folder: ModelFolder) -> dict[str, Any]:
         values["amp"] = True
     if args.device:
         values["device"] = f"$torch.device('{args.device}')"
-    return values | {name: _value(text) for name, text in args.set}
+    return values | {name: value_of(text) for name, text in args.set}
 
 
 def _check_datalist(folder: ModelFolder) -> None:
@@ -63,10 +63,3 @@ def _check_datalist(folder: ModelFolder) -> None:
             f"{path} has changed since the training, so its test patients may have been trained on. If that is as it "
             f"should be, name it: --datalist {path}"
         )
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text

@@ -15,6 +15,9 @@ import torch
 from monai.bundle import ComponentLocator, ConfigParser, ConfigWorkflow, ckpt_export, verify_metadata, verify_net_in_out
 from monai.utils import optional_import, set_determinism
 
+from scripts.model.command import merged
+from scripts.model.configs import folder_configs
+
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").rglob("*.json"))
 METADATA = json.loads((ROOT / "configs" / "metadata.json").read_text())
@@ -40,47 +43,25 @@ INFERENCE_KEYS = [
 ]
 
 # Overlays override what their base has; these they may add, and why.
-BASES = {
-    "evaluate": ["train"],
-    "multi_gpu_train": ["train"],
-    "mlflow": ["train", "inference"],
-    "demo": ["train", "inference"],
-    "ct": ["train", "inference"],
-    "mr": ["train", "inference"],
-    "mr_landmarks": ["train", "inference"],
-    "rd4ad": ["train", "inference"],
-    "scrd4ad": ["train", "inference"],
-    "exported": ["train", "inference"],
-}
-ADDED = {
-    "results_dir": "where an evaluation writes",
-    "calibration_path": "a training knows no thresholds",
-    "calibration": "likewise",
-    "threshold": "likewise",
-    "pixel_bins": "a metric of the evaluation",
-    "min_lesion_area": "labels slices in an evaluation",
-    "items": "the test split",
-    "has_masks": "decides about pixel metrics",
-    "has_classes": "decides about metrics by class",
-    "ader": "metrics of the evaluation",
-    "validate#postprocessing": "a training validates by its loss, before any score",
-    "validate#additional_metrics": "a training validates by its loss alone",
-    "evaluating": "the evaluation's run id",
-    "finalize": "what many processes have to close",
-    "epochs": "of a training; an inference that takes the same overlay ignores it",
-    "min_body_fraction": "likewise",
-    "windows": "of the intensity transform that the overlay brings",
-    "method": "of a training; an inference takes the name from the checkpoint",
-    "learning_rate": "likewise",
-    "loss": "likewise",
-    "augmentation": "likewise",
-    "exported_path": "of the network that the overlay brings",
-}
+OVERLAYS = ("mlflow", "demo", "ct", "mr", "mr_landmarks", "rd4ad", "scrd4ad")
+ADDED = {"pixel_bins": "an option of the evaluation", "windows": "of the intensity transform that the overlay brings"}
+VERBS = {"calibrate": "calibrating", "evaluate": "evaluating", "inference": "inferring"}
 
 
 def config(name: str) -> dict[str, Any]:
     (path,) = (path for path in CONFIGS if path.stem == name)
     return json.loads(path.read_text())
+
+
+def of_folder(folder: Path, files: list[str], values: dict[str, Any]) -> Path:
+    """Writes the configs of a model folder, and gives their folder."""
+    configs = folder / "configs"
+    configs.mkdir(parents=True)
+    for name, content in folder_configs(merged([str(ROOT / "configs" / file) for file in files], values), {}).items():
+        (configs / name).write_text(json.dumps(content))
+    for name in ("metadata.json", "logging.conf"):
+        (configs / name).write_text((ROOT / "configs" / name).read_text())
+    return configs
 
 
 def tracked() -> list[Path]:
@@ -172,13 +153,42 @@ def test_metadata_passes_monais_check(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "keys", "run_id"),
-    [("train", TRAIN_KEYS, "training"), ("inference", INFERENCE_KEYS, "inferring"), ("evaluate", [], "evaluating")],
+    [("train", TRAIN_KEYS, "training"), *((verb, INFERENCE_KEYS, run_id) for verb, run_id in VERBS.items())],
 )
-def test_a_config_has_the_keys_that_tools_ask_for(name: str, keys: list[str], run_id: str) -> None:
-    parser = ConfigParser(config(name))
-    assert not [key for key in keys if key not in parser]
-    assert parser["run"]
-    assert parser[run_id] == "%run"  # people type it, MONAI Label sends "run"
+def test_a_config_has_the_keys_that_tools_ask_for(name: str, keys: list[str], run_id: str, tmp_path: Path) -> None:
+    for path in (ROOT / "configs", of_folder(tmp_path, ["train.json"], {})):
+        if path == ROOT / "configs" and name != "train":  # of the others a part: the rest is the training's
+            continue
+        parser = ConfigParser(json.loads((path / f"{name}.json").read_text()))
+        optional = ("output_dir",) if name == "calibrate" else ()
+        assert not [key for key in keys if key not in parser and key not in optional]
+        assert parser["run"]
+        assert parser[run_id] == "%run"  # people type it, MONAI Label sends "run"
+
+
+def test_a_folders_config_holds_what_its_run_needs_and_no_more(tmp_path: Path) -> None:
+    given = {
+        "image_size": 128,
+        "windows": ["bone"],
+        "network_def#sigma": 2.0,
+        "cache_dir": "elsewhere",
+        "run_name": "x",
+    }
+    configs = of_folder(tmp_path, ["train.json", "data/ct.json"], given)
+    train, calibrate, evaluate, inference = (
+        json.loads((configs / f"{name}.json").read_text()) for name in ("train", *VERBS)
+    )
+    for content in (train, calibrate, evaluate, inference):
+        assert content["image_size"] == 128
+        assert content["windows"] == ["bone"]
+        assert content["network_def"]["sigma"] == 2.0
+        assert content["preprocessing"]["crop_to_foreground"]
+        assert content["cache_dir"] == config("train")["cache_dir"]  # of a machine
+    assert train["run_name"] is None
+    assert evaluate["pixel_bins"] == 65536  # an overlay's word for a later verb
+    assert "pixel_bins" not in inference
+    for content in (calibrate, evaluate, inference):
+        assert not {"epochs", "optimizer", "loss", "train", "validate", "slices", "training"} & content.keys()
 
 
 def test_validation_happens_at_its_interval() -> None:
@@ -186,16 +196,19 @@ def test_validation_happens_at_its_interval() -> None:
     assert handler["interval"] == "@val_interval"
 
 
-@pytest.mark.parametrize(
-    ("configs", "kind"), [(["train"], "train"), (["train", "evaluate"], "train"), (["inference"], "inference")]
-)
-def test_properties(
-    configs: list[str], kind: str, bundle_args: dict[str, Any], tiny_dataset: Path, monkeypatch: pytest.MonkeyPatch
+def test_properties_of_a_training(workflow: Callable[..., Any]) -> None:
+    assert workflow("train.json").check_properties() == []
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_properties_of_a_folders_configs(
+    verb: str, bundle_args: dict[str, Any], tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "path", list(sys.path))
-    files = [str(ROOT / "configs" / f"{config}.json") for config in configs]
-    overrides = bundle_args | {"input": str(tiny_dataset)}
-    workflow = ConfigWorkflow(files, workflow_type=kind, logging_file=False, **overrides)
+    configs = of_folder(tmp_path / "folder", ["train.json"], bundle_args)
+    overrides = {"input": str(tiny_dataset), "datalist": str(tiny_dataset)}
+    file = str(configs / f"{verb}.json")
+    workflow = ConfigWorkflow(file, workflow_type="inference", logging_file=False, **overrides)
     workflow.initialize()
     assert workflow.check_properties() == []
     set_determinism(None)
@@ -205,18 +218,21 @@ def test_properties_from_another_working_directory(
     bundle_args: dict[str, Any], tiny_dataset: Path, tmp_path: Path
 ) -> None:
     program = """
-import json, sys
+import sys
 from monai.bundle import ConfigWorkflow
-for name, kind in (("train", "train"), ("inference", "inference")):
-    file, overrides = f"{sys.argv[1]}/configs/{name}.json", json.loads(sys.argv[2])
-    workflow = ConfigWorkflow(file, workflow_type=kind, **overrides)
-    workflow.initialize()
-    print(name, workflow.check_properties())
+root, datalist = sys.argv[1:]
+sys.path.insert(0, root)
+values = {"bundle_root": root, "input": datalist, "datalist": datalist}
+workflow = ConfigWorkflow(f"{root}/configs/inference.json", workflow_type="inference", **values)
+workflow.initialize()
+print("inference", workflow.check_properties())
 """
-    overrides = bundle_args | {"bundle_root": str(ROOT), "input": str(tiny_dataset)}
+    folder = tmp_path / "folder"
+    of_folder(folder, ["train.json"], bundle_args)
+    (folder / "scripts").symlink_to(ROOT / "scripts")
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     done = subprocess.run(
-        [sys.executable, "-c", program, str(ROOT), json.dumps(overrides)],
+        [sys.executable, "-c", program, str(folder), str(tiny_dataset)],
         cwd=tmp_path,
         env=environment,
         text=True,
@@ -225,25 +241,21 @@ for name, kind in (("train", "train"), ("inference", "inference")):
         check=False,
     )
     assert done.returncode == 0, done.stdout
-    assert "train []" in done.stdout
     assert "inference []" in done.stdout
     # MONAI refuses a logging.conf whose handlers are not on its list.
-    assert f"Setting logging properties based on config: {ROOT}/configs/logging.conf" in done.stdout
+    assert f"Setting logging properties based on config: {folder}/configs/logging.conf" in done.stdout
 
 
 METHODS = ["pdd", "rd4ad", "scrd4ad"]
 
 
 @pytest.mark.parametrize("method", METHODS, indirect=True)
-@pytest.mark.parametrize("name", ["train", "inference"])
-def test_the_network_fits_the_metadata(
-    name: str, bundle_args: dict[str, Any], of_method: Callable[..., list[str]]
-) -> None:
+def test_the_network_fits_the_metadata(bundle_args: dict[str, Any], of_method: Callable[..., list[str]]) -> None:
     networks = {key: value for key, value in bundle_args.items() if key.startswith("network_def")}
     verify_net_in_out(
         net_id="network_def",
         meta_file=str(ROOT / "configs" / "metadata.json"),
-        config_file=[str(ROOT / "configs" / file) for file in of_method(f"{name}.json")],
+        config_file=[str(ROOT / "configs" / file) for file in of_method("train.json")],
         device="cpu",
         n=2,
         **networks,
@@ -255,7 +267,7 @@ def test_the_network_fits_the_metadata(
 def test_an_exported_network_computes_as_the_original(
     bundle_args: dict[str, Any], of_method: Callable[..., list[str]], tmp_path: Path
 ) -> None:
-    files = [str(ROOT / "configs" / file) for file in of_method("inference.json")]
+    files = [str(ROOT / "configs" / file) for file in of_method("train.json")]
     networks = {key: value for key, value in bundle_args.items() if key.startswith("network_def")}
     parser = ConfigParser(ConfigParser.load_config_files(files))
     parser.update(networks)
@@ -291,23 +303,20 @@ def test_a_config_is_written_as_the_zoo_formats_it(path: Path) -> None:
     assert text == json.dumps(json.loads(text), indent=4, ensure_ascii=False) + "\n"
 
 
-def test_training_and_inference_agree() -> None:
-    train, inference = config("train"), config("inference")
-    for key in ("network_def", "intensity", "reading", "preprocessing", "scoring", "input_settings"):
-        assert train[key] == inference[key]
-    shared = train.keys() & inference.keys()
-    different = {key for key in shared if train[key] != inference[key]}
-    assert different == {
-        *("batch_size", "provenance", "run"),  # of each its own
-    }
-
-
-@pytest.mark.parametrize("name", sorted(BASES))
+@pytest.mark.parametrize("name", OVERLAYS)
 def test_an_overlay_only_overrides(name: str) -> None:
-    for base in BASES[name]:
-        parser = ConfigParser(config(base))
-        unknown = [key for key in config(name) if key not in parser and key not in ADDED]
-        assert not [key for key in unknown if not is_argument(parser, *key.rsplit("#", 1))]
+    parser = ConfigParser(config("train"))
+    unknown = [key for key in config(name) if key not in parser and key not in ADDED]
+    assert not [key for key in unknown if not is_argument(parser, *key.rsplit("#", 1))]
+
+
+def test_the_verbs_define_nothing_twice() -> None:
+    train, scoring = config("train"), config("scoring")
+    for verb in VERBS:
+        own = config(verb)
+        assert own.keys() & train.keys() == {"run"}
+        assert own.keys() & scoring.keys() <= {"key_metric", "additional_metrics"}
+    assert scoring.keys() & train.keys() == {"provenance"}  # which is the training's, or a checkpoint's
 
 
 def is_argument(parser: ConfigParser, *names: str) -> bool:
@@ -318,7 +327,7 @@ def is_argument(parser: ConfigParser, *names: str) -> bool:
 
 
 def test_every_config_is_known_here() -> None:
-    assert {path.stem for path in CONFIGS} == {"metadata", "train", "inference", *BASES}
+    assert {path.stem for path in CONFIGS} == {"metadata", "train", "scoring", *VERBS, *OVERLAYS}
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

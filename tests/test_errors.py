@@ -11,17 +11,17 @@ from scripts.errors import _excepthook
 ROOT = Path(__file__).parent.parent
 
 
-def test_a_missing_input_ends_with_what_to_do(tmp_path: Path) -> None:
-    command = ["-m", "monai.bundle", "run", "inferring", "--config_file", "configs/inference.json"]
-    missing = str(tmp_path / "nothing.png")
+def test_a_missing_datalist_ends_with_what_to_do(tmp_path: Path) -> None:
+    command = ["-m", "monai.bundle", "run", "training", "--config_file", "configs/train.json"]
+    missing = str(tmp_path / "nothing.json")
     result = subprocess.run(
-        [sys.executable, *command, "--input", missing], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, *command, "--datalist", missing], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert result.returncode == 1
-    assert (
-        result.stderr.rstrip().splitlines()[-1]
-        == f"The cause: FileNotFoundError: There is no file or folder {missing}."
-    )
+    last = result.stderr.rstrip().splitlines()[-1]
+    assert last.startswith("The cause: FileNotFoundError: ")
+    assert missing in last
+    assert "python -m bundle prepare" in last
 
 
 def test_the_cause_is_the_wrapped_error_not_what_lies_below_it(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from monai.bundle import ConfigParser
 
 from scripts.model.checkpoints import load_checkpoint, restore, save_atomically
-from scripts.model.command import merged
+from scripts.model.command import merged, value_of
 from scripts.model.folder import CHECKPOINT
 from scripts.model.new_folder import NewModelFolder
 from scripts.model.provenance import Provenance
@@ -49,7 +48,7 @@ def convert(checkpoint: Path, files: Sequence[str], overrides: Sequence[tuple[st
     if missing := [name for name in _PARTS if name not in old]:
         raise ValueError(f"{checkpoint} is no checkpoint of version 0.5.0: it has no {', '.join(missing)}.")
     settings = {name: value for name, value in old["input"].items() if name != _LANDMARKS}
-    config = merged(list(files), {name: _value(text) for name, text in overrides})
+    config = merged(list(files), {name: value_of(text) for name, text in overrides})
     parser = ConfigParser(config)
     for name, value in settings.items():
         place = _ELSEWHERE.get(name) or _OF_INTENSITY.get(name, name)
@@ -71,10 +70,3 @@ def convert(checkpoint: Path, files: Sequence[str], overrides: Sequence[tuple[st
     states = {"model": old["model"], "preprocessing": preprocessing.state_dict(), "provenance": provenance.state_dict()}
     folder.write(lambda part: save_atomically({**states, "trainer": old["trainer"]}, part / CHECKPOINT))
     return out
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text

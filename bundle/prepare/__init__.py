@@ -144,7 +144,7 @@ def run(args: argparse.Namespace) -> int:
     if noun == "scan":
         notes.append(f"Intensities: add the overlay {survey.intensity_overlay(facts.values(), data.modality)}.")
     else:
-        notes.append(f"intensity_range: {intensity_range}")
+        notes.append(f'intensity_range: {intensity_range}; train with --intensity#intensity_range "{intensity_range}"')
     print("\n".join([*notes, f"Written: {args.out}, {sheet}"]))
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
@@ -193,7 +193,7 @@ def _deal(
     if abnormal:
         notes.append(
             f"{len(abnormal)} patients with anomalies are trained on, by their slices without: train with "
-            "--abnormal_subjects True."
+            "--slices#abnormal_subjects True."
         )
     return splits.hold_out_validation(dealt, args.validation_fraction, args.seed), abnormal, notes
 

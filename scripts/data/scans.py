@@ -141,7 +141,7 @@ def open_scan(path: str | Path, cache_dir: str | Path, mask: bool = False, bias_
                 part.write_text(json.dumps(known))
         except OSError as error:
             raise OSError(
-                f"{source}: cannot be kept in {cache_dir} ({error}). Make room there, or set scan_cache_dir to a "
+                f"{source}: cannot be kept in {cache_dir} ({error}). Make room there, or set cache_dir to a "
                 "writable folder."
             ) from error
         scan = _scan(known, source)

@@ -67,3 +67,15 @@ def training_workflow(files: str | Sequence[str], **values: Any) -> ConfigWorkfl
     config = json.dumps(merged(files, values))
     more = {"model_folder#config": config}
     return ConfigWorkflow(files, workflow_type="train", logging_file=False, **values, **more)
+
+
+def value_of(text: str) -> Any:
+    """Reads a value that was typed, as MONAI's command line does: a Python literal where it is one, else a text.
+
+    >>> value_of("False"), value_of("[0, 4095]"), value_of("true"), value_of("null"), value_of("models/a.pt")
+    (False, [0, 4095], True, None, 'models/a.pt')
+    """
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return fire.parser.DefaultParseValue(text)

@@ -177,7 +177,7 @@ def test_a_run_killed_half_way_leaves_nothing_that_is_taken_for_whole(
 def test_a_cache_that_cannot_be_written_is_said_with_the_remedy(tmp_path: Path) -> None:
     path = write(tmp_path / "scan.nii")
     (tmp_path / "cache").write_text("a file where the folder should be")
-    with pytest.raises(OSError, match=r"scan\.nii: cannot be kept in .*cache .*scan_cache_dir"):
+    with pytest.raises(OSError, match=r"scan\.nii: cannot be kept in .*cache .*cache_dir"):
         open_scan(path, tmp_path / "cache")
 
 

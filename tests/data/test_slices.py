@@ -13,7 +13,7 @@ from scripts.data.foreground import foreground_quantiles
 from scripts.data.landmarks import HistogramLandmarks
 from scripts.data.scans import open_scan
 from scripts.data.slices import NormalSlices, items_at_once, open_mask
-from scripts.transforms import LoadScand
+from scripts.transforms import LoadScand, MatchLandmarksd, Preprocessing, ScaleToUnitd
 
 SHAPE = (10, 8, 20)
 
@@ -38,8 +38,14 @@ def scan(tmp_path: Path) -> dict[str, Any]:
     return {"image": write(tmp_path / "scan.nii", array), "label": 0, "group": "a"}
 
 
+def read(tmp_path: Path, **options: Any) -> Preprocessing:
+    given = {"intensity": ScaleToUnitd("image"), "image_size": 32, "cache_dir": tmp_path / "cache", **options}
+    return Preprocessing(**given)
+
+
 def numbers(tmp_path: Path, item: dict[str, Any], **options: Any) -> list[int]:
-    return [one["slice"] for one in NormalSlices(tmp_path / "cache", **options).training([item])]
+    plane = options.pop("plane", "axial")
+    return [one["slice"] for one in NormalSlices(read(tmp_path, plane=plane), **options).training([item])]
 
 
 @pytest.mark.parametrize(
@@ -81,7 +87,7 @@ def test_slices_are_counted_as_they_are_read(tmp_path: Path, plane: str, axis: i
     array = np.zeros((5, 6, 7), np.float32)
     array.swapaxes(0, axis)[:2] = np.random.default_rng(0).random((2, *array.swapaxes(0, axis).shape[1:])) + 1
     item = {"image": write(tmp_path / "scan.nii.gz", array, np.diag([flip, flip, flip, 1])), "label": 0}
-    found = NormalSlices(tmp_path / "cache", plane).training([item])
+    found = NormalSlices(read(tmp_path, plane=plane)).training([item])
     count = array.shape[axis]
     assert [one["slice"] for one in found] == ([count - 2, count - 1] if backwards == (flip > 0) else [0, 1])
     load = LoadScand("image", tmp_path / "cache", plane)
@@ -96,7 +102,7 @@ def patient(tmp_path: Path, scan: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_abnormal_subjects_are_refused_unless_asked_for(tmp_path: Path, patient: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"1 scans.*scan\.nii.*--abnormal_subjects True"):
+    with pytest.raises(ValueError, match=r"1 scans.*scan\.nii.*--slices#abnormal_subjects True"):
         numbers(tmp_path, patient)
 
 
@@ -131,7 +137,7 @@ def test_a_mask_on_another_grid_is_refused(
 
 def test_images_stay_one_item_and_the_order_stays(tmp_path: Path, scan: dict[str, Any]) -> None:
     image = {"image": "a.png", "label": 0}
-    chosen = NormalSlices(tmp_path / "cache", slice_range=[4, 5]).training([image, scan, image])
+    chosen = NormalSlices(read(tmp_path), slice_range=[4, 5]).training([image, scan, image])
     assert chosen == [image, {**scan, "slice": 4}, {**scan, "slice": 5}, image]
 
 
@@ -140,7 +146,7 @@ def test_all_unreadable_scans_are_named_at_once(tmp_path: Path, scan: dict[str, 
     (tmp_path / "b.nii").touch()
     bad = [{**scan, "image": str(tmp_path / name)} for name in ("a.nii", "b.nii")]
     with pytest.raises(ValueError, match=r"(?s)a\.nii: is empty.*b\.nii: is empty"):
-        NormalSlices(tmp_path / "cache").training([scan, *bad])
+        NormalSlices(read(tmp_path)).training([scan, *bad])
 
 
 def test_that_no_slice_is_left_is_an_error_and_that_there_is_no_item_is_none(
@@ -148,7 +154,7 @@ def test_that_no_slice_is_left_is_an_error_and_that_there_is_no_item_is_none(
 ) -> None:
     with pytest.raises(ValueError, match="No slice is left"):
         numbers(tmp_path, scan, slice_range=[30, 40])
-    assert NormalSlices(tmp_path).training([]) == []
+    assert NormalSlices(read(tmp_path)).training([]) == []
 
 
 @pytest.mark.parametrize(("fraction", "count"), [(0.0, 0), (0.1, 2), (0.25, 5), (0.5, 10), (0.9, 18)])
@@ -157,7 +163,7 @@ def test_what_is_held_out_validates_and_is_spread(
 ) -> None:
     other = {**scan, "image": write(tmp_path / "other.nii", body(*[9] * 20)), "group": "b"}
     image = {"image": "a.png", "label": 0}
-    slices = NormalSlices(tmp_path / "cache", held_out=fraction)
+    slices = NormalSlices(read(tmp_path), held_out=fraction)
     training = slices.training([scan, image])
     validation = slices.validation([other], [scan, image])
     assert image in training
@@ -173,13 +179,13 @@ def test_what_is_held_out_validates_and_is_spread(
 @pytest.mark.parametrize("fraction", [-0.1, 1.0, 2, float("nan")])
 def test_a_fraction_that_is_none_is_refused(tmp_path: Path, fraction: float) -> None:
     with pytest.raises(ValueError, match=r"held_out.* \[0, 1\)"):
-        NormalSlices(tmp_path, held_out=fraction)
+        NormalSlices(read(tmp_path), held_out=fraction)
 
 
 def test_landmarks_are_learnt_from_the_training_scans(tmp_path: Path, scan: dict[str, Any]) -> None:
     other = {**scan, "image": write(tmp_path / "other.nii.gz", body(*[60] * 5))}
     learnt, expected = HistogramLandmarks(), HistogramLandmarks()
-    slices = NormalSlices(tmp_path / "cache", landmarks=learnt, training=[scan, {"image": "a.png"}, other])
+    slices = NormalSlices(read(tmp_path, intensity=MatchLandmarksd("image", learnt)), [scan, {"image": "a.png"}, other])
     expected.learn([foreground_quantiles(nib.load(one["image"]).get_fdata()) for one in (scan, other)])
     np.testing.assert_allclose(learnt.values, expected.values)
     assert slices.training([]) == []
@@ -196,5 +202,5 @@ def test_anomalies_of_a_labelled_validation_split_do_not_validate(
 ) -> None:
     normal = {"image": "normal.png", "label": 0, "group": "b"}
     anomaly = {"image": "anomaly.png", "label": 1, "group": "c"}
-    slices = NormalSlices(tmp_path / "cache", abnormal_subjects=abnormal_subjects)
+    slices = NormalSlices(read(tmp_path), abnormal_subjects=abnormal_subjects)
     assert slices.validation([normal, anomaly], [scan]) == [normal]

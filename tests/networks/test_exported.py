@@ -14,42 +14,17 @@ from monai.bundle import ConfigWorkflow
 from bundle.__main__ import main
 from scripts.networks.exported import ExportedDetector
 
-ROOT = Path(__file__).parents[2]
 Workflow = Callable[..., ConfigWorkflow]
 
 
 @pytest.fixture
-def network_overrides(bundle_args: dict[str, Any]) -> dict[str, Any]:
-    return {name: bundle_args.pop(name) for name in list(bundle_args) if name.startswith("network_def")}
-
-
-@pytest.fixture
-def build(workflow: Workflow, network_overrides: dict[str, Any]) -> Workflow:
-    """As ``workflow``; with ``exported.json`` behind all other configs, nothing of the network is overridden."""
-
-    def make(*configs: str, **overrides: Any) -> ConfigWorkflow:
-        if "exported.json" not in configs:
-            return workflow(*configs, **network_overrides, **overrides)
-        overlay = json.loads((ROOT / "configs" / "exported.json").read_text())
-        return workflow(*(name for name in configs if name != "exported.json"), **(overlay | overrides))
-
-    return make
-
-
-@pytest.fixture
-def export(
-    bundle_args: dict[str, Any], network_overrides: dict[str, Any], tmp_path: Path, of_method: Any
-) -> Callable[[str], Path]:
-    """``export("model.onnx")``: the path of the exported ``models/model.pt``."""
+def export(tmp_path: Path) -> Callable[[str], Path]:
+    """``export("model.onnx")``: the path of the exported network of the model folder."""
     kinds = {".ts": "torchscript", ".onnx": "onnx", ".xml": "openvino"}
 
     def run(name: str) -> Path:
-        overlay = tmp_path / "tiny.json"
-        overlay.write_text(json.dumps(bundle_args | network_overrides))
-        path = tmp_path / "models" / name
-        configs = [str(ROOT / "configs" / file) for file in of_method("train.json")]
-        words = ["--format", kinds[path.suffix], "--output", str(path), "--config_file", *configs, str(overlay)]
-        assert main(["export", *words]) == 0
+        path = tmp_path / "exported" / name
+        assert main(["export", str(tmp_path / "model"), "--format", kinds[path.suffix], "--output", str(path)]) == 0
         return path
 
     return run
@@ -60,39 +35,49 @@ def scores(folder: Path) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize("method", ["rd4ad"], indirect=True)
-def test_an_evaluation_and_an_inference_give_the_networks_scores(
-    build: Workflow, export: Callable[[str], Path], tiny_dataset: Path, tmp_path: Path
+def test_an_evaluation_and_an_inference_give_the_networks_scores_and_ask_for_a_calibration_of_their_own(
+    workflow: Workflow, export: Callable[[str], Path], tiny_dataset: Path, tmp_path: Path, capsys: Any
 ) -> None:
-    build("train.json", epochs=1).run()
-    build("train.json", "evaluate.json", results_dir=str(tmp_path / "eager")).run()
+    workflow("train.json", epochs=1).run()
+    model = str(tmp_path / "model")
+    rates = [f"--{level}-false-positive-rate=0.5" for level in ("scan", "slice", "mask")]
+    assert main(["calibrate", model, *rates]) == 0
+    assert main(["evaluate", model, "-o", str(tmp_path / "eager")]) == 0
     expected = scores(tmp_path / "eager")
     for name in ("model.onnx", "model.xml", "model.ts"):
-        results = tmp_path / name
-        more = {"exported_path": str(export(name)), "results_dir": str(results)}
-        build("train.json", "evaluate.json", "exported.json", **more).run()
-        pd.testing.assert_frame_equal(scores(results), expected, rtol=1e-4)
+        exported, results, calibration = export(name), tmp_path / name, str(tmp_path / f"{name}.calibration.json")
+        words = ["evaluate", model, "--exported", str(exported), "-o", str(results)]
+        assert main(words) == 1
+        said = capsys.readouterr().err
+        assert "was made for other scores than these" in said
+        assert f"runtime PyTorch, now {json.loads(exported.with_name(f'{name}.json').read_text())['format']}" in said
+        own = ["--exported", str(exported), "--calibration-path", calibration]
+        assert main(["calibrate", model, *own, *rates]) == 0
+        assert main([*words, "--calibration-path", calibration]) == 0
+        columns = ["label", "score"]
+        pd.testing.assert_frame_equal(scores(results)[columns], expected[columns], rtol=1e-4)
         ours, theirs = (json.loads((path / "metrics.json").read_text()) for path in (results, tmp_path / "eager"))
         assert ours["teachers"] == theirs["teachers"]
         assert ours["metrics"]["image_auroc"] == theirs["metrics"]["image_auroc"]
     image = json.loads(tiny_dataset.read_text())["test"][0]["image"]
     path = str(tiny_dataset.parent / json.loads(tiny_dataset.read_text())["dataset_dir"] / image)
-    more = {"exported_path": str(tmp_path / "models" / "model.onnx"), "input": path}
-    build("inference.json", "exported.json", **more).run()
-    (row,) = pd.read_csv(tmp_path / "eval" / "inference" / "scores.csv").to_dict("records")
+    own = ["--exported", str(tmp_path / "exported" / "model.ts"), "--calibration-path", calibration]
+    assert main(["infer", model, path, "-o", str(tmp_path / "out"), *own]) == 0
+    (row,) = pd.read_csv(tmp_path / "out" / "scores.csv").to_dict("records")
     (same,) = (row.score for name, row in expected.iterrows() if str(name).endswith(Path(image).name))
     assert row["score"] == pytest.approx(same, rel=1e-4)
 
 
 @pytest.fixture
-def exported(build: Workflow, export: Callable[[str], Path]) -> Path:
+def exported(workflow: Workflow, export: Callable[[str], Path]) -> Path:
     """A TorchScript file of PDD after one epoch."""
-    build("train.json", epochs=1).run()
+    workflow("train.json", epochs=1).run()
     return export("model.ts")
 
 
-def test_only_what_was_exported_is_taken(exported: Path) -> None:
+def test_only_what_was_exported_is_taken(exported: Path, tmp_path: Path) -> None:
     network = ExportedDetector(exported)
-    checkpoint = torch.load(exported.with_name("model.pt"), weights_only=True)["model"]
+    checkpoint = torch.load(tmp_path / "model" / "models" / "model.pt", weights_only=True)["model"]
     network.load_state_dict(checkpoint)
     assert [teacher["name"] for teacher in network.identities()] == ["test_resnet", "vmamba_pico"]
     assert network.identities() == json.loads(bytes(checkpoint["_extra_state"].tolist()))
@@ -101,7 +86,7 @@ def test_only_what_was_exported_is_taken(exported: Path) -> None:
     name = next(name for name, value in checkpoint.items() if value.is_floating_point() and value.numel() > 1)
     nudged = {**checkpoint, name: checkpoint[name].clone()}
     nudged[name].view(-1)[0] = torch.nextafter(nudged[name].view(-1)[0], torch.tensor(np.inf))
-    with pytest.raises(RuntimeError, match=r"exported from another checkpoint.*--ckpt_path"):
+    with pytest.raises(RuntimeError, match=r"exported from another checkpoint.*python -m bundle export MODEL"):
         network.load_state_dict(nudged)
 
     image = torch.rand(1, 3, 64, 64)

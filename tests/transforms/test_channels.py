@@ -27,7 +27,8 @@ def test_a_twelve_bit_ramp_keeps_all_its_values_and_what_lies_beyond() -> None:
 def test_deeper_images_without_a_range_are_refused_by_name_with_the_remedy() -> None:
     image = MetaTensor(torch.tensor([[[7, 3000]]]), meta={"filename_or_obj": "scan.png"})
     with pytest.raises(
-        ValueError, match=r"scan\.png is deeper than 8 bits \(its values go from 7 to 3000\).*--intensity_range"
+        ValueError,
+        match=r"scan\.png is deeper than 8 bits \(its values go from 7 to 3000\).*--intensity#intensity_range",
     ):
         ScaleToUnitd("image")({"image": image})
 

@@ -9,13 +9,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from PIL import Image
 
 from scripts.data.planes import AXCODES
 from scripts.data.scans import save_like
-from scripts.transforms import CropToForegroundd, MapInverted, ResizeInPlaned
+from scripts.transforms import CropToForegroundd, MapInverted, Preprocessing, ResizeInPlaned, ScaleToUnitd
 
 ROOT = Path(__file__).parents[2]
 SHAPE, SPACING = (44, 36, 28), np.diag([1.5, 2.0, 2.5])
@@ -44,13 +43,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
 POINT = np.array([27, 13, 16])  # a voxel away from all symmetries
 
 
-def preprocessing(cache: Path, **options: Any) -> Any:
-    parser = ConfigParser()
-    parser.read_config(str(ROOT / "configs" / "inference.json"))
-    given = {"scan_cache_dir": str(cache), "image_size": 40, "intensity_range": [0, 1], **options}
-    for name, value in given.items():
-        parser[name] = value
-    return parser.get_parsed_content("preprocessing")
+def preprocessing(cache: Path, **options: Any) -> Preprocessing:
+    given = {"intensity": ScaleToUnitd("image", [0, 1]), "image_size": 40, **options}
+    return Preprocessing(cache_dir=cache, **given)
 
 
 def ball(affine: np.ndarray, centre: np.ndarray, sigma: float) -> np.ndarray:
@@ -130,7 +125,7 @@ def test_the_map_of_an_image_has_its_rows_and_columns(tmp_path: Path, options: d
     picture = np.full((50, 70), 20, np.uint8)
     picture[30:36, 12:18] = 255
     Image.fromarray(picture).save(tmp_path / "image.png")
-    process = preprocessing(tmp_path, intensity_range=None, image_size=64, **options)
+    process = preprocessing(tmp_path, intensity=ScaleToUnitd("image"), image_size=64, **options)
     image = process({"image": str(tmp_path / "image.png")})["image"]
     seen = (image[:1].as_tensor() - 0.2).clamp(min=0)
     result = MapInverted(process)({"image": image, "pred": seen})["anomaly_map"]

@@ -8,14 +8,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from monai.bundle import ConfigParser
 from monai.transforms import Compose
 from PIL import Image
 
 from scripts.data.foreground import foreground_quantiles
 from scripts.data.planes import AXCODES, plane_axis, slice_name
 from scripts.data.scans import UnreadableScanError, open_scan
-from scripts.transforms import LoadScand, ToPlaned
+from scripts.transforms import LoadScand, Preprocessing, ScaleByForegroundd, ScaleToUnitd, ToPlaned, Windowedd
 
 ROOT = Path(__file__).parents[2]
 
@@ -185,16 +184,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "crop": {"crop_to_foreground": True},
     "neighbours": {"neighbours": True},
     "all": {"neighbours": True, "crop_to_foreground": True, "pixel_spacing": 2.3},
-    "window": {"intensity": {"_target_": "scripts.transforms.Windowedd", "keys": "image", "windows": ["brain"]}},
-    "windows": {
-        "intensity": {
-            "_target_": "scripts.transforms.Windowedd",
-            "keys": "image",
-            "windows": ["brain", "bone", [20, 50]],
-        }
-    },
+    "window": {"intensity": Windowedd("image", ["brain"])},
+    "windows": {"intensity": Windowedd("image", ["brain", "bone", [20, 50]])},
     "mr": {
-        "intensity": {"_target_": "scripts.transforms.ScaleByForegroundd", "keys": "image"},
+        "intensity": ScaleByForegroundd("image"),
         "neighbours": True,
         "crop_to_foreground": True,
         "keep_aspect_ratio": True,
@@ -202,13 +195,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def preprocessing(cache: Path, **options: Any) -> Any:
-    parser = ConfigParser()
-    parser.read_config(str(ROOT / "configs" / "train.json"))
-    given = {"scan_cache_dir": str(cache), "image_size": 32, "intensity_range": [0, 120], **options}
-    for name, value in given.items():
-        parser[name] = value
-    return parser.get_parsed_content("preprocessing")
+def preprocessing(cache: Path, **options: Any) -> Preprocessing:
+    given = {"intensity": ScaleToUnitd("image", [0, 120]), "image_size": 32, **options}
+    return Preprocessing(cache_dir=cache, **given)
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
@@ -224,11 +213,3 @@ def test_a_slice_read_alone_is_that_of_the_whole_scan(tmp_path: Path, plane: str
         assert thin.shape == (3, 32, 32, 1)
         torch.testing.assert_close(thin[..., 0].as_tensor(), whole[..., index].as_tensor(), rtol=0, atol=1e-6)
         np.testing.assert_allclose(place(thin, 3, 4, 0), place(whole, 3, 4, index), atol=1e-4)
-
-
-def test_the_training_config_and_the_inference_config_preprocess_alike() -> None:
-    train, inference = ConfigParser(), ConfigParser()
-    train.read_config(str(ROOT / "configs" / "train.json"))
-    inference.read_config(str(ROOT / "configs" / "inference.json"))
-    for part in ("intensity", "reading", "preprocessing", "scoring", "input_settings"):
-        assert train[part] == inference[part]

@@ -13,7 +13,6 @@ from PIL import Image
 
 from scripts.anomaly_map import scan_score
 from scripts.transforms import (
-    AnomalyMaskd,
     AnomalyScored,
     CropToForegroundd,
     GroundTruthd,
@@ -66,14 +65,6 @@ def test_outside_the_foreground_nothing_is_anomalous_and_holes_belong_to_it() ->
     assert torch.equal(data["pred"][0, ..., 0], expected)
     assert data["slice_scores"].tolist() == [7, 0]
     assert data["top_slices"].tolist() == [0, 1]
-
-
-def test_the_mask_is_what_lies_above_the_threshold() -> None:
-    data = {"pred": torch.zeros(1), "anomaly_map": torch.tensor([[[[1.0, 2.0, 3.0]]]])}
-    mask = AnomalyMaskd(2.0)(data)["pred"]
-    assert mask.dtype == torch.uint8
-    assert mask.tolist() == [[[[0, 0, 1]]]]
-    assert AnomalyMaskd(None)(data)["pred"] is None
 
 
 def test_slices_are_labelled_by_the_area_of_their_mask() -> None:

@@ -216,7 +216,7 @@ def test_intensity_range_is_that_of_training(draw, run, capsys):
         draw(name, value=value, dtype=np.uint16)
     draw("test/crack/1.png", value=60000, dtype=np.uint16)
     assert run()[0]["intensity_range"] == [1000, 3071]
-    assert "intensity_range: [1000, 3071]\n" in capsys.readouterr().out
+    assert '--intensity#intensity_range "[1000, 3071]"\n' in capsys.readouterr().out
 
 
 def test_uint8_has_the_whole_range(draw, run):

@@ -99,7 +99,7 @@ def test_two_named_patients_train_and_the_third_is_tested(patients, run, capsys)
     assert datalist["abnormal_subjects"] is True
     told = capsys.readouterr()
     assert "2 patients with anomalies are trained on" in told.out
-    assert "--abnormal_subjects True" in told.out
+    assert "--slices#abnormal_subjects True" in told.out
     assert "Not used: 1 scans of abnormal patients" in told.out
     assert "warning" not in told.err  # slices of the masked scan are ranked, so normals are not missing
     assert run(*options, 2, "--force")[0]["training"] == datalist["training"]
@@ -151,7 +151,7 @@ def test_bad_files_are_listed_and_the_others_used(data, patients, run, capsys):
     told = capsys.readouterr().out
     for reason in (
         "p5 four/flair.nii.gz: has the shape (4, 4, 2, 3)",
-        "p6/flair.nii: every voxel is 7",
+        "its foreground is 7 everywhere",
         "p8/mask.nii.gz: is not on the grid of",
         "p9/empty.nii.gz: is empty (0 bytes)",
         "p9/gone.nii: No such file",
