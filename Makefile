@@ -60,10 +60,11 @@ $(PEERS_STAMP): requirements-peers.txt
 	$(PEERS)/bin/pip install --disable-pip-version-check --requirement requirements-peers.txt
 	touch $@
 
-check: $(STAMP)  ## lint, formatting and types
+check: $(STAMP)  ## lint, formatting, types and dependencies
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/deptry scripts bundle
 
 format: $(STAMP)  ## repair lint and formatting
 	$(BIN)/ruff check --fix .
