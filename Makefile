@@ -14,7 +14,7 @@ PORT ?= 8000
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test label test-label check format programs bench-peers clean
+.PHONY: help demo test label test-label docs check format programs bench-peers clean
 
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
@@ -60,10 +60,14 @@ $(PEERS_STAMP): requirements-peers.txt
 	$(PEERS)/bin/pip install --disable-pip-version-check --requirement requirements-peers.txt
 	touch $@
 
-check: $(STAMP)  ## lint, formatting and types
+docs: $(STAMP)  ## write docs/options.md anew, from the configs and docstrings
+	$(BIN)/python -m docs.generate_options
+
+check: $(STAMP)  ## lint, formatting, types and dependencies
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/deptry scripts bundle
 
 format: $(STAMP)  ## repair lint and formatting
 	$(BIN)/ruff check --fix .

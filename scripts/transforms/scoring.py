@@ -24,12 +24,13 @@ class AnomalyScored(Transform):
     without foreground.
 
     Args:
-        pooling: of a slice, see ``scripts.anomaly_map.anomaly_score``.
-        scan_pooling: of the scan, see ``scripts.anomaly_map.scan_score``.
-        foreground_only: whether ``pred`` becomes 0 outside the foreground, for scans whose background was never trained
-            on. The foreground is the largest connected part of where ``image`` (3, H, W, D) is above 0, with the
-            holes of each slice filled.
-        top: slices listed at most.
+        pooling: Score of a slice or image: ``max`` or ``mean`` of its anomaly map.
+        scan_pooling: Score of a scan: ``max`` of its slices, ``top_N`` (mean of the N highest) or ``percentile_P`` of
+            the anomaly map inside the foreground.
+        foreground_only: Whether the anomaly map becomes 0 outside the foreground, for scans whose background was never
+            trained on. The foreground is the largest connected part of where ``image`` (3, H, W, D) is above 0, with
+            the holes of each slice filled.
+        top: Largest number of slices that results list.
     """
 
     def __init__(

@@ -18,7 +18,8 @@ from bundle.phantom.dicom import write_series
 
 ROOT = Path(__file__).parents[3]
 APP = ROOT / "bundle" / "deploy"
-NOT_REQUIRED = ("mlflow", "jinja2", "jsonschema", "fire")  # of the project's dependencies
+# Of the project's dependencies, with the names of their modules.
+NOT_REQUIRED = {"mlflow": "mlflow", "jinja2": "jinja2", "fire": "fire", "scikit-learn": "sklearn"}
 IMAGE = "base:1"
 # What the packager downloads otherwise.
 SOURCE = {
@@ -102,7 +103,7 @@ def alone(
     write_series(folder / "study", *phantom, description="Secret", PatientName="Secretname")
     code = package / "models" / "medical_anomaly_pdd" / "bundle" / "deploy" / "results.py"
     text = code.read_text()
-    for module in NOT_REQUIRED:
+    for module in NOT_REQUIRED.values():
         (folder / "absent" / module).mkdir(parents=True)
         (folder / "absent" / module / "__init__.py").write_text(f"raise ImportError('there is no {module}')\n")
     code.write_text(f"{text}\nNOTICE = 'That of the model bundle.'\n")
