@@ -100,9 +100,9 @@ class ScaleToUnitd(MapTransform):
             if self.intensity_range is None and image.dtype != torch.uint8:
                 raise ValueError(
                     f"{_name(image)} is deeper than 8 bits (its values go from {image.min():g} to {image.max():g}), so "
-                    'intensity_range must say which values become 0 and 1: add --intensity#intensity_range "[low, high]", as '
-                    "printed by `python -m bundle prepare`, to training, evaluation and inference; for scans add "
-                    "configs/data/ct.json or configs/data/mr.json to --config_file instead."
+                    'intensity_range must say which values become 0 and 1: add --intensity#intensity_range "[low, high]", '
+                    "as printed by `python -m bundle prepare`, to the training; for scans add configs/data/ct.json or "
+                    "configs/data/mr.json to --config_file instead."
                 )
             low, high = self.intensity_range or (0, 255)
             result[key] = (image.float() - low) / (high - low)

@@ -28,7 +28,7 @@ def test_deeper_images_without_a_range_are_refused_by_name_with_the_remedy() -> 
     image = MetaTensor(torch.tensor([[[7, 3000]]]), meta={"filename_or_obj": "scan.png"})
     with pytest.raises(
         ValueError,
-        match=r"scan\.png is deeper than 8 bits \(its values go from 7 to 3000\).*--intensity#intensity_range",
+        match=r"scan\.png is deeper than 8 bits \(its values go from 7 to 3000\).*intensity#intensity_range",
     ):
         ScaleToUnitd("image")({"image": image})
 
