@@ -21,7 +21,8 @@ from monai.utils import set_determinism
 
 from bundle import prepare
 from bundle.phantom.slices import write_phantoms
-from tests.model_bundle import make_model_bundle
+from scripts.model.command import training_workflow
+from tests.model_folder import make_model_folder
 from tests.programs import find_program
 
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)  # make test has a worker for each of two cores
@@ -84,7 +85,7 @@ def tiny_config() -> dict[str, Any]:
     return {
         "device": "$torch.device('cpu')",
         "image_size": 64,
-        "intensity_range": [0, 4095],
+        "intensity#intensity_range": [0, 4095],
         "epochs": 2,
         "batch_size": 4,
         **tiny_network("pdd"),
@@ -102,7 +103,8 @@ def bundle_args(
         "datalist": str(tiny_dataset),
         "tracking_uri": tracking_uri,
         "experiment_name": str(tmp_path),
-        "registered_model_name": "",
+        "model_dir": str(tmp_path / "model"),
+        "tracking#registered_model": "",
         **copy.deepcopy(common),  # a config parser writes its overrides into the dicts it is given
         **tiny_network(method),
     }
@@ -120,12 +122,27 @@ def tiny_overlay(bundle_args: dict[str, Any], tmp_path: Path) -> Path:
 def workflow(
     bundle_args: dict[str, Any], of_method: Callable[..., list[str]]
 ) -> Iterator[Callable[..., ConfigWorkflow]]:
-    """``workflow("train.json", epochs=3)``: the bundle in this process, initialised and not yet run."""
+    """``workflow("train.json", epochs=3)``: a training in this process, initialised and not yet run."""
 
     def build(*configs: str, **overrides: Any) -> ConfigWorkflow:
         files = [str(CONFIGS / config) for config in of_method(*configs)]
-        kind = "train" if configs[-1] == "train.json" else "inference"
-        made = ConfigWorkflow(files, workflow_type=kind, logging_file=False, **(bundle_args | overrides))
+        made = training_workflow(files, **(copy.deepcopy(bundle_args) | overrides))
+        made.initialize()
+        return made
+
+    path = list(sys.path)
+    yield build
+    sys.path[:] = path
+    set_determinism(None)
+
+
+@pytest.fixture
+def scoring() -> Iterator[Callable[..., ConfigWorkflow]]:
+    """``scoring(model, "evaluate")``: a config of a model folder in this process, initialised and not yet run."""
+
+    def build(model: Path, verb: str, **overrides: Any) -> ConfigWorkflow:
+        file, given = str(model / "configs" / f"{verb}.json"), {"bundle_root": str(model), **overrides}
+        made = ConfigWorkflow(file, workflow_type="inference", logging_file=False, **given)
         made.initialize()
         return made
 
@@ -180,9 +197,9 @@ def run_command(command: Callable[..., list[str]]) -> Callable[..., subprocess.C
 
 
 @pytest.fixture(scope="session")
-def model_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An exported model, see ``make_model_bundle``; not to be changed."""
-    return make_model_bundle(tmp_path_factory.mktemp("exported"))
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained and calibrated model, see ``make_model_folder``; not to be changed."""
+    return make_model_folder(tmp_path_factory.mktemp("trained"))
 
 
 @pytest.fixture(scope="session")

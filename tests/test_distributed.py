@@ -55,10 +55,10 @@ def test_two_processes_train_as_one_with_twice_the_batch(
         "learning_rate": 0.1,
     }
 
-    workflow("train.json", **overrides, bundle_root=str(alone), experiment_name=str(alone), batch_size=8).run()
-    settings = overrides | {"bundle_root": str(together), "experiment_name": str(together), "batch_size": 4}
+    workflow("train.json", **overrides, model_dir=str(alone), experiment_name=str(alone), batch_size=8).run()
+    settings = overrides | {"model_dir": str(together), "experiment_name": str(together), "batch_size": 4}
     tiny_overlay.write_text(json.dumps(json.loads(tiny_overlay.read_text()) | settings))
-    done = run_command("training", "train.json", "multi_gpu_train.json", launcher=LAUNCHER)
+    done = run_command("training", "train.json", launcher=LAUNCHER)
     assert done.returncode == 0, done.stdout
 
     one, two = history(tracking_uri, str(alone)), history(tracking_uri, str(together))

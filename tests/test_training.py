@@ -29,7 +29,7 @@ def part(workflow: ConfigWorkflow, name: str) -> Any:
 
 
 def weights(path: Path) -> dict[str, Tensor]:
-    return torch.load(path, weights_only=True)["model"]
+    return torch.load(path / "models" / "model.pt", weights_only=True)["model"]
 
 
 def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
@@ -53,7 +53,7 @@ def only_run(tracking_uri: str, tmp_path: Path) -> Run:
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(workflow: Workflow, tmp_path: Path) -> None:
     for name, seed in (("first", 3), ("same", 3), ("other", 4)):
-        workflow("train.json", seed=seed, ckpt_path=str(tmp_path / name)).run()
+        workflow("train.json", seed=seed, model_dir=str(tmp_path / name)).run()
     assert same(weights(tmp_path / "first"), weights(tmp_path / "same"))
     assert not same(weights(tmp_path / "first"), weights(tmp_path / "other"))
 
@@ -127,7 +127,7 @@ def test_validation_leaves_weights_and_batch_statistics_alone(workflow: Workflow
 def test_the_learning_rate_follows_a_cosine(
     workflow: Workflow, tracking_uri: str, tmp_path: Path, epochs: int, period: int | None
 ) -> None:
-    overrides = {} if period is None else {"lr_t_max": period}
+    overrides = {} if period is None else {"lr_scheduler#T_max": period}
     training = workflow("train.json", epochs=epochs, learning_rate=0.01, val_interval=epochs, **overrides)
     group = part(training, "optimizer").param_groups[0]
     trainer, rates = part(training, "train#trainer"), []
@@ -171,7 +171,7 @@ def test_early_stop_ends_a_complete_training(workflow: Workflow, tracking_uri: s
     move_to_front(training)
     training.run()
     assert part(training, "train#trainer").state.epoch == 3
-    assert torch.load(tmp_path / "models/model.pt", weights_only=True)["trainer"]["epoch_length"] == 4
+    assert torch.load(tmp_path / "model/models/model.pt", weights_only=True)["trainer"]["epoch_length"] == 4
     assert only_run(tracking_uri, tmp_path).info.status == "FINISHED"
 
 
@@ -191,9 +191,9 @@ def test_early_stop_without_validation_images_is_refused(
     (tmp_path / "datalist.json").write_text(json.dumps(datalist | {"validation": []}))
     overrides: dict[str, Any] = {"datalist": str(tmp_path / "datalist.json"), "epochs": 1}
     workflow("train.json", **overrides).run()
-    assert (tmp_path / "models/model.pt").is_file()
+    assert (tmp_path / "model/models/model.pt").is_file()
     with raises_because(ValueError, "early_stop_patience needs validation images", "--validation-fraction"):
-        workflow("train.json", **overrides, early_stop_patience=1).run()
+        workflow("train.json", **overrides, early_stop_patience=1, model_dir=str(tmp_path / "other")).run()
 
 
 def test_a_loss_that_is_not_finite_stops_before_it_reaches_the_weights(
@@ -219,8 +219,8 @@ def test_a_loss_that_is_not_finite_stops_before_it_reaches_the_weights(
     assert "epoch 2, iteration 6" in str(caught.value)
     assert at_hand
     assert same(at_hand, dict(network.named_parameters()))
-    assert torch.load(tmp_path / "models/last.pt", weights_only=True)["trainer"]["iteration"] == 4
-    assert not (tmp_path / "models/model.pt").exists()
+    assert torch.load(tmp_path / "model/models/last.pt", weights_only=True)["trainer"]["iteration"] == 4
+    assert torch.load(tmp_path / "model/models/model.pt", weights_only=True)["trainer"]["iteration"] == 4
     run = only_run(tracking_uri, tmp_path)
     assert run.info.status == "FAILED"
     assert run.data.tags["error"].startswith("FloatingPointError")
@@ -236,7 +236,7 @@ def test_a_learning_rate_that_blows_up_the_weights_stops_the_training(
 def test_amp_computes_in_bfloat16_and_keeps_float32(workflow: Workflow, tmp_path: Path) -> None:
     losses, types = {}, {}
     for amp in (False, True):
-        training = workflow("train.json", amp=amp, image_size=32, epochs=1, ckpt_path=str(tmp_path / f"{amp}.pt"))
+        training = workflow("train.json", amp=amp, image_size=32, epochs=1, model_dir=str(tmp_path / f"{amp}"))
         part(training, "network_def").distiller.register_forward_hook(
             lambda _module, inputs, output, amp=amp: types.update(
                 {amp: {inputs[0][0][0].dtype, *(feature.dtype for feature in output.students[0])}}
@@ -248,5 +248,5 @@ def test_amp_computes_in_bfloat16_and_keeps_float32(workflow: Workflow, tmp_path
     assert torch.bfloat16 in types[True]
     assert all(map(math.isfinite, losses[True]))
     assert losses[True] == pytest.approx(losses[False], rel=0.05)
-    floats = {value.dtype for value in weights(tmp_path / "True.pt").values() if value.is_floating_point()}
+    floats = {value.dtype for value in weights(tmp_path / "True").values() if value.is_floating_point()}
     assert floats == {torch.float32}

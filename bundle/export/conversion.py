@@ -63,8 +63,8 @@ def convert(checkpoint: Path, files: Sequence[str], overrides: Sequence[tuple[st
         pairs = ", ".join(f"{name} {settings[name]}, here {ours[name]}" for name in different)
         raise ValueError(f"{checkpoint} was trained by other configs ({pairs}): name its overlays in --config-file.")
     restore(checkpoint, {"model": network})
-    landmarks = {_LANDMARKS: old["input"][_LANDMARKS]} if _LANDMARKS in old["input"] else {}
-    preprocessing.load_state_dict(landmarks)
+    learnt = {_LANDMARKS: old["input"][_LANDMARKS]} if _LANDMARKS in old["input"] else {}
+    preprocessing.load_state_dict({"settings": preprocessing.settings, **learnt})
     provenance.facts |= {"teachers": network.identities(), "untrained_teachers": network.untrained_teachers()}
     provenance.facts |= {"converted_from": "0.5.0"}
     folder = NewModelFolder(out, ".", None, False, provenance, parser.get(), {})

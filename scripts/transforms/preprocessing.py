@@ -12,12 +12,13 @@ from scripts.transforms.geometry import CropToForegroundd, ResizeInPlaned
 from scripts.transforms.reading import LoadScand, ToPlaned
 
 _LANDMARKS = "landmarks"
+_SETTINGS = "settings"
 
 
 class Preprocessing(Compose):
     """Reads ``image`` and brings it to (3, image_size, image_size, slices) in [0, 1]; can be inverted.
 
-    A checkpoint keeps what the intensity transform has learnt.
+    A checkpoint keeps the settings and what the intensity transform has learnt, and is refused by other settings.
 
     Args:
         intensity: Transform of (C, rows, columns, slices) to [0, 1]; names its own ``settings``, and holds what it has
@@ -84,14 +85,18 @@ class Preprocessing(Compose):
         return getattr(self.intensity, _LANDMARKS, None)
 
     def state_dict(self) -> dict[str, Any]:
-        return {} if self.landmarks is None else {_LANDMARKS: self.landmarks.state_dict()}
+        learnt = {} if self.landmarks is None else {_LANDMARKS: self.landmarks.state_dict()}
+        return {_SETTINGS: self.settings, **learnt}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """
         Raises:
-            ValueError: If the state is that of another intensity transform.
+            ValueError: If the state is one of other settings; names them.
         """
-        if (self.landmarks is not None) != (_LANDMARKS in state):
-            raise ValueError("its intensities were scaled by another transform: take the configs it was trained with.")
+        trained = state[_SETTINGS]
+        different = [name for name in {**trained, **self.settings} if trained.get(name) != self.settings.get(name)]
+        if different:
+            pairs = ", ".join(f"{name} {trained.get(name)}, now {self.settings.get(name)}" for name in different)
+            raise ValueError(f"it was trained on images of other settings ({pairs}).")
         if self.landmarks is not None:
             self.landmarks.load_state_dict(state[_LANDMARKS])

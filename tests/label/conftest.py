@@ -19,6 +19,7 @@ os.environ["MONAI_LABEL_AUTO_UPDATE_SCORING"] = "false"  # when it happens is up
 
 import pytest
 import torch
+from bundle.export.package import write_bundle
 from fastapi.testclient import TestClient
 from monai.bundle import ConfigWorkflow
 from monailabel.config import settings
@@ -26,11 +27,10 @@ from monailabel.interfaces.utils.app import app_instance, clear_cache
 
 from bundle import label
 from bundle.__main__ import main
-from bundle.export.package import write_bundle
 from bundle.label.app import AnomalyApp
 from bundle.phantom.volumes import write_phantom_volumes
 from scripts.model.predictor import NAME
-from tests.model_bundle import TINY
+from tests.model_folder import TINY
 from tests.programs import find_program
 
 torch.set_num_threads(1)

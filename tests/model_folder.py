@@ -1,4 +1,4 @@
-"""A small model, trained, calibrated and exported by the usual commands; works in MONAI Label's environment too."""
+"""A small model folder, trained and calibrated by the usual commands; works in MONAI Label's environment too."""
 
 import json
 import os
@@ -15,7 +15,7 @@ TINY = {
     "image_size": 64,
     "epochs": 2,
     "batch_size": 8,
-    "registered_model_name": "",
+    "tracking#registered_model": "",
     "network_def#local_teacher": {
         "_target_": "scripts.networks.Teacher",
         "name": "test_resnet",
@@ -30,9 +30,11 @@ TINY = {
 }
 
 
-def make_model_bundle(folder: Path) -> Path:
-    """Writes ``medical_anomaly_pdd`` into a new folder and gives its path. Beside it lie ``phantoms/``: ``normal/`` and
-    ``anomalous/sub-NN/ct.nii.gz``, 48 x 48 x 10 voxels in HU, and of sub-13 ``dicom/sub-13/``; and ``datalist.json``.
+def make_model_folder(folder: Path) -> Path:
+    """Trains and calibrates ``model`` in a new folder and returns its path.
+
+    Beside it lie ``phantoms/``: ``normal/`` and ``anomalous/sub-NN/ct.nii.gz``, 48 x 48 x 10 voxels in HU, and of
+    sub-13 ``dicom/sub-13/``; and ``datalist.json``.
     """
     phantoms = folder / "phantoms"
     write_phantom_volumes(phantoms, normal=11, anomalous=2, shape=(48, 48, 10), spacing=(4, 4, 7), dicom=1)
@@ -46,15 +48,19 @@ def make_model_bundle(folder: Path) -> Path:
     splits = {"training": items[:6], "validation": items[6:10], "test": [*items[10:], *anomalous]}
     datalist = folder / "datalist.json"
     datalist.write_text(json.dumps({**content, **splits}))
+    out, cache = folder / "model", folder / "cache"
+    values = {
+        "datalist": datalist,
+        "model_dir": out,
+        "cache_dir": cache,
+        "tracking_uri": f"sqlite:///{folder}/mlruns.db",
+    }
     tiny = folder / "tiny.json"
-    tiny.write_text(json.dumps({**TINY, "bundle_root": str(folder), "datalist": str(datalist)}))
+    tiny.write_text(json.dumps({**TINY, **{name: str(value) for name, value in values.items()}}))
     train = ["configs/train.json", "configs/data/ct.json", str(tiny)]
-    evaluate = ["configs/train.json", "configs/evaluate.json", "configs/data/ct.json", str(tiny)]
-    rates = [f"--{level}-false-positive-rate={RATE}" for level in ("volume", "image", "pixel")]
+    rates = [f"--{level}-false-positive-rate={RATE}" for level in ("scan", "slice", "mask")]
     _run("monai.bundle", "run", "training", "--config_file", str(train))
-    _run("bundle", "calibrate", "--config_file", *evaluate, "--datalist", str(datalist), *rates)
-    out = folder / "medical_anomaly_pdd"
-    _run("bundle", "export", "--format", "bundle", "--config_file", *train, "--output", str(out))
+    _run("bundle", "calibrate", str(out), "--cache-dir", str(cache), *rates)
     return out
 
 
