@@ -37,6 +37,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 
 from bundle.listen import settings
 from bundle.listen.settings import Settings
@@ -60,13 +61,14 @@ def run(args: argparse.Namespace) -> int:
         RuntimeError: If a package is missing, or another node uses the queue.
     """
     given = settings.read_settings(args)
-    _check(given)
+    with ProcessPoolExecutor(1) as process:  # in the node's own, MONAI would keep a gigabyte
+        process.submit(_check, given).result()
     return serve(given)
 
 
 def _check(given: Settings) -> None:
     """Reads the model folder and the rules: what is wrong with them would fail every study."""
-    from bundle.deploy.choice import read_choice  # takes seconds to import, as does the next: too long for --help
+    from bundle.deploy.choice import read_choice
     from scripts.model.folder import ModelFolder
 
     folder = ModelFolder(given.model)

@@ -162,7 +162,7 @@ def test_results_that_are_made_anew_after_a_refusal_are_all_sent(
 
 @pytest.fixture
 def results(study: Callable[..., list[Path]], tmp_path: Path) -> list[Path]:
-    """Every kind of object that the bundle writes."""
+    """Every kind of object that inference writes."""
     (series,) = find_series(study(slices=6)[0].parent, progress=False).series
     volume = read_series(series)
     anomaly_map = (volume.array - volume.array.min()).astype(np.float32)
