@@ -4,8 +4,8 @@ The studies received are processed one at a time by python -m bundle deploy. The
 study. They go to --send-to, with retries for as long as that peer is away. The node accepts every storage SOP class and
 transfer syntax, stores objects as they came, skips series that the rules do not select, and answers C-ECHO.
 
-    python -m bundle listen --queue queue --bundle models/medical_anomaly_pdd --send-to PACS@127.0.0.1:104
-    python -m bundle listen --config node.json -- --rules rules.json
+    python -m bundle listen models/brain --queue queue --send-to PACS@127.0.0.1:104
+    python -m bundle listen --config node.json
 
 A study is complete when nothing of it has arrived for --quiet-seconds: no object, and no data on a connection whose
 latest object belonged to it. Closing a connection does not complete a study, as its objects may come over several. If
@@ -37,8 +37,10 @@ import sys
 import threading
 import warnings
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 
 from bundle.listen import settings
+from bundle.listen.settings import Settings
 
 APPLICATION = (sys.executable, "-m", "bundle", "deploy")
 
@@ -50,15 +52,45 @@ def configure(parser: argparse.ArgumentParser) -> None:
     settings.configure(parser)
 
 
-def run(args: argparse.Namespace, application: Sequence[str] = APPLICATION) -> int:
+def run(args: argparse.Namespace) -> int:
     """Listens until SIGTERM or SIGINT.
 
     Raises:
-        ValueError: If a setting is wrong.
+        ValueError: If a setting, the model folder or the rules are wrong.
         OSError: If a file cannot be read or the address cannot be used.
         RuntimeError: If a package is missing, or another node uses the queue.
     """
     given = settings.read_settings(args)
+    with ProcessPoolExecutor(1) as process:  # in the node's own, MONAI would keep a gigabyte
+        process.submit(_check, given).result()
+    return serve(given)
+
+
+def _check(given: Settings) -> None:
+    """Reads the model folder and the rules: what is wrong with them would fail every study."""
+    from bundle.deploy.choice import read_choice
+    from scripts.model.folder import ModelFolder
+
+    folder = ModelFolder(given.model)
+    if given.rules is not None:
+        read_choice(given.rules, folder.modality, folder.config("inference").get_parsed_content("plane"))
+
+
+def serve(given: Settings, application: Sequence[str] = APPLICATION) -> int:
+    """Listens until SIGTERM or SIGINT.
+
+    Args:
+        given: Settings of the node.
+        application: Command that takes the arguments of ``python -m bundle deploy``.
+
+    Returns:
+        The exit code of the verb.
+
+    Raises:
+        ValueError: If TLS files are wrong.
+        OSError: If the address cannot be used.
+        RuntimeError: If a package is missing, or another node uses the queue.
+    """
     try:
         from bundle.listen.node import Node
     except ImportError as error:

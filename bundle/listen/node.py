@@ -38,7 +38,7 @@ class Node:
 
     Args:
         settings: Settings of the node.
-        application: Command that processes a study, with its first arguments.
+        application: Command that takes the arguments of ``python -m bundle deploy``.
         back_off: Shortest and longest wait in seconds before results are sent again to a peer that was away.
     """
 
@@ -56,8 +56,8 @@ class Node:
             min_free=settings.min_free_gib * 2**30,
         )
         self._application = Application(
-            application,
-            [*([] if settings.bundle is None else ["--bundle", str(settings.bundle)]), *settings.deploy_options],
+            [*application, str(settings.model)],
+            _options(settings),
             settings.time_limit_minutes * 60,
             self._queue.folder / "application.lock",
         )
@@ -72,8 +72,6 @@ class Node:
             OSError: If the address or a folder cannot be used.
             RuntimeError: If another node uses the queue.
         """
-        if (bundle := self._settings.bundle) is not None and not bundle.is_dir():
-            raise NotADirectoryError(f"--bundle {bundle} is no folder: name the model bundle.")
         with self._queue.owned():
             self._application.end_orphan()
             self._queue.recover()
@@ -186,6 +184,11 @@ class Node:
                     self._queue.move(study, DONE)
                     delay = self._back_off[0]
         return False
+
+
+def _options(settings: Settings) -> list[str]:
+    rules = [] if settings.rules is None else ["--rules", str(settings.rules)]
+    return [*rules, *(["--secondary-capture"] if settings.secondary_capture else [])]
 
 
 def _results(output: Path) -> list[Path]:

@@ -108,14 +108,14 @@ def _count(text: Any) -> int:
 
 @dataclass(frozen=True)
 class Settings:
-    """All settings of a node, named like the options.
+    """All settings of a node, named like MODEL and the options.
 
     Raises:
         ValueError: If settings contradict each other.
     """
 
+    model: Path
     queue: Path
-    bundle: Path | None = None
     ae_title: str = "ANOMALY"
     host: str = "127.0.0.1"
     port: int = 11112
@@ -132,7 +132,8 @@ class Settings:
     min_free_gib: float = 5.0
     keep_days: float = 0.0
     retry_failed: bool = False
-    deploy_options: tuple[str, ...] = ()
+    rules: Path | None = None
+    secondary_capture: bool = False
 
     def __post_init__(self) -> None:
         if not _is_loopback(self.host) and not self.allow:
@@ -164,8 +165,8 @@ class _Option:
 
 
 _OPTIONS = {
+    "model": _Option(_path, "model folder, which training has written", "MODEL"),
     "queue": _Option(_path, "folder of the queue, for one node alone; created if missing", "FOLDER"),
-    "bundle": _Option(_path, "the model bundle (default: the one that python -m bundle deploy finds)", "FOLDER"),
     "ae_title": _Option(ae_title, "AE title of this node; associations to another title are rejected", "AET"),
     "host": _Option(str, "address to listen on; any but loopback needs --allow"),
     "port": _Option(_port, "port to listen on"),
@@ -191,19 +192,25 @@ _OPTIONS = {
     ),
     "keep_days": _Option(_not_negative, "time to keep the images of done studies", "DAYS"),
     "retry_failed": _Option(bool, "try the failed studies once more at the start"),
+    "rules": _Option(_path, "which series are wanted (default: bundle/deploy/rules.json)", "FILE"),
+    "secondary_capture": _Option(bool, "pictures of the results as well, for viewers that show nothing else"),
 }
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Declares the options; one that is not given is None, so that the file may set it."""
+    """Declares MODEL and the options; one that is not given is None, so that the file may set it."""
     parser.add_argument(
         "--config",
         type=_with_message(_path),
         metavar="FILE",
-        help="JSON file with these options; the command line wins",
+        help='JSON file with these options, and MODEL as "model"; the command line wins',
     )
     defaults = {field.name: field.default for field in fields(Settings)}
     for name, option in _OPTIONS.items():
+        if name == "model":
+            kind = _with_message(option.kind)
+            parser.add_argument(name, nargs="?", type=kind, metavar=option.metavar, help=option.text)
+            continue
         flag = f"--{name.replace('_', '-')}"
         if option.kind is bool:
             parser.add_argument(flag, action="store_true", default=None, help=option.text)
@@ -212,12 +219,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
         text = f"{option.text} (default: {default})" if isinstance(default, (str, int, float)) else option.text
         action = "append" if name == "allow" else "store"
         parser.add_argument(flag, type=_with_message(option.kind), action=action, metavar=option.metavar, help=text)
-    parser.add_argument(
-        "deploy_options",
-        nargs="*",
-        metavar="DEPLOY_OPTION",
-        help="options for python -m bundle deploy, after --",
-    )
 
 
 def _with_message(kind: Callable[[Any], Any]) -> Callable[[str], Any]:
@@ -233,17 +234,19 @@ def _with_message(kind: Callable[[Any], Any]) -> Callable[[str], Any]:
 
 
 def read_settings(args: argparse.Namespace) -> Settings:
-    """Settings from the options, else from the file of ``--config``, else the defaults.
+    """Settings from the command line, else from the file of ``--config``, else the defaults.
 
     Raises:
         OSError: If the file cannot be read.
         ValueError: If the file or a setting is wrong.
     """
     given = {} if args.config is None else _from_file(args.config)
-    for name in (*_OPTIONS, "deploy_options"):
+    for name in _OPTIONS:
         value = getattr(args, name)
-        if value not in (None, []):
+        if value is not None:
             given[name] = tuple(value) if isinstance(value, list) else value
+    if "model" not in given:
+        raise ValueError('Give MODEL, or "model" in the file of --config.')
     if "queue" not in given:
         raise ValueError('Give --queue FOLDER, or "queue" in the file of --config.')
     return Settings(**given)
@@ -259,12 +262,10 @@ def _from_file(path: Path) -> dict[str, Any]:
     given = {}
     for key, value in content.items():
         name = key.replace("-", "_")
-        if name == "deploy_options":
-            given[name] = tuple(_texts(path, key, value))
-        elif name not in _OPTIONS:
-            options = ", ".join((*_OPTIONS, "deploy_options")).replace("_", "-")
+        if name not in _OPTIONS:
+            options = ", ".join(_OPTIONS).replace("_", "-")
             raise ValueError(f"{path}: {key!r} is not an option; the options are {options}.")
-        elif name == "allow":
+        if name == "allow":
             given[name] = tuple(_converted(path, key, _OPTIONS[name].kind, text) for text in _texts(path, key, value))
         else:
             given[name] = _converted(path, key, _OPTIONS[name].kind, value)

@@ -28,9 +28,9 @@ class Run(NamedTuple):
 
 
 @pytest.fixture(scope="session")
-def phantom(model_bundle: Path) -> tuple[np.ndarray, np.ndarray]:
+def phantom(model_folder: Path) -> tuple[np.ndarray, np.ndarray]:
     """A head CT with a lesion, (48, 48, 10) HU, and its RAS affine, as DICOM has its axes."""
-    image = nib.load(model_bundle.parent / "phantoms" / "anomalous" / "sub-13" / "ct.nii.gz")
+    image = nib.load(model_folder.parent / "phantoms" / "anomalous" / "sub-13" / "ct.nii.gz")
     return np.asarray(image.dataobj), image.affine
 
 
@@ -48,13 +48,13 @@ def study(phantom: tuple[np.ndarray, np.ndarray], tmp_path: Path) -> Callable[..
 
 @pytest.fixture
 def deploy(
-    model_bundle: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    model_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> Callable[..., Run]:
     """``deploy(study, "--secondary-capture")``: the verb with the small model."""
 
     def run(folder: Path, *words: str, out: Path = tmp_path / "out") -> Run:
         caplog.clear()
-        code = main(["deploy", "-i", str(folder), "-o", str(out), "--bundle", str(model_bundle), *words])
+        code = main(["deploy", str(model_folder), "-i", str(folder), "-o", str(out), *words])
         file = out / "results.json"
         said = "".join([*capfd.readouterr(), caplog.text])
         return Run(code, out, json.loads(file.read_text()) if file.is_file() else {}, said)

@@ -54,10 +54,10 @@ def _moved(grid: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def deployed(scans, model_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def deployed(scans, model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the verb, as a process, makes of the DICOM series."""
     out = tmp_path_factory.mktemp("deployed")
-    words = ["deploy", "-i", str(scans["dicom"]), "-o", str(out), "--bundle", str(model_bundle)]
+    words = ["deploy", str(model_folder), "-i", str(scans["dicom"]), "-o", str(out)]
     done = _process("bundle", *words, "--secondary-capture", cwd=ROOT)
     assert done.returncode == 0, done.stdout
     assert "stack size" not in done.stdout
@@ -66,12 +66,12 @@ def deployed(scans, model_bundle: Path, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.fixture(scope="module")
-def inferred(scans, model_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the bundle's own inference makes of all scans."""
+def inferred(scans, model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the model folder's own inference makes of all scans."""
     out = tmp_path_factory.mktemp("inferred")
-    words = ["--input", str(scans["nifti"].parent), "--output_dir", str(out), "--scan_cache_dir", str(out / "cache")]
+    words = ["--input", str(scans["nifti"].parent), "--output_dir", str(out), "--cache_dir", str(out / "cache")]
     words += ["--tracking_uri", f"sqlite:///{out}/mlruns.db", "--config_file", "configs/inference.json"]
-    done = _process("monai.bundle", "run", "inferring", *words, cwd=model_bundle)
+    done = _process("monai.bundle", "run", "inferring", *words, cwd=model_folder)
     assert done.returncode == 0, done.stdout
     return out
 
@@ -151,7 +151,10 @@ def test_results_tell_scores_files_and_versions(scans, deployed: Path, inferred:
     for one in results["series"]:
         assert one["score"] == pytest.approx(scores.loc[one["series"], "score"], rel=1e-5)
         assert one["p_value"] == pytest.approx(scores.loc[one["series"], "p_value"])
-        assert one["threshold"] > 0
+        for level in ("scan", "slice", "mask"):
+            threshold = f"{level}_threshold"
+            assert one[threshold] == pytest.approx(scores.loc[one["series"], threshold])
+        assert one["abnormal"] == (one["score"] > one["scan_threshold"]) == scores.loc[one["series"], "abnormal"]
         written = {str(path.relative_to(deployed)) for path in (deployed / one["series"]).iterdir()}
         assert set(one["files"]) == written
         assert {f"{one['series']}/{name}" for name in OBJECTS} < written
@@ -159,13 +162,15 @@ def test_results_tell_scores_files_and_versions(scans, deployed: Path, inferred:
 
 
 @pytest.mark.parametrize("name", ["straight", "tilted"])
-def test_the_report_tells_score_threshold_and_the_slices_that_carry_it(
+def test_the_report_tells_score_thresholds_and_the_slices_that_carry_it(
     scans, deployed: Path, inferred: Path, read_results, name: str
 ) -> None:
     one = next(one for one in read_results(deployed)["series"] if one["series"] == _names(scans)[name])
     told = _measurements(dcmread(deployed / one["series"] / "report.dcm"))
     assert [value for code, value, _ in told if code == "anomaly-score"] == [pytest.approx(one["score"])]
-    assert [value for code, value, _ in told if code == "threshold"] == [pytest.approx(one["threshold"])]
+    for level in ("scan", "slice", "mask"):
+        thresholds = [value for code, value, _ in told if code == f"{level}-threshold"]
+        assert thresholds == [pytest.approx(one[f"{level}_threshold"])]
     headers = [dcmread(path) for path in (scans["dicom"] / name).iterdir()]
     headers.sort(key=lambda header: header.ImagePositionPatient[2])  # from inferior, as slices.csv counts
     numbers = {header.SOPInstanceUID: number for number, header in enumerate(headers)}
@@ -295,11 +300,11 @@ def test_a_second_run_leaves_nothing_of_the_first(study, deploy) -> None:
     assert len(first.results["series"][0]["files"]) > 3
 
 
-def test_images_on_their_way_do_not_stay(study, deploy, model_bundle: Path) -> None:
-    before = sorted(model_bundle.rglob("*"))
+def test_images_on_their_way_do_not_stay(study, deploy, model_folder: Path) -> None:
+    before = sorted(model_folder.rglob("*"))
     run = deploy(study())
     assert not [path for path in run.out.rglob("*") if path.suffix not in (".dcm", ".json", "")]
-    assert sorted(path for path in model_bundle.rglob("*") if "__pycache__" not in path.parts) == [
+    assert sorted(path for path in model_folder.rglob("*") if "__pycache__" not in path.parts) == [
         path for path in before if "__pycache__" not in path.parts
     ]
 

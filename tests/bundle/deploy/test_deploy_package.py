@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bundle.deploy.__main__ import model_bundle as model_bundle_in
+from bundle.deploy.__main__ import model_folder as model_folder_in
 from bundle.phantom.dicom import write_series
 
 ROOT = Path(__file__).parents[3]
@@ -59,10 +59,10 @@ def _packaged(models: Path, folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def package(model_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The package of a folder that holds the model bundle."""
+def package(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package of a folder that holds the model folder."""
     models = tmp_path_factory.mktemp("models")
-    shutil.copytree(model_bundle, models / model_bundle.name)
+    shutil.copytree(model_folder, models / "brain")
     return _packaged(models, tmp_path_factory.mktemp("package"))
 
 
@@ -73,16 +73,21 @@ def test_the_manifests_name_entry_point_model_and_resources(package: Path) -> No
     assert app["sdkVersion"] == "4.0.0"
     assert app["environment"]["HOLOSCAN_MODEL_PATH"] == "/opt/holoscan/models"
     described = json.loads((package / "map" / "pkg.json").read_text())
-    assert described["models"] == {"medical_anomaly_pdd": "/opt/holoscan/models/medical_anomaly_pdd"}
+    assert described["models"] == {"brain": "/opt/holoscan/models/brain"}
     assert described["resources"] == {"cpu": 2, "gpu": 1, "memory": "8Gi", "gpuMemory": "6Gi"}
     assert described["applicationRoot"] == "/opt/holoscan/app"
     assert f"FROM {IMAGE}" in (package / "Dockerfile").read_text()
 
 
-def test_the_bundle_is_found_too_where_its_own_folder_is_packaged(model_bundle: Path, tmp_path: Path) -> None:
-    found = model_bundle_in(_packaged(model_bundle, tmp_path) / "models")
-    for path in ("models/model.pt", "configs/inference.json", "scripts/predictor.py", "bundle/deploy/application.py"):
-        assert (found / path).read_bytes() == (model_bundle / path).read_bytes()
+def test_the_model_folder_is_found_too_where_it_is_packaged_itself(model_folder: Path, tmp_path: Path) -> None:
+    found = model_folder_in(_packaged(model_folder, tmp_path) / "models")
+    for path in (
+        "models/model.pt",
+        "configs/inference.json",
+        "scripts/model/predictor.py",
+        "bundle/deploy/application.py",
+    ):
+        assert (found / path).read_bytes() == (model_folder / path).read_bytes()
 
 
 def test_requirements_reach_the_package(package: Path) -> None:
@@ -98,15 +103,15 @@ def test_the_version_of_the_package_is_that_of_the_bundle(package: Path) -> None
 def alone(
     package: Path, phantom, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[subprocess.CompletedProcess[str], Path]:
-    """A run of the packaged folders, the bundle's code changed a little, where only what it requires is there."""
+    """A run of the packaged folders, the model's code changed a little, where only what it requires is there."""
     folder = tmp_path_factory.mktemp("alone")
     write_series(folder / "study", *phantom, description="Secret", PatientName="Secretname")
-    code = package / "models" / "medical_anomaly_pdd" / "bundle" / "deploy" / "results.py"
+    code = package / "models" / "brain" / "bundle" / "deploy" / "results.py"
     text = code.read_text()
     for module in NOT_REQUIRED.values():
         (folder / "absent" / module).mkdir(parents=True)
         (folder / "absent" / module / "__init__.py").write_text(f"raise ImportError('there is no {module}')\n")
-    code.write_text(f"{text}\nNOTICE = 'That of the model bundle.'\n")
+    code.write_text(f"{text}\nNOTICE = 'That of the model folder.'\n")
     done, out = _run_packaged(package, folder / "study", folder, PYTHONPATH=str(folder / "absent"))
     code.write_text(text)
     assert done.returncode == 0, done.stdout
@@ -126,7 +131,7 @@ def test_the_packaged_folders_run_alone_by_the_environment(alone) -> None:
 
 def test_the_package_runs_the_code_of_its_model(alone) -> None:
     done, _ = alone
-    assert "That of the model bundle." in done.stdout
+    assert "That of the model folder." in done.stdout
 
 
 def test_the_package_takes_its_own_rules_and_options(package: Path, study, tmp_path: Path) -> None:
@@ -148,7 +153,7 @@ def test_the_package_takes_its_own_rules_and_options(package: Path, study, tmp_p
 @pytest.mark.parametrize(
     ("variable", "text"),
     [
-        ("HOLOSCAN_MODEL_PATH", "There is no model bundle in"),
+        ("HOLOSCAN_MODEL_PATH", "There is no model folder in"),
         ("HOLOSCAN_INPUT_PATH", "There is no folder"),
         ("HOLOSCAN_CONFIG_PATH", "No such file"),
     ],

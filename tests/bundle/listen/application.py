@@ -1,4 +1,4 @@
-"""Stands for ``python -m bundle deploy``: does what the file ``behaviour`` in the folder of ``--bundle`` says.
+"""Stands for ``python -m bundle deploy``: does what the file ``behaviour`` in the place of the model folder says.
 
 Each result is a copy of an image with a new SOP Instance UID, so that processing twice shows. Without pydicom, which
 takes long to import.
@@ -10,11 +10,12 @@ import sys
 import time
 from pathlib import Path
 
-options = dict(zip(sys.argv[1::2], sys.argv[2::2], strict=False))
-images, output, bundle = Path(options["-i"]), Path(options["-o"]), Path(options["--bundle"])
-behaviour = (bundle / "behaviour").read_text().split()
-with open(bundle / "runs", "a") as file:
-    print(os.getpid(), len(list(images.glob("*.dcm"))), *sys.argv[7:], file=file)
+folder, flags = Path(sys.argv[1]), sys.argv[2:6:2]
+assert flags == ["-i", "-o"]
+images, output = map(Path, sys.argv[3:6:2])
+behaviour = (folder / "behaviour").read_text().split()
+with open(folder / "runs", "a") as file:
+    print(os.getpid(), len(list(images.glob("*.dcm"))), *sys.argv[6:], file=file)
 if "hang" in behaviour:
     time.sleep(600)
 if "write" in behaviour:

@@ -29,9 +29,10 @@ APPLICATION = str(Path(__file__).with_name("application.py"))
 VERB = """
 import argparse, sys
 from bundle import listen
+from bundle.listen.settings import read_settings
 parser = argparse.ArgumentParser()
 listen.configure(parser)
-sys.exit(listen.run(parser.parse_args(sys.argv[2:]), [sys.executable, sys.argv[1]]))
+sys.exit(listen.serve(read_settings(parser.parse_args(sys.argv[2:])), [sys.executable, sys.argv[1]]))
 """
 STORAGE = tuple(str(context.abstract_syntax) for context in AllStoragePresentationContexts)
 LIMIT = 60.0  # s, far more than anything here takes
@@ -161,9 +162,9 @@ def pacs() -> Iterator[Callable[..., Pacs]]:
 
 
 @pytest.fixture
-def bundle_folder(tmp_path: Path) -> Path:
-    """What tells the application how to behave: at first, to write three results."""
-    folder = tmp_path / "bundle"
+def stand_in(tmp_path: Path) -> Path:
+    """Folder in the place of a model folder, which tells the application how to behave: to write three results."""
+    folder = tmp_path / "stand_in"
     folder.mkdir()
     (folder / "behaviour").write_text("write")
     (folder / "runs").touch()
@@ -202,7 +203,7 @@ class Running:
 
 
 @pytest.fixture
-def listen(tmp_path: Path, bundle_folder: Path, caplog: pytest.LogCaptureFixture) -> Iterator[Callable[..., Running]]:
+def listen(tmp_path: Path, stand_in: Path, caplog: pytest.LogCaptureFixture) -> Iterator[Callable[..., Running]]:
     """``listen(send_to=pacs.port, application=..., **settings)``: a node, until the end of the test; see
     ``Running.complete``."""
     made: list[Running] = []
@@ -210,8 +211,8 @@ def listen(tmp_path: Path, bundle_folder: Path, caplog: pytest.LogCaptureFixture
     def start(
         send_to: int | None = None, application: Sequence[str] = (sys.executable, APPLICATION), **settings: Any
     ) -> Running:
-        given: dict[str, Any] = {"quiet_seconds": 600.0, "min_free_gib": 0.0, "port": 0, "queue": tmp_path / "queue"}
-        given |= {"bundle": bundle_folder}
+        given: dict[str, Any] = {"model": stand_in, "queue": tmp_path / "queue", "port": 0}
+        given |= {"quiet_seconds": 600.0, "min_free_gib": 0.0}
         peer = None if send_to is None else Peer("PACS", "127.0.0.1", send_to)
         node = Node(Settings(send_to=peer, **(given | settings)), application, back_off=(0.05, 0.2))
         caplog.set_level("INFO", "bundle.listen")
@@ -244,7 +245,7 @@ def is_alive() -> Callable[[int], bool]:
 
 @dataclass
 class Process:
-    """The verb, in a process of its own."""
+    """The verb, in a process of its own; it does not check the model folder."""
 
     process: subprocess.Popen[bytes]
     log: Path
@@ -274,13 +275,13 @@ class Process:
 
 
 @pytest.fixture
-def start_verb(tmp_path: Path, bundle_folder: Path) -> Iterator[Callable[..., Process]]:
+def start_verb(tmp_path: Path, stand_in: Path) -> Iterator[Callable[..., Process]]:
     """``start_verb("--send-to", ...)``: the verb with the application of the tests, until the end of the test."""
     made: list[Process] = []
 
     def start(*options: str) -> Process:
         log, queue = tmp_path / f"log{len(made)}.txt", tmp_path / "queue"
-        words = ["--queue", str(queue), "--bundle", str(bundle_folder), "--port", "0", "--min-free-gib", "0", *options]
+        words = [str(stand_in), "--queue", str(queue), "--port", "0", "--min-free-gib", "0", *options]
         with open(log, "wb") as file:
             process = subprocess.Popen(
                 [sys.executable, "-c", VERB, APPLICATION, *words],

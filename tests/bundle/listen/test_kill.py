@@ -14,6 +14,7 @@ INTERRUPTED = """
 import argparse, signal, threading
 from bundle import listen
 from bundle.listen import node
+from bundle.listen.settings import read_settings
 
 class Node:
     def __init__(self, *_):
@@ -27,7 +28,7 @@ class Node:
 node.Node = Node
 parser = argparse.ArgumentParser()
 listen.configure(parser)
-listen.run(parser.parse_args(["--queue", "queue"]))
+listen.serve(read_settings(parser.parse_args(["model", "--queue", "queue"])))
 """
 OPEN = ("--quiet-seconds", "600")
 QUICK = ("--quiet-seconds", "1.5", "--patience-minutes", "0.02")
@@ -42,7 +43,7 @@ def test_killed_while_receiving(
     scanner: Callable[..., Any],
     pacs: Callable[..., Any],
     study: Callable[..., list[Path]],
-    bundle_folder: Path,
+    stand_in: Path,
     eventually: Callable[..., Any],
 ) -> None:
     peer = pacs()
@@ -73,7 +74,7 @@ def test_killed_while_receiving(
     node = start_verb(*QUICK, "--send-to", f"PACS@127.0.0.1:{peer.port}")
     eventually(lambda: len(peer.received) == 3)
     eventually(lambda: not node.names("sending") and not node.names("done"))
-    assert [line.split()[1] for line in (bundle_folder / "runs").read_text().splitlines()] == ["40"]
+    assert [line.split()[1] for line in (stand_in / "runs").read_text().splitlines()] == ["40"]
 
 
 def test_killed_while_a_study_waits_and_another_is_processed(
@@ -81,26 +82,26 @@ def test_killed_while_a_study_waits_and_another_is_processed(
     scanner: Callable[..., Any],
     pacs: Callable[..., Any],
     study: Callable[..., list[Path]],
-    bundle_folder: Path,
+    stand_in: Path,
     is_alive: Callable[[int], bool],
     eventually: Callable[..., Any],
 ) -> None:
     peer = pacs()
-    (bundle_folder / "behaviour").write_text("hang")
+    (stand_in / "behaviour").write_text("hang")
     node = start_verb(*QUICK)
     scanner(node.port).send(study(0))
-    eventually(lambda: (bundle_folder / "runs").read_text())
+    eventually(lambda: (stand_in / "runs").read_text())
     scanner(node.port).send(study(1, slices=4))
     eventually(lambda: images(node, "waiting") == [4])
     node.kill()
 
-    (bundle_folder / "behaviour").write_text("write")
+    (stand_in / "behaviour").write_text("write")
     node = start_verb(*QUICK, "--send-to", f"PACS@127.0.0.1:{peer.port}")
     eventually(lambda: len(peer.received) == 6)
     eventually(lambda: not node.names("sending") and not node.names("done"))
     assert len(set(peer.received)) == 6
     assert "an earlier node left running" in node.text
-    runs = [line.split() for line in (bundle_folder / "runs").read_text().splitlines()]
+    runs = [line.split() for line in (stand_in / "runs").read_text().splitlines()]
     assert [count for _, count in runs] == ["3", "3", "4"]
     assert not is_alive(int(runs[0][0]))  # the one that hung
     assert not node.names("failed")
@@ -111,7 +112,7 @@ def test_killed_while_sending(
     scanner: Callable[..., Any],
     pacs: Callable[..., Any],
     study: Callable[..., list[Path]],
-    bundle_folder: Path,
+    stand_in: Path,
     eventually: Callable[..., Any],
 ) -> None:
     reached, go_on = threading.Event(), threading.Event()
@@ -134,7 +135,7 @@ def test_killed_while_sending(
     eventually(lambda: "3 results sent" in node.text)
     assert len(peer.received) == 5
     assert len(set(peer.received)) == 3  # the same objects
-    assert len((bundle_folder / "runs").read_text().splitlines()) == 1
+    assert len((stand_in / "runs").read_text().splitlines()) == 1
     assert not node.names("failed")
 
 
@@ -143,7 +144,7 @@ def test_killed_while_the_peer_is_away(
     scanner: Callable[..., Any],
     pacs: Callable[..., Any],
     study: Callable[..., list[Path]],
-    bundle_folder: Path,
+    stand_in: Path,
     eventually: Callable[..., Any],
 ) -> None:
     peer = pacs().stop()
@@ -154,7 +155,7 @@ def test_killed_while_the_peer_is_away(
     peer.start()
     node = start_verb(*QUICK, "--send-to", f"PACS@127.0.0.1:{peer.port}")
     eventually(lambda: len(peer.received) == 3)
-    assert len((bundle_folder / "runs").read_text().splitlines()) == 1
+    assert len((stand_in / "runs").read_text().splitlines()) == 1
 
 
 @pytest.mark.parametrize("doing", ["receiving", "processing", "sending", "being kept waiting"])
@@ -164,7 +165,7 @@ def test_a_signal_ends_it_cleanly_whatever_it_does(
     scanner: Callable[..., Any],
     pacs: Callable[..., Any],
     study: Callable[..., list[Path]],
-    bundle_folder: Path,
+    stand_in: Path,
     is_alive: Callable[[int], bool],
     eventually: Callable[..., Any],
 ) -> None:
@@ -180,7 +181,7 @@ def test_a_signal_ends_it_cleanly_whatever_it_does(
         go_on.set()
     to_peer = ("--send-to", f"PACS@127.0.0.1:{peer.port}")
     if doing == "processing":
-        (bundle_folder / "behaviour").write_text("hang")
+        (stand_in / "behaviour").write_text("hang")
     if doing == "sending":
         peer.stop()
     node = start_verb(*(QUICK if doing != "receiving" else OPEN), *to_peer)
@@ -189,18 +190,18 @@ def test_a_signal_ends_it_cleanly_whatever_it_does(
         assert association.send_c_store(file).Status == 0
     done = {
         "receiving": lambda: node.names("receiving"),
-        "processing": lambda: (bundle_folder / "runs").read_text(),
+        "processing": lambda: (stand_in / "runs").read_text(),
         "sending": lambda: "cannot be reached" in node.text,
         "being kept waiting": reached.is_set,
     }
     eventually(done[doing])
     assert node.terminate() == 0
     assert "Traceback" not in node.text
-    for line in (bundle_folder / "runs").read_text().splitlines():
+    for line in (stand_in / "runs").read_text().splitlines():
         assert not is_alive(int(line.split()[0]))
 
     go_on.set()
-    (bundle_folder / "behaviour").write_text("write")
+    (stand_in / "behaviour").write_text("write")
     if doing == "sending":
         peer.start()
     node = start_verb(*QUICK, *to_peer)

@@ -17,11 +17,11 @@ def test_results_reach_the_peer_and_nothing_stays(
     listen: Callable[..., Any],
     pacs: Callable[..., Any],
     study: Callable[..., list[Path]],
-    bundle_folder: Path,
+    stand_in: Path,
     eventually: Callable[..., Any],
 ) -> None:
     peer = pacs()
-    node = listen(send_to=peer.port, deploy_options=("--modality", "CT"))
+    node = listen(send_to=peer.port)
     assert node.send(study()) == [0, 0, 0]
     eventually(lambda: len(peer.received) == 3)
     eventually(
@@ -32,8 +32,18 @@ def test_results_reach_the_peer_and_nothing_stays(
     assert peer.callers == {"ANOMALY"}
     source = pydicom.dcmread(study()[0])
     assert {result.StudyInstanceUID for result in peer.datasets} == {source.StudyInstanceUID}
-    (run,) = (bundle_folder / "runs").read_text().splitlines()
-    assert run.split()[1:] == ["3", "--modality", "CT"]
+    (run,) = (stand_in / "runs").read_text().splitlines()
+    assert run.split()[1:] == ["3"]
+
+
+def test_rules_and_secondary_capture_are_handed_on(
+    listen: Callable[..., Any], study: Callable[..., list[Path]], stand_in: Path, eventually: Callable[..., Any]
+) -> None:
+    node = listen(rules=Path("brain.json"), secondary_capture=True)
+    node.send(study())
+    eventually(lambda: node.names("results"))
+    (run,) = (stand_in / "runs").read_text().splitlines()
+    assert run.split()[1:] == ["3", "--rules", "brain.json", "--secondary-capture"]
 
 
 def test_without_a_peer_the_results_stay_and_the_images_go(
@@ -66,11 +76,11 @@ def test_a_study_without_a_wanted_series_ends_normally(
     listen: Callable[..., Any],
     pacs: Callable[..., Any],
     study: Callable[..., list[Path]],
-    bundle_folder: Path,
+    stand_in: Path,
     caplog: pytest.LogCaptureFixture,
     eventually: Callable[..., Any],
 ) -> None:
-    (bundle_folder / "behaviour").write_text("4")
+    (stand_in / "behaviour").write_text("4")
     peer = pacs()
     node = listen(send_to=peer.port)
     node.send(study())
@@ -84,11 +94,11 @@ def test_what_could_be_written_is_sent_where_some_series_are_unreadable(
     listen: Callable[..., Any],
     pacs: Callable[..., Any],
     study: Callable[..., list[Path]],
-    bundle_folder: Path,
+    stand_in: Path,
     caplog: pytest.LogCaptureFixture,
     eventually: Callable[..., Any],
 ) -> None:
-    (bundle_folder / "behaviour").write_text("write 3")
+    (stand_in / "behaviour").write_text("write 3")
     peer = pacs()
     node = listen(send_to=peer.port)
     node.send(study())
@@ -110,10 +120,10 @@ def test_a_failing_application_stops_neither_the_node_nor_the_next_study(
     listen: Callable[..., Any],
     pacs: Callable[..., Any],
     study: Callable[..., list[Path]],
-    bundle_folder: Path,
+    stand_in: Path,
     eventually: Callable[..., Any],
 ) -> None:
-    (bundle_folder / "behaviour").write_text(behaviour)
+    (stand_in / "behaviour").write_text(behaviour)
     peer = pacs()
     node = listen(send_to=peer.port, **({"time_limit_minutes": 0.01} if behaviour == "hang" else {}))
     node.send(study(0))
@@ -123,7 +133,7 @@ def test_a_failing_application_stops_neither_the_node_nor_the_next_study(
     assert len(list((folder / "images").iterdir())) == 3
     if behaviour != "hang":
         assert (folder / LOG).read_text() == "said by the application\n"
-        (bundle_folder / "behaviour").write_text("write")
+        (stand_in / "behaviour").write_text("write")
         node.send(study(1))
         eventually(lambda: len(peer.received) == 3)
         assert node.names("failed") == [name]
@@ -151,15 +161,9 @@ def test_an_error_of_the_disk_is_tried_again(
     assert not node.names("failed")
 
 
-def test_a_bundle_that_is_missing_is_told_at_the_start(start_verb: Callable[..., Any]) -> None:
-    verb = start_verb("--bundle", "nowhere")
-    assert verb.process.wait(60) == 1
-    assert "--bundle nowhere is no folder" in verb.text
-
-
 def test_a_port_that_is_taken_is_told_at_the_start(listen: Callable[..., Any], tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"Cannot listen on 127\.0\.0\.1:\d+: .*Choose another --host or --port"):
-        Node(Settings(queue=tmp_path / "other", port=listen().port), []).run()
+        Node(Settings(tmp_path, tmp_path / "other", port=listen().port), []).run()
 
 
 @pytest.mark.parametrize("by", ["option", "hand"])
@@ -168,15 +172,15 @@ def test_a_failed_study_is_tried_again_when_asked_alone(
     listen: Callable[..., Any],
     pacs: Callable[..., Any],
     study: Callable[..., list[Path]],
-    bundle_folder: Path,
+    stand_in: Path,
     eventually: Callable[..., Any],
 ) -> None:
-    (bundle_folder / "behaviour").write_text("1")
+    (stand_in / "behaviour").write_text("1")
     peer = pacs()
     node = listen(send_to=peer.port)
     node.send(study())
     (name,) = eventually(lambda: node.names("failed"))
-    (bundle_folder / "behaviour").write_text("write")
+    (stand_in / "behaviour").write_text("write")
     if by == "option":
         node.end()
         listen(send_to=peer.port).end()

@@ -32,7 +32,7 @@ def test_a_peer_that_is_away_is_tried_until_it_is_back(
     listen: Callable[..., Any],
     pacs: Callable[..., Any],
     study: Callable[..., list[Path]],
-    bundle_folder: Path,
+    stand_in: Path,
     caplog: pytest.LogCaptureFixture,
     eventually: Callable[..., Any],
 ) -> None:
@@ -44,7 +44,7 @@ def test_a_peer_that_is_away_is_tried_until_it_is_back(
     assert node.names("sending")
     peer.start()
     eventually(lambda: len(peer.received) == 3 and not node.names("sending"))
-    assert len((bundle_folder / "runs").read_text().splitlines()) == 1
+    assert len((stand_in / "runs").read_text().splitlines()) == 1
 
 
 def test_what_was_acknowledged_is_not_sent_again(
@@ -126,7 +126,7 @@ def test_an_object_that_is_refused_fails_the_study_after_the_others_were_sent(
     listen: Callable[..., Any],
     pacs: Callable[..., Any],
     study: Callable[..., list[Path]],
-    bundle_folder: Path,
+    stand_in: Path,
     eventually: Callable[..., Any],
 ) -> None:
     answers = iter([0, 0xC000, 0])
@@ -140,7 +140,7 @@ def test_an_object_that_is_refused_fails_the_study_after_the_others_were_sent(
     node.end()
     listen(send_to=peer.port, retry_failed=True)
     eventually(lambda: len(set(peer.received)) == 3)
-    assert len((bundle_folder / "runs").read_text().splitlines()) == 1  # the same objects, not made anew
+    assert len((stand_in / "runs").read_text().splitlines()) == 1  # the same objects, not made anew
 
 
 def test_results_that_are_made_anew_after_a_refusal_are_all_sent(
@@ -162,7 +162,7 @@ def test_results_that_are_made_anew_after_a_refusal_are_all_sent(
 
 @pytest.fixture
 def results(study: Callable[..., list[Path]], tmp_path: Path) -> list[Path]:
-    """Every kind of object that the bundle writes."""
+    """Every kind of object that inference writes."""
     (series,) = find_series(study(slices=6)[0].parent, progress=False).series
     volume = read_series(series)
     anomaly_map = (volume.array - volume.array.min()).astype(np.float32)

@@ -91,10 +91,10 @@ def test_a_full_queue_refuses_a_further_study_until_there_is_room(
     listen: Callable[..., Any],
     scanner: Callable[..., Any],
     study: Callable[..., list[Path]],
-    bundle_folder: Path,
+    stand_in: Path,
     eventually: Callable[..., Any],
 ) -> None:
-    (bundle_folder / "behaviour").write_text("hang")
+    (stand_in / "behaviour").write_text("hang")
     node = listen(max_studies=1)
     assert scanner(node.port).send(study(0)) == [0, 0, 0]
     assert scanner(node.port).send(study(1)) == [0xA700] * 3
@@ -288,10 +288,10 @@ def test_a_connection_that_is_made_while_the_node_ends_is_closed(
 def test_an_object_for_a_study_that_waits_is_added_to_it(
     listen: Callable[..., Any],
     study: Callable[..., list[Path]],
-    bundle_folder: Path,
+    stand_in: Path,
     eventually: Callable[..., Any],
 ) -> None:
-    (bundle_folder / "behaviour").write_text("hang")
+    (stand_in / "behaviour").write_text("hang")
     node = listen()
     node.send(study(0))
     eventually(lambda: node.names("processing"))
@@ -305,10 +305,10 @@ def test_an_object_for_a_study_that_waits_is_added_to_it(
 def test_an_object_that_is_in_work_already_begins_no_second_study(
     listen: Callable[..., Any],
     study: Callable[..., list[Path]],
-    bundle_folder: Path,
+    stand_in: Path,
     eventually: Callable[..., Any],
 ) -> None:
-    (bundle_folder / "behaviour").write_text("hang")
+    (stand_in / "behaviour").write_text("hang")
     node = listen()
     files = study(slices=4)
     node.send(files[:3])

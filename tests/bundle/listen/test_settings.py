@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from bundle import listen
 from bundle.listen.settings import Caller, Peer, Settings, read_settings
 
 ROOT = Path(__file__).parents[3]
-FOLDERS = ("--queue", "q", "--bundle", "b")
+FOLDERS = ("m", "--queue", "q")
 
 
 def parsed(*words: str) -> argparse.Namespace:
@@ -38,38 +39,45 @@ def config(tmp_path: Path) -> Callable[..., list[str]]:
 
 def test_by_itself_a_node_listens_to_this_machine_alone() -> None:
     settings = read_settings(parsed(*FOLDERS))
-    assert settings == Settings(queue=Path("q"), bundle=Path("b"))
+    assert settings == Settings(model=Path("m"), queue=Path("q"))
     assert (settings.host, settings.keep_days, settings.quiet_seconds) == ("127.0.0.1", 0.0, 30.0)
 
 
 def test_options_win_over_the_file(config: Callable[..., list[str]]) -> None:
     content = {
-        "queue": "file",
-        "bundle": "b",
+        "model": "file",
+        "queue": "q",
         "ae-title": "FILE",
         "port": 104,
         "allow": ["CT1@10.0.0.7"],
         "send_to": "PACS@10.0.0.5:104",
         "send-tls": True,
         "quiet_seconds": 12,
-        "deploy_options": ["--modality", "CT"],
+        "rules": "brain.json",
+        "secondary-capture": True,
     }
     settings = read_settings(parsed(*config(content), "--ae-title", "OPTION", "--allow", "CT2", "--allow", "MR1"))
     assert settings == Settings(
-        queue=Path("file"),
-        bundle=Path("b"),
+        model=Path("file"),
+        queue=Path("q"),
         ae_title="OPTION",
         port=104,
         allow=(Caller("CT2"), Caller("MR1")),
         send_to=Peer("PACS", "10.0.0.5", 104),
         send_tls=True,
         quiet_seconds=12.0,
-        deploy_options=("--modality", "CT"),
+        rules=Path("brain.json"),
+        secondary_capture=True,
+    )
+    assert read_settings(parsed(*config(content), "m", "--rules", "r")) == replace(
+        read_settings(parsed(*config(content))), model=Path("m"), rules=Path("r")
     )
 
 
-def test_what_stands_behind_two_dashes_is_for_the_application() -> None:
-    assert read_settings(parsed(*FOLDERS, "--", "--modality", "CT")).deploy_options == ("--modality", "CT")
+@pytest.mark.parametrize("place", [0, 2, 3])
+def test_the_model_stands_anywhere_between_the_options(place: int) -> None:
+    words = ["--queue", "q", "--send-tls", "--send-to", "PACS@10.0.0.5:104"]
+    assert read_settings(parsed(*words[:place], "m", *words[place:])).model == Path("m")
 
 
 @pytest.mark.parametrize(
@@ -77,10 +85,11 @@ def test_what_stands_behind_two_dashes_is_for_the_application() -> None:
     [
         ("{", "is not valid JSON"),
         ([], "is not a JSON object"),
-        ({"ports": 1}, "'ports' is not an option; the options are queue, bundle, ae-title"),
+        ({"ports": 1}, "'ports' is not an option; the options are model, queue, ae-title"),
         ({"port": "104"}, "port is '104', not a number"),
-        ({"bundle": 1}, "bundle is 1, not a text"),
-        ({"bundle": ""}, "bundle: the path is empty"),
+        ({"model": 1}, "model is 1, not a text"),
+        ({"model": ""}, "model: the path is empty"),
+        ({"secondary_capture": 1}, "secondary_capture is 1, not true or false"),
         ({"quiet_seconds": 10**400}, "quiet_seconds: int too large"),
         ({"port": 1.5}, "port is 1.5, not a whole number"),
         ({"port": True}, "port is True"),
@@ -103,7 +112,8 @@ def test_a_wrong_file_is_named_with_what_is_wrong(content: Any, text: str, confi
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (["--bundle", "b"], "Give --queue FOLDER"),
+        (["m"], "Give --queue FOLDER"),
+        (["--queue", "q"], 'Give MODEL, or "model" in the file of --config'),
         ([*FOLDERS, "--host", "0.0.0.0"], "name who may send with --allow AET@ADDRESS"),
         ([*FOLDERS, "--host", "node.example"], "name who may send with --allow AET@ADDRESS"),
         ([*FOLDERS, "--tls-cert", "c.pem"], "--tls-cert and --tls-key go together"),
@@ -164,9 +174,9 @@ def test_a_caller_is_known_by_title_and_address(text: str, title: str, address: 
 
 
 def test_certificates_that_cannot_be_read_are_named(tmp_path: Path) -> None:
-    arguments = ["--queue", str(tmp_path / "q"), "--bundle", "b", "--tls-cert", "no.pem", "--tls-key", "no.key"]
+    settings = Settings(tmp_path, tmp_path / "q", tls_cert=Path("no.pem"), tls_key=Path("no.key"))
     with pytest.raises(ValueError, match=r"TLS with no\.pem, no\.key"):
-        listen.run(parsed(*arguments))
+        listen.serve(settings)
 
 
 def test_without_pynetdicom_the_help_works_and_the_remedy_is_named(tmp_path: Path) -> None:
@@ -174,11 +184,12 @@ def test_without_pynetdicom_the_help_works_and_the_remedy_is_named(tmp_path: Pat
 import argparse, sys
 sys.modules["pynetdicom"] = None
 from bundle import listen
+from bundle.listen.settings import read_settings
 parser = argparse.ArgumentParser()
 listen.configure(parser)
 parser.format_help()
 try:
-    listen.run(parser.parse_args(["--queue", {str(tmp_path / "q")!r}, "--bundle", "b"]))
+    listen.serve(read_settings(parser.parse_args(["m", "--queue", {str(tmp_path / "q")!r}])))
 except RuntimeError as error:
     print(error)
 """
