@@ -15,8 +15,7 @@ from bundle.__main__ import main
 
 
 def baseline(name: str, overlay: Path, *options: str) -> int:
-    files = ["configs/train.json", "configs/evaluate.json", str(overlay)]
-    return main(["baseline", name, "--config_file", *files, *options])
+    return main(["baseline", name, "--config-file", "configs/train.json", str(overlay), *options])
 
 
 def pixels(datalist: Path, split: str) -> list[np.ndarray]:
@@ -30,7 +29,7 @@ def test_the_mean_images_evaluation_is_named_after_it_and_scores_as_by_hand(
     tiny_overlay: Path, tiny_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     results = tmp_path / "results"
-    assert baseline("mean_image", tiny_overlay, "--results_dir", str(results)) == 0
+    assert baseline("mean_image", tiny_overlay, "--results-dir", str(results)) == 0
     summary = json.loads((results / "metrics.json").read_text())
     assert summary["model"]["method"] == "mean image"
     assert summary["teachers"] == []
@@ -50,7 +49,7 @@ def test_the_nearest_neighbours_name_their_teachers_and_a_run_in_mlflow(
     tiny_overlay: Path, tracking_uri: str, tmp_path: Path
 ) -> None:
     results = tmp_path / "results"
-    assert baseline("nearest_neighbours", tiny_overlay, "--results_dir", str(results)) == 0
+    assert baseline("nearest_neighbours", tiny_overlay, "--results-dir", str(results)) == 0
     summary = json.loads((results / "metrics.json").read_text())
     assert summary["model"]["method"] == "nearest neighbours"
     assert [teacher["name"] for teacher in summary["teachers"]] == ["test_resnet", "vmamba_pico"]
@@ -70,7 +69,12 @@ def test_without_a_folder_metrics_are_printed_and_nothing_is_written(
     assert [path for path in sorted(tmp_path.iterdir()) if path.name != "cache"] == before
 
 
-def test_a_name_that_was_given_is_kept(tiny_overlay: Path, tmp_path: Path) -> None:
+def test_a_name_that_was_given_is_kept(tiny_overlay: Path, tracking_uri: str, tmp_path: Path) -> None:
     results = tmp_path / "results"
-    assert baseline("mean_image", tiny_overlay, "--results_dir", str(results), "--set", "method", "ours") == 0
+    assert (
+        baseline("mean_image", tiny_overlay, "--results-dir", str(results), "--set", "provenance#method", "ours") == 0
+    )
     assert json.loads((results / "metrics.json").read_text())["model"]["method"] == "ours"
+    client = mlflow.MlflowClient(tracking_uri)
+    (run,) = client.search_runs([client.get_experiment_by_name(str(tmp_path)).experiment_id])
+    assert run.info.run_name.startswith("evaluation of ours ")

@@ -146,7 +146,7 @@ def ran(tiny_dataset: Path, tiny_config: dict[str, Any], tmp_path_factory: pytes
     suite = {
         "name": "small",
         "seeds": [0],
-        "values": {**common, "epochs": 1, "scan_cache_dir": str(folder / "cache")},
+        "values": {**common, "epochs": 1, "cache_dir": str(folder / "cache")},
         "data": {"Phantoms": {"values": {"datalist": str(tiny_dataset)}}},
         "methods": {
             "mean image": {"baseline": "mean_image"},
@@ -179,7 +179,7 @@ def test_a_failing_cell_is_listed_with_its_reason_and_the_others_finish(ran: Ran
 def test_each_cell_has_a_folder_with_its_model_and_evaluation(ran: Ran) -> None:
     for method, trained in (("small_RD4AD", True), ("mean_image", False)):
         folder = ran.cell(method)
-        assert (folder / "models" / "model.pt").is_file() == trained
+        assert (folder / "model" / "models" / "model.pt").is_file() == trained
         summary = json.loads((folder / "test" / "metrics.json").read_text())
         assert summary["images"] == {"normal": 6, "anomalous": 2}
         assert summary["model"]["method"] == method.replace("_", " ")
@@ -278,7 +278,7 @@ def test_a_training_that_was_broken_off_goes_on_from_its_last_epoch(ran: Ran, mo
     commands: list[list[str]] = []
     monkeypatch.setattr("bundle.benchmark.running.Bench._process", lambda self, folder, words: commands.append(words))
     suite = only(ran.suite, "small RD4AD") | {"seeds": [7, 8]}
-    checkpoint = ran.folder / "Phantoms" / "small_RD4AD" / "seed8" / "models" / "last.pt"
+    checkpoint = ran.folder / "Phantoms" / "small_RD4AD" / "seed8" / "model" / "models" / "last.pt"
     checkpoint.parent.mkdir(parents=True)
     checkpoint.touch()
     monkeypatch.setattr("bundle.benchmark.make_report", lambda folders, out, title: out / "report.html")
@@ -286,4 +286,4 @@ def test_a_training_that_was_broken_off_goes_on_from_its_last_epoch(ran: Ran, mo
     assert ran.again(suite) == 0
     trainings = [words for words in commands if "training" in words]
     assert [words[-2:] == ["--resume", "True"] for words in trainings] == [False, True]
-    assert [words[2] for words in commands] == ["training", "evaluating"] * 2
+    assert [words[2] if "training" in words else words[1] for words in commands] == ["training", "evaluate"] * 2

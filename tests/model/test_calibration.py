@@ -5,6 +5,7 @@ import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,22 +14,24 @@ from scipy.stats import binom, norm
 
 from scripts.model.calibration import (
     Calibration,
-    PixelTail,
     TooFewPatientsError,
+    VoxelTail,
     p_values,
     patients_needed,
     risk_controlling_threshold,
+    scorer,
 )
+from scripts.transforms import AnomalyScored, Preprocessing, Windowedd
 
-SCORING = {"score_pooling": "max", "scan_pooling": "max", "foreground_only": False}
+SCORER = {"checkpoint": "0123", "precision": "float32", "pooling": "max", "foreground_only": False}
 
 
 def single(scores: Any) -> list[np.ndarray]:
     return [np.array([score]) for score in scores]
 
 
-def tail_of(patients: list[np.ndarray]) -> PixelTail:
-    tail = PixelTail()
+def tail_of(patients: list[np.ndarray]) -> VoxelTail:
+    tail = VoxelTail()
     for number, scores in enumerate(patients):
         for part in np.array_split(scores, 2):
             tail.add(str(number), part)
@@ -66,7 +69,7 @@ def test_of_single_scores_it_is_the_conformal_quantile() -> None:
         assert risk_controlling_threshold(single(scores), rate) == np.sort(scores)[rank - 1]
 
 
-def test_a_patient_counts_once_however_many_scores_he_has() -> None:
+def test_a_patient_counts_once_however_many_scores_they_have() -> None:
     # Above 2 lie half of the first and none of the second: (1/2 + 1) / 3 = 0.5; above 1, (1/2 + 1/4 + 1) / 3 > 0.5.
     patients = [np.array([0.0, 9.0]), np.array([0.0, 1.0, 1.0, 2.0])]
     assert risk_controlling_threshold(patients, 0.5) == 2
@@ -110,7 +113,7 @@ def test_scores_that_are_not_finite_are_refused() -> None:
     with pytest.raises(ValueError, match="NaN or infinite"):
         risk_controlling_threshold(single([1, np.nan, 2]), 0.4)
     with pytest.raises(ValueError, match="NaN or infinite"):
-        PixelTail().add("a", np.array([np.inf]))
+        VoxelTail().add("a", np.array([np.inf]))
 
 
 @pytest.mark.parametrize(("patients", "rate"), [(9, 0.1), (19, 0.1), (19, 0.05), (30, 0.1), (50, 0.25)])
@@ -173,7 +176,7 @@ def test_a_patient_who_comes_back_is_refused() -> None:
 
 
 def test_patients_without_foreground_give_no_pixel_threshold() -> None:
-    with pytest.raises(ValueError, match="no pixel of a calibration patient is foreground"):
+    with pytest.raises(ValueError, match="no voxel of a calibration patient is foreground"):
         tail_of([np.empty(0)] * 3).threshold(0.5)
 
 
@@ -204,45 +207,42 @@ def test_a_p_value_is_at_most_the_rate_where_the_threshold_is_exceeded() -> None
 
 
 @pytest.fixture
-def written(tmp_path: Path) -> Callable[..., tuple[Path, Path]]:
-    """``written(scoring={...})``: a calibration of two patients, with overrides, and its checkpoint."""
+def written(tmp_path: Path) -> Callable[..., Path]:
+    """``written(levels={...})``: a calibration of two patients, with overrides."""
 
-    def write(**overrides: Any) -> tuple[Path, Path]:
-        checkpoint = tmp_path / "model.pt"
-        checkpoint.write_bytes(b"weights")
+    def write(**overrides: Any) -> Path:
         level = {"rate": 0.4, "patients": 2}
         content = {
-            "checkpoint_sha256": hashlib.sha256(b"weights").hexdigest(),
-            "scoring": SCORING,
+            "scorer": SCORER,
             "levels": {
-                "volume": {**level, "threshold": 5.0},
-                "image": {**level, "threshold": 4.0},
-                "pixel": {
+                "scan": {**level, "threshold": 5.0},
+                "slice": {**level, "threshold": 4.0},
+                "mask": {
                     **level,
                     "threshold": None,
                     "reason": "too few",
                     "thresholds": [{"rate": 0.5, "threshold": 1.5}],
                 },
             },
-            "scores": [{"score": 2.0, "images": [1.0, 2.0]}, {"score": 5.0, "images": [2.0, 3.0, 4.0, 5.0]}],
+            "scores": [{"score": 2.0, "slices": [1.0, 2.0]}, {"score": 5.0, "slices": [2.0, 3.0, 4.0, 5.0]}],
         }
         path = tmp_path / "calibration.json"
         path.write_text(json.dumps(content | overrides))
-        return path, checkpoint
+        return path
 
     return write
 
 
-def test_a_calibration_gives_thresholds_rates_and_p_values(written: Callable[..., tuple[Path, Path]]) -> None:
-    calibration = Calibration(*written(), **SCORING)
-    assert (calibration.volume_threshold, calibration.image_threshold, calibration.pixel_threshold) == (5, 4, None)
-    assert calibration.rates == {"volume": 0.4, "image": 0.4, "pixel": 0.4}
-    assert calibration.pixel_thresholds == {0.5: 1.5}
+def test_a_calibration_gives_thresholds_rates_and_p_values(written: Callable[..., Path]) -> None:
+    calibration = Calibration(written(), SCORER)
+    assert calibration.thresholds == {"scan_threshold": 5, "slice_threshold": 4, "mask_threshold": None}
+    assert calibration.rates == {"scan": 0.4, "slice": 0.4, "mask": 0.4}
+    assert calibration.mask_thresholds == {0.5: 1.5}
     assert calibration.patients == 2
-    assert calibration.volume_p_value(3.0) == pytest.approx(2 / 3)
-    np.testing.assert_allclose(calibration.image_p_values(np.array([2.0, 3.0])), [2.5 / 3, 1.75 / 3])
+    assert calibration.scan_p_value(3.0) == pytest.approx(2 / 3)
+    np.testing.assert_allclose(calibration.slice_p_values(np.array([2.0, 3.0])), [2.5 / 3, 1.75 / 3])
     assert calibration.facts is not None
-    assert calibration.facts["levels"]["pixel"]["reason"] == "too few"
+    assert calibration.facts["levels"]["mask"]["reason"] == "too few"
     assert "scores" not in calibration.facts
 
 
@@ -250,47 +250,60 @@ def test_without_the_file_there_is_nothing_and_the_log_says_how_to_get_it(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        calibration = Calibration(tmp_path / "calibration.json", tmp_path / "model.pt", **SCORING)
-    assert (calibration.volume_threshold, calibration.image_threshold, calibration.pixel_threshold) == (None,) * 3
+        calibration = Calibration(tmp_path / "calibration.json", SCORER)
+    assert set(calibration.thresholds.values()) == {None}
     assert (calibration.patients, calibration.rates, calibration.facts) == (0, {}, None)
-    assert np.isnan(calibration.volume_p_value(1.0))
-    assert np.isnan(calibration.image_p_values(np.ones(2))).all()
+    assert np.isnan(calibration.scan_p_value(1.0))
+    assert np.isnan(calibration.slice_p_values(np.ones(2))).all()
     assert f"{tmp_path / 'calibration.json'}" in caplog.text
     assert "python -m bundle calibrate" in caplog.text
 
 
-def test_where_none_is_wanted_nothing_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_where_none_is_wanted_nothing_is_said(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        calibration = Calibration("", tmp_path / "model.pt", **SCORING)
-    assert (calibration.pixel_threshold, calibration.patients, calibration.facts) == (None, 0, None)
+        calibration = Calibration("", SCORER)
+    assert (calibration.mask_threshold, calibration.patients, calibration.facts) == (None, 0, None)
     assert not caplog.records
 
 
-def test_another_checkpoint_is_refused(written: Callable[..., tuple[Path, Path]]) -> None:
-    path, checkpoint = written()
-    checkpoint.write_bytes(b"other weights")
-    with pytest.raises(ValueError, match=f"{path} was made for another checkpoint than {checkpoint}.*bundle calibrate"):
-        Calibration(path, checkpoint, **SCORING)
-
-
 @pytest.mark.parametrize(
-    ("name", "value"), [("score_pooling", "mean"), ("scan_pooling", "top_3"), ("foreground_only", True)]
+    ("name", "value"),
+    [("checkpoint", "4567"), ("precision", "bfloat16"), ("pooling", "mean"), ("foreground_only", True), ("new", 1)],
 )
-def test_other_scores_are_refused(name: str, value: Any, written: Callable[..., tuple[Path, Path]]) -> None:
-    path, checkpoint = written()
-    with pytest.raises(ValueError, match=rf"{path} was made with other scores .*{name} \w+, now {value}.*calibrate"):
-        Calibration(path, checkpoint, **SCORING | {name: value})
+def test_other_scores_are_refused_by_name(name: str, value: Any, written: Callable[..., Path]) -> None:
+    path = written()
+    with pytest.raises(ValueError, match=rf"{path} was made for other scores .*\({name} \w+, now {value}\).*calibrate"):
+        Calibration(path, SCORER | {name: value})
+
+
+def test_a_checkpoint_that_is_missing_is_left_to_its_reader(written: Callable[..., Path]) -> None:
+    assert Calibration(written(), SCORER | {"checkpoint": None}).patients == 2
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}"])
-def test_a_file_that_is_no_calibration_is_named(text: str, written: Callable[..., tuple[Path, Path]]) -> None:
-    path, checkpoint = written()
+def test_a_file_that_is_no_calibration_is_named(text: str, written: Callable[..., Path]) -> None:
+    path = written()
     path.write_text(text)
     with pytest.raises(ValueError, match=f"{path} is no calibration"):
-        Calibration(path, checkpoint, **SCORING)
+        Calibration(path, SCORER)
 
 
-def test_a_file_of_another_version_is_named(written: Callable[..., tuple[Path, Path]]) -> None:
-    path, checkpoint = written(levels={})
+def test_a_file_of_another_version_is_named(written: Callable[..., Path]) -> None:
+    path = written(levels={})
     with pytest.raises(ValueError, match=f"{path} is no calibration of this version"):
-        Calibration(path, checkpoint, **SCORING)
+        Calibration(path, SCORER)
+
+
+def test_the_scorer_names_what_changes_a_score(tmp_path: Path) -> None:
+    (tmp_path / "model.pt").write_bytes(b"weights")
+    preprocessing, scoring = Preprocessing(Windowedd("image", ["brain"]), 64), AnomalyScored("mean", "top_3", True)
+    found = scorer(tmp_path / "model.pt", object(), True, preprocessing, scoring)
+    assert found["checkpoint"] == hashlib.sha256(b"weights").hexdigest()
+    assert (found["runtime"], found["export"], found["precision"]) == ("PyTorch", None, "bfloat16")
+    assert (found["pooling"], found["scan_pooling"], found["foreground_only"]) == ("mean", "top_3", True)
+    assert (found["image_size"], found["windows"]) == (64, [[40, 80]])
+    exported = SimpleNamespace(runtime="onnx", sha256="abc", precision="float32")
+    found = scorer(tmp_path / "none.pt", exported, True, preprocessing, scoring)
+    assert (found["checkpoint"], found["runtime"], found["export"], found["precision"]) == (
+        None, "onnx", "abc", "float32",
+    )  # fmt: skip

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from ignite.engine import Engine
 from monai.bundle import ConfigWorkflow
 
-from scripts.model.checkpoints import CheckpointReader, InputSettings, RandomState, load_checkpoint, save_atomically
+from scripts.model.checkpoints import RandomState, Restored, load_checkpoint, restore, save_atomically
+from scripts.model.provenance import Provenance
 from scripts.networks import PDD, RD4AD, SCRD4AD, Teacher
-from scripts.transforms import ScaleToUnitd, Windowedd
+from scripts.transforms import Preprocessing, ScaleToUnitd, Windowedd
 
 
 def files(folder: Path) -> list[str]:
@@ -36,7 +36,7 @@ def test_a_writer_that_fails_midway_leaves_the_old_checkpoint_and_nothing_else(
     monkeypatch.setattr(torch, "save", full_disk)
     with pytest.raises(OSError, match=r"last\.pt: .*No space left on device.*Free space") as caught:
         save_atomically({"epoch": 2}, path)
-    assert "ckpt_path" in str(caught.value)
+    assert "--model_dir" in str(caught.value)
     assert load_checkpoint(path) == {"epoch": 1}
     assert files(tmp_path) == ["last.pt"]
 
@@ -68,7 +68,7 @@ def test_last_holds_all_that_a_training_goes_on_with_and_no_code(
     training = workflow("train.json", epochs=3, learning_rate=0.01)
     training.run()
     teachers = training.parser.get_parsed_content("network_def").teachers
-    last = torch.load(tmp_path / "models/last.pt", weights_only=True)
+    last = torch.load(tmp_path / "model/models/last.pt", weights_only=True)
     identities = json.loads(bytes(last["model"]["_extra_state"].tolist()))
     assert [(each["name"], each["sha256"]) for each in identities] == [
         ("test_resnet", teachers[0].sha256),
@@ -82,7 +82,7 @@ def test_last_holds_all_that_a_training_goes_on_with_and_no_code(
     assert last["lr_scheduler"]["T_max"] == 3
     assert last["trainer"] == {"epoch_length": 4, "iteration": 12, "max_epochs": 3}
     assert {"python", "numpy", "torch"} <= last["random"].keys()
-    assert last["input"] == {
+    assert last["preprocessing"]["settings"] == {
         "image_size": 64,
         "keep_aspect_ratio": False,
         "pixel_spacing": None,
@@ -95,8 +95,8 @@ def test_last_holds_all_that_a_training_goes_on_with_and_no_code(
     }
     assert last["provenance"]["method"] == "PDD"
     assert last["provenance"]["mlflow_run_id"]
-    model = torch.load(tmp_path / "models/model.pt", weights_only=True)
-    assert model.keys() == {"model", "input", "provenance", "trainer"}
+    model = torch.load(tmp_path / "model/models/model.pt", weights_only=True)
+    assert model.keys() == {"model", "preprocessing", "provenance", "trainer"}
     assert all(torch.equal(value, last["model"][key]) for key, value in model["model"].items())
 
 
@@ -133,24 +133,18 @@ def test_a_file_with_code_in_it_is_refused(tmp_path: Path) -> None:
         load_checkpoint(tmp_path / "model.pt")
 
 
-def test_other_input_settings_name_the_options_that_the_checkpoint_was_trained_with() -> None:
-    trained = InputSettings(image_size=256, keep_aspect_ratio=False, intensity_range=None)
-    trained.load_state_dict(trained.state_dict())
-    ours = InputSettings(image_size=128, keep_aspect_ratio=False, intensity_range=[0, 4095])
-    with pytest.raises(ValueError, match='with --image_size "256", without --intensity_range') as caught:
-        ours.load_state_dict(trained.state_dict())
-    assert "image_size 128" in str(caught.value)
-    assert "keep_aspect_ratio" not in str(caught.value)
-
-
-def test_settings_of_intensities_count_and_another_transform_is_another_config_file() -> None:
-    trained = InputSettings(Windowedd("image", ["brain"]), image_size=256)
-    assert trained.state_dict() == {"image_size": 256, "intensity": "Windowedd", "windows": [[40, 80]]}
-    InputSettings(Windowedd("image", [[40, 80]]), image_size=256).load_state_dict(trained.state_dict())
-    with pytest.raises(ValueError, match=r"windows \[\[600.0, 2800.0\]\]\): run with --windows"):
-        InputSettings(Windowedd("image", ["bone"]), image_size=256).load_state_dict(trained.state_dict())
-    with pytest.raises(ValueError, match=r"intensity ScaleToUnitd.*configs/data"):
-        InputSettings(ScaleToUnitd("image"), image_size=256).load_state_dict(trained.state_dict())
+def test_images_of_other_settings_are_refused_by_name() -> None:
+    trained = Preprocessing(Windowedd("image", ["brain"]), image_size=256).state_dict()
+    assert trained["settings"]["windows"] == [[40, 80]]
+    Preprocessing(Windowedd("image", [[40, 80]]), image_size=256, cache_dir="elsewhere").load_state_dict(trained)
+    for ours, text in (
+        (Preprocessing(Windowedd("image", ["brain"]), image_size=128), "image_size 256, now 128"),
+        (Preprocessing(Windowedd("image", ["bone"]), image_size=256), r"windows \[\[40.0, 80.0\]\], now \[\[600.0"),
+        (Preprocessing(ScaleToUnitd("image"), image_size=256), "intensity Windowedd, now ScaleToUnitd"),
+    ):
+        with pytest.raises(ValueError, match=text) as caught:
+            ours.load_state_dict(trained)
+        assert "plane" not in str(caught.value)
 
 
 def detector(method: str, decoder_blocks: int = 1) -> PDD | RD4AD | SCRD4AD:
@@ -162,31 +156,27 @@ def detector(method: str, decoder_blocks: int = 1) -> PDD | RD4AD | SCRD4AD:
 
 
 def told_when_loading(network: Any, path: Path) -> str:
-    engine = Engine(lambda engine, batch: None)
-    CheckpointReader(path, {"model": network}).attach(engine)
     with pytest.raises(ValueError) as caught:
-        engine.run([0])
+        restore(path, {"model": network})
     return str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("trained", "configured", "remedy"),
-    [
-        ("RD4AD", "PDD", "name configs/methods/rd4ad.json in --config_file"),
-        ("SCRD4AD", "PDD", "name configs/methods/scrd4ad.json in --config_file"),
-        ("SCRD4AD", "RD4AD", "name configs/methods/scrd4ad.json in --config_file"),
-        ("RD4AD", "SCRD4AD", "name configs/methods/rd4ad.json in --config_file"),
-        ("PDD", "SCRD4AD", "name no file of configs/methods in --config_file"),
-    ],
-)
-def test_a_checkpoint_of_another_method_names_both_and_the_overlay(
-    tmp_path: Path, trained: str, configured: str, remedy: str
-) -> None:
+@pytest.mark.parametrize(("trained", "configured"), [("RD4AD", "SCRD4AD"), ("SCRD4AD", "RD4AD")])
+def test_a_checkpoint_of_another_method_names_both(tmp_path: Path, trained: str, configured: str) -> None:
     path = tmp_path / "model.pt"
     save_atomically({"model": detector(trained).state_dict(), "provenance": {"method": trained}}, path)
     assert told_when_loading(detector(configured), path) == (
-        f"{path} does not fit: it was trained as {trained}, but {configured} is configured: {remedy}."
+        f"{path} does not fit: its weights, trained as {trained}, are not those of the {configured} that is configured."
+        " Take the configs of the model folder that it belongs to."
     )
+
+
+def test_a_checkpoint_of_another_version_says_what_it_lacks(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    network = detector("RD4AD")
+    save_atomically({"model": network.state_dict(), "input": {}, "provenance": {}}, path)
+    with pytest.raises(ValueError, match="does not hold preprocessing: it is no checkpoint of this version"):
+        Restored(path, network, Preprocessing(ScaleToUnitd("image"), 64), Provenance())()
 
 
 @pytest.mark.parametrize("method", ["RD4AD", "ours, deeper"])
@@ -197,7 +187,7 @@ def test_weights_of_a_network_of_another_size_are_refused_without_their_hundred_
     save_atomically({"model": detector("RD4AD", 4).state_dict(), "provenance": {"method": method}}, path)
     text = told_when_loading(detector("RD4AD", 1), path)
     assert text.startswith(f"{path} does not fit: its weights, trained as {method}, are not those of the RD4AD")
-    assert "same overlays in --config_file" in text
+    assert "configs of the model folder" in text
     assert "distiller." not in text
 
 
