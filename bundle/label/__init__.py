@@ -110,7 +110,7 @@ def searched_modality(model: ModelFolder, asked: str | None) -> str:
     """
     found = (asked or model.modality or "unknown").upper()
     if found not in _MODALITIES:
-        raise ValueError(f"The model's modality is {found}: name that of the series by --modality CT or MR.")
+        raise ValueError(f"The modality of the model is {found}: name that of the series by --modality CT or MR.")
     return found
 
 
@@ -123,7 +123,7 @@ def require_free(host: str, port: int) -> None:
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as one:
-            if os.name != "nt":  # there it would let two servers share a port
+            if os.name != "nt":  # on Windows, this would let two servers share a port
                 one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             one.bind((address[0], port, *address[2:]))  # getaddrinfo wraps a port above 65535
     except (OSError, OverflowError) as error:
@@ -162,7 +162,7 @@ def settings(app: Path, python: Path, modality: str | None) -> dict[str, str]:
     return {
         "PATH": os.pathsep.join([str(python.parent), os.environ.get("PATH", "")]),  # itkimage2segimage of dcmqi
         "PYTHONPATH": str(ROOT),
-        "TMPDIR": str(app / "tmp"),  # uploaded scans lie there for a moment, which no other user may read
+        "TMPDIR": str(app / "tmp"),  # of uploaded scans, which no other user may read
         "MONAI_LABEL_DATASTORE_FILE_EXT": json.dumps(["*.nii.gz", "*.nii"]),
         "MONAI_LABEL_DICOMWEB_SEARCH_FILTER": json.dumps(search),
         "MONAI_LABEL_DICOMWEB_CACHE_PATH": str(app / "dicom"),

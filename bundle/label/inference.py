@@ -66,8 +66,8 @@ class AnomalyTask(InferTask):
         """Infers ``request["image"]``, a NIfTI.
 
         Returns:
-            The file of the result, or its array (i, j, k) where ``result_write_to_file`` is false; and the summary of
-            the scan's `Result` with what else clients may ask, as JSON values.
+            The file of the result, or its array (i, j, k) where ``result_write_to_file`` is false; and a summary of
+            the scan's `Result` with further facts, as JSON values.
 
         Raises:
             OptionError, NotCalibratedError: See `check`.

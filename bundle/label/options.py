@@ -15,7 +15,7 @@ from scripts.model.predictor import Predictor
 
 DISPLAYS = ("mask", "bands")
 LABELS = ("anomaly", "anomaly, medium", "anomaly, high")  # values 1 to 3; a mask has 1 alone
-_FACTORS = (1.0, 1.5, 2.0)  # times a typed threshold begin bands, as nobody knows its false-positive rates
+_FACTORS = (1.0, 1.5, 2.0)  # bands of a typed threshold begin at these multiples of it
 NO_WINDOW = "none"
 _DTYPES = ("uint8", "int16", "uint16", "int32", "uint32", "float32", "float64")  # that ITK can write
 _EXTENSIONS = (".nii.gz", ".nii", ".nrrd", ".seg.nrrd", ".mha")

@@ -1,4 +1,4 @@
-"""The exported model bundle in MONAI Label's own app for bundles, without any code of ours around it."""
+"""A model folder in MONAI Label's own app for bundles, without any code of ours around it."""
 
 import importlib
 import json
@@ -44,7 +44,7 @@ def stock(model_folder: Path, studies: Path, tmp_path: Path, monkeypatch: pytest
     sys.modules.update(modules)
 
 
-def test_the_bundle_infers_as_it_is(stock: TestClient, studies: Path, model_folder: Path) -> None:
+def test_a_model_folder_infers_as_it_is(stock: TestClient, studies: Path, model_folder: Path) -> None:
     info = stock.get("/info/").json()["models"][NAME]
     assert info["type"] == "segmentation"
     assert info["labels"] == {"anomaly": 1}
