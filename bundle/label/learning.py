@@ -129,7 +129,5 @@ def _known(datastore: Datastore, name: str, predictor: Predictor) -> dict[str, f
         if info.get(_SCORED_BY) == current and info.get(name) is not None
     }
     if infos and not known:
-        raise NotScoredError(
-            "The model has not scored these yet: POST /scoring/anomaly and ask again once it is done."
-        )
+        raise NotScoredError("The model has not scored these yet: POST /scoring/anomaly and ask again once it is done.")
     return known
