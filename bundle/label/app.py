@@ -1,4 +1,4 @@
-"""The MONAI Label app: what is offered, to whom requests go, and what their errors are called."""
+"""The MONAI Label app: models, training, strategies and studies that the server offers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,13 @@ from scripts.results.result import NOTICE
 
 
 class AnomalyApp(MONAILabelApp):
-    """Serves the model folder in ``app_dir/model``."""
+    """Serves the model folder that ``app_dir/model`` links to.
+
+    Args:
+        app_dir: App folder, see `bundle.label.write_app`.
+        studies: Folder of NIfTI, or URL of a DICOMweb server.
+        conf: Options of MONAI Label; none is used.
+    """
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
         folder = Path(app_dir)
@@ -83,40 +89,44 @@ class AnomalyApp(MONAILabelApp):
             wado_url_prefix=settings.MONAI_LABEL_WADO_PREFIX,
             stow_url_prefix=settings.MONAI_LABEL_STOW_PREFIX,
         )
-        client.set_http_retry_params(max_attempts=2)  # with five, a viewer waits half a minute for one that is down
+        client.set_http_retry_params(max_attempts=2)  # with five, a viewer waits half a minute if it is down
         cache = settings.MONAI_LABEL_DICOMWEB_CACHE_PATH or str(Path(self.app_dir, "dicom"))
         return DicomStudies(client, settings.MONAI_LABEL_DICOMWEB_SEARCH_FILTER, cache)
 
     def infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
-        """As MONAI Label's, but refuses an image that there is not, and keeps nothing of one that a client has sent.
+        """Infers as MONAI Label does, but refuses an unknown image, and keeps nothing of an uploaded one.
 
         Raises:
-            ImageNotFoundException: names it.
+            ImageNotFoundException: If there is no such image.
         """
         image = request["image"]
-        sent = os.path.isabs(image) and os.path.exists(image)  # by the client, as a file
-        if not sent and not (datastore or self.datastore()).get_image_uri(image):
+        uploaded = os.path.isabs(image) and os.path.exists(image)
+        if not uploaded and not (datastore or self.datastore()).get_image_uri(image):
             raise ImageNotFoundException(f"There is no image {image!r} among the studies.")
         try:
             return super().infer(request, datastore)
         finally:
-            if sent:
+            if uploaded:
                 self.predictor.forget(image)
 
     def batch_infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
-        """As MONAI Label's, but a wrong option is refused as a whole, and not image by image."""
+        """Infers as MONAI Label does, but refuses a wrong option once, and not image by image.
+
+        Raises:
+            OptionError, NotCalibratedError: See `AnomalyTask.check`.
+        """
         task = self._infers.get(request["model"])
         if isinstance(task, AnomalyTask):
             task.check(request)
         return super().batch_infer(request, datastore)
 
-    def names(self, kind: str) -> list[str]:
-        """Gives what there is of a kind, as the paths of requests call it."""
-        of_kind: dict[str, Any] = {
+    def names(self, path: str) -> list[str]:
+        """Names that may follow a path of requests, such as ``batch/infer``."""
+        of_path: dict[str, Any] = {
             "infer": self._infers,
             "batch/infer": self._infers,
             "train": self._trainers,
             "activelearning": self._strategies,
             "scoring": self._scoring_methods,
         }
-        return sorted(of_kind[kind])
+        return sorted(of_path[path])

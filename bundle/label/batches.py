@@ -15,15 +15,15 @@ logger = logging.getLogger(__name__)
 
 
 class Batches(BatchInferTask):
-    """Infers images one after the other, on the device of the model; one that fails does not stop the others.
+    """Infers images one after the other, on the device of the model; a failing one does not stop the others.
 
-    MONAI Label's own spreads them over GPUs, and fails where there is none.
+    MONAI Label's own class spreads them over GPUs, and fails where there is none.
     """
 
     def __call__(
         self, request: Mapping[str, Any], datastore: Datastore, infer: Callable[..., dict[str, Any]]
     ) -> dict[str, dict[str, Any]]:
-        """Gives for each image what ``infer`` gives, without its file, or ``{"error": text}``."""
+        """Returns by image what ``infer`` returns, without its file, or ``{"error": text}``."""
         images = sorted(self.get_images(request, datastore))
         given = {"save_label": True, "label_tag": DefaultLabelTag.ORIGINAL, **request}
         results: dict[str, dict[str, Any]] = {}

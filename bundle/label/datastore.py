@@ -19,14 +19,14 @@ from scripts.files import replacing
 class SharedDatastore(LocalDatastore):
     """Reads what others have written before it writes, and writes the list of images whole or not at all.
 
-    MONAI Label scores in a process of its own. As it writes back what it has read some time before, a mark that a
-    reader gives meanwhile would be gone.
+    MONAI Label scores in a process of its own, which writes back what it has read some time before: without this, a
+    mark that a reader sets meanwhile would be lost.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         if self._auto_reload:
-            self._handler.on_moved = lambda event: self._init_from_datastore_file()  # where `replacing` has written
+            self._handler.on_moved = lambda event: self._init_from_datastore_file()  # `replacing` moves files
 
     def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
         with self._read_again():
@@ -46,19 +46,19 @@ class SharedDatastore(LocalDatastore):
 
     @cached_property
     def _writing(self) -> FileLock:
-        # Not MONAI Label's own lock, which it takes within.
+        # MONAI Label's own lock will not do, as it is taken within.
         return FileLock(Path(self._datastore_path, ".writing.lock"))
 
     @contextmanager
     def _read_again(self) -> Iterator[None]:
-        """Nobody else writes within it, and what others have written before is known."""
+        """Keeps others from writing, and reads what they have written before."""
         with self._writing:
-            self._config_ts = 0  # two writings may have the same time
+            self._config_ts = 0  # two files written in a row may have the same time
             self._init_from_datastore_file()
             yield
 
     def _init_from_datastore_file(self, throw_exception: bool = False) -> None:
-        with self._writing:  # which would take away what another thread is changing
+        with self._writing:  # or else what another thread is changing would be lost
             super()._init_from_datastore_file(throw_exception)
 
     def _reconcile_datastore(self) -> None:
@@ -75,19 +75,19 @@ class SharedDatastore(LocalDatastore):
 
 
 class NiftiStudies(SharedDatastore):
-    """A folder of NIfTI."""
+    """Folder of NIfTI, whose scans are the images."""
 
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
         """Puts a new scan into the folder.
 
         Raises:
-            ValueError: if it is no NIfTI, or there is an image of this name.
+            ValueError: If it is not a NIfTI, or there is an image of this name.
         """
         if not image_filename.endswith(SCAN_SUFFIXES):
-            raise ValueError(f"{image_id} is no NIfTI (.nii, .nii.gz).")
+            raise ValueError(f"{image_id} is not a NIfTI (.nii, .nii.gz).")
         with self._writing:
             if image_id in self.list_images():
-                raise ValueError(f"There is an image {image_id!r} already: give another name, or delete that one.")
+                raise ValueError(f"There is already an image {image_id!r}: give another name, or delete that image.")
             return super().add_image(image_id, image_filename, image_info)
 
     def _to_id(self, file: str) -> tuple[str, str]:

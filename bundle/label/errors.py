@@ -1,4 +1,4 @@
-"""What goes wrong, and the status by which a client is told."""
+"""Errors of the server, and how clients are told of them."""
 
 from __future__ import annotations
 
@@ -9,45 +9,45 @@ from scripts.errors import cause_of
 
 
 class OptionError(ValueError):
-    """A request asks for what there is not."""
+    """Request for something that does not exist."""
 
 
 class NotCalibratedError(RuntimeError):
-    """A request needs a calibration, and the model has none."""
+    """Request that needs a calibration, while the model has none."""
 
 
 class NotScoredError(RuntimeError):
-    """No image has a score of the model in use."""
+    """Request that needs scores, while the model in use has scored no image."""
 
 
 class EmptyMaskError(RuntimeError):
-    """A mask is empty, which dcmqi cannot write."""
+    """Mask without any voxel, which dcmqi cannot write."""
 
 
-_STATUS: dict[type[Exception], int] = {  # the first that fits
+_STATUS: dict[type[Exception], int] = {  # the first that fits counts
     ImageNotFoundException: 404,
     LabelNotFoundException: 404,
     FileNotFoundError: 404,
     NotCalibratedError: 409,
     NotScoredError: 409,
     EmptyMaskError: 409,
-    RequestException: 502,  # of the DICOMweb server
+    RequestException: 502,  # the DICOMweb server is to blame
     MONAILabelException: 400,
     ValueError: 422,
-    RuntimeError: 500,  # says what went wrong in words of its own
+    RuntimeError: 500,
     Exception: 500,
 }
 EXPECTED = tuple(_STATUS)
 
 
 def status_of(error: Exception) -> int:
-    """Gives the HTTP status of an error."""
+    """HTTP status of an error."""
     cause = cause_of(error)
     return next(status for kind, status in _STATUS.items() if isinstance(cause, kind))
 
 
 def text_of(error: Exception) -> str:
-    """Gives what a client is told; of an error that nobody foresaw, its kind too."""
+    """Text for a client; names the type of an error that nobody foresaw."""
     cause = cause_of(error)
     text = str(getattr(cause, "msg", None) or cause)
     return text if status_of(error) != 500 or type(cause) is RuntimeError else f"{type(cause).__name__}: {text}"

@@ -23,11 +23,11 @@ from scripts.results.result import NOTICE, Result
 
 
 class AnomalyTask(InferTask):
-    """Maps a scan, and makes of the map what clients are sent.
+    """Computes the anomaly map of a scan, and makes of it what clients receive.
 
     Args:
         predictor: Model that is served.
-        kind: Kind by which viewers offer the model or not.
+        kind: Kind of model, by which viewers decide whether to offer it.
         labels: Values of the labels by name.
         description: Text shown to the user.
     """
@@ -46,44 +46,44 @@ class AnomalyTask(InferTask):
         return True
 
     def get_path(self, validate: bool = True) -> str:
-        """Of the weights, which clients may download."""
+        """Path of the weights, which clients may download."""
         return str(self.predictor.folder.checkpoint)
 
     def check(self, request: Mapping[str, Any]) -> Options:
         """Reads the options of a request.
 
         Raises:
-            OptionError: for a wrong one.
-            NotCalibratedError: where there is no threshold, and the result needs one.
+            OptionError: If one is wrong.
+            NotCalibratedError: If the result needs a threshold, and there is none.
         """
         result_dtype(request, self.dtype)
         result_extension(request)
-        if (tag := request.get("label_tag")) is not None and not is_name(tag):  # becomes a folder
-            raise OptionError(f"label_tag {tag!r} is no name.")
+        if (tag := request.get("label_tag")) is not None and not is_name(tag):  # it becomes a folder
+            raise OptionError(f"label_tag {tag!r} is not a name.")
         return checked(request, self.predictor)
 
     def __call__(self, request: Mapping[str, Any]) -> tuple[str | np.ndarray | None, dict[str, Any]]:
         """Infers ``request["image"]``, a NIfTI.
 
         Returns:
-            The file of the result, or its array (i, j, k) where ``result_write_to_file`` is false; and what is said of
-            the scan, in values that JSON has.
+            The file of the result, or its array (i, j, k) where ``result_write_to_file`` is false; and a summary of
+            the scan's `Result` with further facts, as JSON values.
 
         Raises:
-            OptionError, NotCalibratedError: as ``check``.
-            FileNotFoundError, ValueError: if the scan cannot be read.
-            RuntimeError: if the model's output is not finite.
+            OptionError, NotCalibratedError: See `check`.
+            FileNotFoundError, ValueError: If the scan cannot be read.
+            RuntimeError: If the model's output is not finite.
         """
         path = str(request["image"])
         if not path.endswith(SCAN_SUFFIXES):
-            raise ValueError(f"{Path(path).name} is no NIfTI (.nii, .nii.gz).")
+            raise ValueError(f"{Path(path).name} is not a NIfTI (.nii, .nii.gz).")
         while True:
             used, options = identity(self.predictor), self.check(request)
             found, facts = self.predictor(path), self.predictor.facts
-            if identity(self.predictor) == used:  # else a training has put another model in place meanwhile
+            if identity(self.predictor) == used:  # or else a training has installed another model meanwhile
                 break
         if not (found.is_finite and bool(torch.isfinite(torch.as_tensor(found.anomaly_map)).all())):
-            raise RuntimeError("The model's output is NaN or infinite: its weights are damaged. Train again.")
+            raise RuntimeError("The model's output is NaN or infinite: its weights are damaged. Train it again.")
         about = {
             **replace(found, mask_threshold=options.mask_threshold).summary(),
             "top_slice": found.top_slices[0],
@@ -101,20 +101,20 @@ class AnomalyTask(InferTask):
     @property
     @abstractmethod
     def dtype(self) -> str:
-        """Of the result where the client asks for no other."""
+        """Type of the result's voxels, unless the client asks for another."""
 
     @abstractmethod
     def result(self, found: Result, options: Options, dtype: np.dtype[Any]) -> tuple[np.ndarray, dict[str, Any]]:
-        """Gives the result (i, j, k), fit for ``dtype``, and what else is said of it."""
+        """Returns the result (i, j, k), fit for ``dtype``, and more facts about it as JSON values."""
 
 
 class AnomalySegmentation(AnomalyTask):
-    """What lies above the threshold: as a mask, or in bands that any viewer of labels shows as colours."""
+    """Voxels above the mask threshold: as a mask, or in bands, which any viewer of labels shows as colours."""
 
     dtype = "uint8"
 
     def __init__(self, predictor: Predictor) -> None:
-        text = "Anomalies above the calibrated threshold: a mask, or bands that begin at higher false-positive rates. "
+        text = "Voxels above the mask threshold: a mask, or bands that begin at higher false-positive rates. "
         labels = {name: value for value, name in enumerate(LABELS, 1)}
         super().__init__(predictor, InferType.SEGMENTATION, labels, text + NOTICE)
 
@@ -125,13 +125,13 @@ class AnomalySegmentation(AnomalyTask):
         options = super().check(request)
         if options.mask_threshold is None:
             raise NotCalibratedError(
-                "The model is not calibrated, so there is no threshold for a mask: train it on normal images here, run "
-                "python -m bundle calibrate, or give a mask_threshold above 0 or a false_positive_rate that is offered."
+                "The model is not calibrated, so there is no threshold for a mask. Give a mask_threshold above 0, run "
+                "python -m bundle calibrate, or train on normal images here."
             )
         return options
 
     def result(self, found: Result, options: Options, dtype: np.dtype[Any]) -> tuple[np.ndarray, dict[str, Any]]:
-        assert options.mask_threshold is not None  # as `check` has seen to
+        assert options.mask_threshold is not None  # `check` has seen to it
         assert options.band_thresholds is not None
         used = options.band_thresholds if options.display == "bands" else [options.mask_threshold]
         labels = sum((_map(found)[0] > threshold).to(torch.uint8).numpy() for threshold in used)
@@ -139,15 +139,15 @@ class AnomalySegmentation(AnomalyTask):
 
 
 class AnomalyMap(AnomalyTask):
-    """The map itself, for programs; viewers take any result for labels and do not offer it.
+    """Anomaly map, for programs; viewers would take it for labels, so they do not offer it.
 
-    Integers are scaled to 0..255, as rounding would make the whole map of small values 0.
+    Integers are scaled to 0..255, as rounding would make a map of small values 0 everywhere.
     """
 
     dtype = "float32"
 
     def __init__(self, predictor: Predictor) -> None:
-        text = "Anomaly map as float32; in another result_dtype of integers, map = scale * value + offset. "
+        text = "Anomaly map as float32; with a result_dtype of integers, map = scale * value + offset. "
         super().__init__(predictor, InferType.OTHERS, {}, text + NOTICE)
 
     def result(self, found: Result, options: Options, dtype: np.dtype[Any]) -> tuple[np.ndarray, dict[str, Any]]:
@@ -160,5 +160,5 @@ class AnomalyMap(AnomalyTask):
 
 
 def _map(found: Result) -> Any:
-    """Map of a result, with its affine."""
+    """Anomaly map of a result, a MetaTensor with its affine."""
     return found.anomaly_map

@@ -17,24 +17,27 @@ from scripts.model.predictor import Predictor
 
 logger = logging.getLogger(__name__)
 
-SCORE = "score"  # names in the information on an image
+SCORE = "score"  # keys of the information on an image
 P_VALUE = "p_value"
 TOP_SLICE = "top_slice"
-NORMAL = "normal"  # true says that a reader found nothing
+NORMAL = "normal"  # true where a reader found nothing
 _SCORED_BY = "anomaly_model"
 
 
 class AnomalyScoring(ScoringMethod):
-    """Puts score, p-value and top slice of every unlabelled image into its information in the datastore."""
+    """Puts the verdict and the top slice of every unlabelled image into its information in the datastore."""
 
     def __init__(self, predictor: Predictor) -> None:
-        super().__init__("Anomaly score, p-value and top slice of every unlabelled image")
+        super().__init__("Anomaly score, verdict and top slice of every unlabelled image")
         self.predictor = predictor
 
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, int]:
-        """Scores what has not been scored by this checkpoint and calibration; ``{"scored", "failed", "up_to_date"}``.
+        """Scores what this checkpoint and calibration have not scored yet.
 
         An image that cannot be scored does not stop the others.
+
+        Returns:
+            Numbers of images: ``{"scored", "failed", "up_to_date"}``.
         """
         counts = {"scored": 0, "failed": 0, "up_to_date": 0}
         for image in sorted(datastore.get_unlabeled_images()):
@@ -56,35 +59,35 @@ class AnomalyScoring(ScoringMethod):
 
 
 class MostAnomalous(Strategy):
-    """The image with the highest anomaly score, of those that no reader has labelled or marked as normal."""
+    """Chooses the image with the highest anomaly score, of those that no reader has labelled or marked as normal."""
 
     def __init__(self, predictor: Predictor) -> None:
         super().__init__("The image with the highest anomaly score")
         self.predictor = predictor
 
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any] | None:
-        """Gives ``{"id"}``, None where a reader has seen all images.
+        """Returns ``{"id"}``, None where readers have seen all images.
 
         Raises:
-            NotScoredError: if none of these has a score.
+            NotScoredError: If no image that is left has a score.
         """
         scores = _known(datastore, SCORE, self.predictor)
         return {"id": max(sorted(scores), key=lambda image: scores[image])} if scores else None
 
 
 class MostUncertain(Strategy):
-    """The image whose p-value is nearest to the rate of false alarms that the calibration promises, of the same."""
+    """Chooses the image whose p-value is nearest to the calibrated false-positive rate of scans, of the same images."""
 
     def __init__(self, predictor: Predictor) -> None:
-        super().__init__("The image whose p-value is nearest to the promised rate of false alarms")
+        super().__init__("The image whose p-value is nearest to the promised false-positive rate")
         self.predictor = predictor
 
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any] | None:
-        """As ``MostAnomalous``.
+        """Returns ``{"id"}``, None where readers have seen all images.
 
         Raises:
-            NotCalibratedError: if the model has no p-values.
-            NotScoredError: if none of these has one.
+            NotCalibratedError: If the model has no p-values.
+            NotScoredError: If no image that is left has a p-value.
         """
         rate = self.predictor.calibration.rates.get("scan")
         if rate is None:
@@ -94,15 +97,15 @@ class MostUncertain(Strategy):
 
 
 class AnyUnseen(Strategy):
-    """Any of the images that no reader has labelled or marked as normal, among those longest not offered."""
+    """Draws one of the images that no reader has labelled or marked as normal, of those not offered for longest."""
 
     def __init__(self) -> None:
         super().__init__("Any image that no reader has seen")
 
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any] | None:
-        """Gives ``{"id"}``, None where a reader has seen all images."""
+        """Returns ``{"id"}``, None where readers have seen all images."""
         offered = {
-            image: info.get("strategy", {}).get("random", {}).get("ts", 0)  # where MONAI Label notes it, in seconds
+            image: info.get("strategy", {}).get("random", {}).get("ts", 0)  # MONAI Label notes seconds there
             for image, info in _unseen(datastore).items()
         }
         earliest = min(offered.values(), default=0)
@@ -111,13 +114,13 @@ class AnyUnseen(Strategy):
 
 
 def _unseen(datastore: Datastore) -> dict[str, dict[str, Any]]:
-    """The images that no reader has labelled or marked as normal, and the information on them."""
+    """Information on the images that no reader has labelled or marked as normal, by image."""
     infos = {image: datastore.get_image_info(image) for image in datastore.get_unlabeled_images()}
     return {image: info for image, info in infos.items() if info.get(NORMAL) is not True}
 
 
 def _known(datastore: Datastore, name: str, predictor: Predictor) -> dict[str, float]:
-    """A value that the model in use has put into the information on images that no reader has seen, where it has."""
+    """Values that the model in use has noted of images that no reader has seen, by image."""
     infos = _unseen(datastore)
     current = identity(predictor)
     known = {
@@ -126,5 +129,5 @@ def _known(datastore: Datastore, name: str, predictor: Predictor) -> dict[str, f
         if info.get(_SCORED_BY) == current and info.get(name) is not None
     }
     if infos and not known:
-        raise NotScoredError("The model has scored no image yet: POST /scoring/anomaly, and ask again when it is done.")
+        raise NotScoredError("The model has not scored these yet: POST /scoring/anomaly and ask again once it is done.")
     return known

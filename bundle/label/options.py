@@ -1,4 +1,4 @@
-"""What a client may ask of an inference, and what is answered to a wrong wish."""
+"""Options of an inference: those offered to a client, and the checks of those that it sends."""
 
 from __future__ import annotations
 
@@ -14,26 +14,33 @@ from bundle.label.errors import OptionError
 from scripts.model.predictor import Predictor
 
 DISPLAYS = ("mask", "bands")
-LABELS = ("anomaly", "anomaly, medium", "anomaly, high")  # 1 to 3; of a mask, 1 alone
-_FACTORS = (1.0, 1.5, 2.0)  # of a typed threshold, whose rates nobody knows
+LABELS = ("anomaly", "anomaly, medium", "anomaly, high")  # values 1 to 3; a mask has 1 alone
+_FACTORS = (1.0, 1.5, 2.0)  # bands of a typed threshold begin at these multiples of it
 NO_WINDOW = "none"
-_DTYPES = ("uint8", "int16", "uint16", "int32", "uint32", "float32", "float64")  # of which ITK writes images
+_DTYPES = ("uint8", "int16", "uint16", "int32", "uint32", "float32", "float64")  # that ITK can write
 _EXTENSIONS = (".nii.gz", ".nii", ".nrrd", ".seg.nrrd", ".mha")
 
 
 @dataclass(frozen=True)
 class Options:
-    """Checked options of one inference."""
+    """Checked options of one inference.
 
-    mask_threshold: float | None  # None where there is none
-    band_thresholds: list[float] | None  # of labels 1, 2, 3, ascending: at most three, None where there is no threshold
+    Attributes:
+        mask_threshold: Value of the anomaly map above which a voxel belongs to the mask; None where not calibrated.
+        band_thresholds: Values above which a voxel has the label 1, 2 or 3: one to three, ascending; None where there
+            is no threshold of the mask.
+        display: One of `DISPLAYS`.
+    """
+
+    mask_threshold: float | None
+    band_thresholds: list[float] | None
     display: str = DISPLAYS[0]
 
 
 def offered(predictor: Predictor) -> dict[str, Any]:
-    """Gives the options as a viewer's panel shows them: a text to type in, or a list to choose from, default first.
+    """Options as a viewer's panel shows them: a text to type over, or a list to choose from with the default first.
 
-    A threshold of 0 is the calibrated one; as a number, OHIF would cut the decimals off what is typed in its place.
+    A threshold of 0 is the calibrated one. It is a text, as OHIF would cut the decimals off a number typed over it.
     """
     shown: dict[str, Any] = {"mask_threshold": "0"}
     if rates := _rates(predictor):
@@ -44,21 +51,21 @@ def offered(predictor: Predictor) -> dict[str, Any]:
 def checked(request: Mapping[str, Any], predictor: Predictor) -> Options:
     """Reads the options of a request, as JSON or as text; missing ones and ``""`` are the defaults.
 
-    A list stands for its first value, as clients send back what ``offered`` gave them.
+    A list stands for its first value, as clients send back what `offered` returned.
 
     Raises:
-        OptionError: for one that the model does not have; says which it has.
+        OptionError: If the model does not have an option; names those that it has.
     """
     for name, trained in _trained_with(predictor).items():
         if (asked := _first(request.get(name))) not in (None, trained):
             raise OptionError(f"{name} {asked!r}: the model was trained with {trained!r}, and takes no other.")
     display = _first(request.get("display")) or DISPLAYS[0]
     if display not in DISPLAYS:
-        raise OptionError(f"display {display!r} is none of {', '.join(DISPLAYS)}.")
+        raise OptionError(f"display {display!r} is not one of {', '.join(DISPLAYS)}.")
     threshold = _number("mask_threshold", request) or 0.0
     if threshold < 0:
         raise OptionError(f"mask_threshold {threshold:g}: give one above 0, or 0 for the calibrated one.")
-    rate = _number("false_positive_rate", request)  # checked even where a threshold takes its place
+    rate = _number("false_positive_rate", request)  # checked even where a threshold overrides it
     calibrated = _calibrated(predictor, rate)
     if threshold > 0:
         return Options(threshold, [factor * threshold for factor in _FACTORS], str(display))
@@ -66,37 +73,37 @@ def checked(request: Mapping[str, Any], predictor: Predictor) -> Options:
 
 
 def result_dtype(request: Mapping[str, Any], default: str) -> np.dtype[Any]:
-    """Reads the type of pixels that a client wants.
+    """Type of voxels that a client asks for.
 
     Raises:
-        OptionError: for one that there is not.
+        OptionError: If ITK cannot write it.
     """
     asked = request.get("result_dtype") or default
     if asked not in _DTYPES:
-        raise OptionError(f"result_dtype {asked!r} is none of {', '.join(_DTYPES)}.")
+        raise OptionError(f"result_dtype {asked!r} is not one of {', '.join(_DTYPES)}.")
     return np.dtype(asked)
 
 
 def result_extension(request: Mapping[str, Any]) -> str:
-    """Reads the kind of file that a client wants.
+    """Kind of file that a client asks for, as its suffix.
 
     Raises:
-        OptionError: for one that there is not.
+        OptionError: If it cannot be written.
     """
     asked = request.get("result_extension") or _EXTENSIONS[0]
     if asked not in _EXTENSIONS:
-        raise OptionError(f"result_extension {asked!r} is none of {', '.join(_EXTENSIONS)}.")
+        raise OptionError(f"result_extension {asked!r} is not one of {', '.join(_EXTENSIONS)}.")
     return str(asked)
 
 
 def identity(predictor: Predictor) -> str:
-    """Identifies the checkpoint and calibration that are in use."""
+    """Text that changes with the checkpoint or calibration in use."""
     calibration = predictor.calibration.facts or {}
     return f"{predictor.facts['checkpoint_sha256']} {calibration.get('created', 'not calibrated')}"
 
 
 def _trained_with(predictor: Predictor) -> dict[str, str]:
-    """What the network was trained with, and no request can change."""
+    """Options that the network was trained with, which no request can change."""
     config = json.loads((predictor.folder.path / "configs" / "inference.json").read_text(encoding="utf-8"))
     windows = [
         one if isinstance(one, str) else "/".join(f"{part:g}" for part in one) for one in config.get("windows", [])
@@ -105,7 +112,7 @@ def _trained_with(predictor: Predictor) -> dict[str, str]:
 
 
 def _rates(predictor: Predictor) -> list[float]:
-    """The rates that there are thresholds of, that of the default threshold first."""
+    """False-positive rates that have a calibrated threshold, that of the default first."""
     known, default = predictor.rates, predictor.calibration.rates.get("mask")
     return sorted(known, key=lambda rate: rate != default)
 
@@ -115,14 +122,14 @@ def _calibrated(predictor: Predictor, rate: float | None) -> float | None:
         return predictor.mask_threshold()
     known = _rates(predictor)
     for one in known:
-        if math.isclose(rate, one, rel_tol=1e-5):  # a viewer's text has six digits
+        if math.isclose(rate, one, rel_tol=1e-5):  # `offered` shows six digits
             return predictor.mask_threshold(one)
-    rates = ", ".join(f"{one:g}" for one in known) or "none, as the model has no calibration"
-    raise OptionError(f"false_positive_rate {rate:g}: there is no threshold of it. Calibrated are: {rates}.")
+    rates = ", ".join(f"{one:g}" for one in known) or "none, as the model is not calibrated"
+    raise OptionError(f"There is no threshold for a false_positive_rate of {rate:g}. Calibrated rates: {rates}.")
 
 
 def _bands(predictor: Predictor, threshold: float) -> list[float]:
-    """The threshold as the highest band, below it those of the next higher rates of false alarms."""
+    """Thresholds of the bands: the mask's as the highest, below it those of the next higher false-positive rates."""
     known = sorted(set(predictor.calibration.mask_thresholds.values()), reverse=True)
     return sorted([threshold, *[one for one in known if one < threshold][: len(LABELS) - 1]])
 

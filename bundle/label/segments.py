@@ -1,4 +1,4 @@
-"""What dcmqi, by which MONAI Label makes DICOM of a mask, has to be told, and what it cannot do."""
+"""Segments for dcmqi, by which MONAI Label makes DICOM of a mask, and checks of what dcmqi can convert."""
 
 from __future__ import annotations
 
@@ -13,50 +13,55 @@ from pydicom import dcmread
 
 from bundle.label.options import LABELS
 
-MANUFACTURER = "medical-anomaly-pdd"  # of the files that the bundle itself writes
+MANUFACTURER = "medical-anomaly-pdd"  # in DICOM files that the bundle itself writes
 ALGORITHM = "medical_anomaly_pdd"
-_ABNORMALITY = {  # category and type, as of scripts.dicom.codes
+_ABNORMALITY = {  # category and type, as in scripts.dicom.codes
     "CodeValue": "49755003",
     "CodingSchemeDesignator": "SCT",
     "CodeMeaning": "Morphologically Abnormal Structure",
 }
 _TOLERANCE = 0.1  # mm
-_REMEDY = "Run python -m monai.bundle run inferring on the files: it writes DICOM that fits."
-_COLOURS = ([255, 200, 0], [255, 110, 0], [255, 0, 0])  # of labels 1 to 3
+_REMEDY = "Run python -m bundle infer or deploy on the files: they write DICOM that fits."
+_COLOURS = ([255, 200, 0], [255, 110, 0], [255, 0, 0])  # RGB of labels 1 to 3
 
 
 def labels_of(file: str | Path, scan: str | Path) -> list[int]:
-    """Gives the labels, above 0, that a NIfTI or NRRD mask holds, in ascending order.
+    """Labels above 0 that a NIfTI or NRRD mask holds, in ascending order.
+
+    Args:
+        file: Mask.
+        scan: Scan that the mask belongs to, as NIfTI.
 
     Raises:
-        ValueError: if it cannot be read, or is not of the size of its scan.
+        ValueError: If the mask cannot be read, or has another size than its scan.
     """
     try:
         mask = SimpleITK.ReadImage(str(file))
     except RuntimeError:
-        raise ValueError("The label is not a NIfTI or NRRD that can be read.") from None
+        raise ValueError("The label cannot be read: send a NIfTI or NRRD.") from None
     header = SimpleITK.ImageFileReader()
     header.SetFileName(str(scan))
     header.ReadImageInformation()
     if mask.GetSize() != (size := header.GetSize()):
-        raise ValueError(f"The label has {mask.GetSize()} voxels, and its series {size}: draw it on the series itself.")
+        raise ValueError(f"The label has {mask.GetSize()} voxels, but its series {size}: draw it on the series itself.")
     return [int(value) for value in np.unique(SimpleITK.GetArrayFromImage(mask)) if value > 0]
 
 
 def require_convertible(series: str | Path) -> None:
-    """Makes sure that dcmqi can write a segmentation of a series: it takes a slice a file, and places the segmentation
-    on the even grid for which MONAI Label's conversion takes the slices.
+    """Checks that dcmqi can write a segmentation of a series.
+
+    It needs one file for each slice, and places the segmentation on the even grid that MONAI Label's conversion takes.
 
     Args:
-        series: folder of its files.
+        series: Folder of the series' files.
 
     Raises:
-        ValueError: if it has a multi-frame file, or its slices are tilted or unevenly spaced.
+        ValueError: If a file is multi-frame, or the slices are tilted or unevenly spaced.
     """
     tags = ["NumberOfFrames", "ImagePositionPatient", "ImageOrientationPatient"]
     headers = [dcmread(path, stop_before_pixels=True, specific_tags=tags) for path in sorted(Path(series).iterdir())]
     if any(int(header.get("NumberOfFrames") or 1) > 1 for header in headers):
-        raise ValueError(f"This series is a multi-frame file, of which dcmqi writes no segmentation. {_REMEDY}")
+        raise ValueError(f"This series is a multi-frame file, which dcmqi cannot segment. {_REMEDY}")
     if len(headers) < 2:
         return
     rows, columns = np.reshape(np.array(headers[0].ImageOrientationPatient, float), (2, 3))
@@ -75,15 +80,15 @@ def require_convertible(series: str | Path) -> None:
 def segment_info(
     labels: Sequence[int], automatic: bool, given: Sequence[dict[str, Any]] | None = None
 ) -> list[dict[str, Any]]:
-    """Gives MONAI Label's ``label_info``, an entry a label in the order of ``labels``.
+    """MONAI Label's ``label_info``: one entry for each of ``labels``, in their order.
 
     Args:
-        labels: that the mask holds, from 1.
-        automatic: whether the mask is the model's own; one that a reader has saved is semi-automatic.
-        given: by the client, the first of label 1; what it says is kept, codes are added where it has none.
+        labels: Labels that the mask holds, from 1.
+        automatic: Whether the mask is the model's own; one that a reader has saved is semi-automatic.
+        given: Entries of the client, the first for label 1; codes are added where they have none.
 
     Raises:
-        ValueError: if the client gives something else than a list of objects.
+        ValueError: If ``given`` is not a list of objects.
     """
     if given is not None and not (isinstance(given, list) and all(isinstance(entry, dict) for entry in given)):
         raise ValueError("label_info is not a list of objects.")

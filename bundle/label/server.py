@@ -1,6 +1,6 @@
-"""MONAI Label's web application, with errors that say what is wrong and DICOM segmentations that say what is in them.
+"""MONAI Label's web application, with errors that name their cause and DICOM segmentations with the right codes.
 
-MONAI Label answers most errors with a bare "Internal Server Error", and names every segment a spleen.
+MONAI Label itself answers most errors with a bare "Internal Server Error", and calls every segment a spleen.
 """
 
 from __future__ import annotations
@@ -46,30 +46,30 @@ __all__ = ["app"]
 logger = logging.getLogger(__name__)
 
 _NAMED = re.compile(r"/(batch/infer|infer|train|activelearning|scoring)/([^/]+)/?")
-_WHOLE_SLIDES = "/infer/wsi"  # begin the paths of microscopy, which names files of this machine
-_OF_THE_ADDRESS = ("model", "image", "label", "session")  # not of params, which would take their place unchecked
+_WHOLE_SLIDES = "/infer/wsi"  # begins the paths for microscopy, whose requests name files of this machine
+_OF_THE_ADDRESS = ("model", "image", "label", "session")  # params must not replace these unchecked
 _router = APIRouter(dependencies=[Depends(checked)])
-if not settings.MONAI_LABEL_CORS_ORIGINS:  # else whatever page a browser shows may read patients' scans
+if not settings.MONAI_LABEL_CORS_ORIGINS:  # or else any page in a browser could read patients' scans
     app.user_middleware = [one for one in app.user_middleware if one.cls is not CORSMiddleware]
 
 
 @app.middleware("http")
 async def names_are_known(request: Request, go_on: Any) -> Response:
-    """Refuses a model, strategy or method that there is not, before a background task is made of it."""
+    """Refuses an unknown model, strategy or method before it becomes a background task."""
     if request.url.path.startswith(_WHOLE_SLIDES):
         return JSONResponse({"detail": "There is no model of whole-slide images."}, status_code=404)
     named = _NAMED.fullmatch(request.url.path)
     if named and request.method == "POST":
-        kind, name = named.groups()
-        names = app_instance().names(kind)
+        path, name = named.groups()
+        names = app_instance().names(path)
         if name not in names:
-            detail = f"There is no {name!r} under /{kind}/, but {', '.join(names)}."
+            detail = f"There is no {name!r} under /{path}/, only {', '.join(names)}."
             return JSONResponse({"detail": detail}, status_code=404)
     return await go_on(request)
 
 
 async def answer_with_error(request: Request, error: Exception) -> JSONResponse:
-    """Says what went wrong; the server's log says where."""
+    """Tells the client what went wrong; the server's log says where."""
     logger.error("A request failed", exc_info=error)
     return JSONResponse({"detail": text_of(error)}, status_code=status_of(error))
 
@@ -90,8 +90,8 @@ def infer(
     label: Annotated[UploadFile | None, File()] = None,
     output: ResultType | None = None,
 ) -> Any:
-    """As MONAI Label's, but a segmentation in DICOM has the right codes, also without ``label_info``, and a long
-    inference does not keep other requests waiting.
+    """Infers as MONAI Label does, but a DICOM segmentation has the right codes even without ``label_info``, and other
+    requests need not wait for a long inference.
     """
     if not (image or file or session_id):
         raise HTTPException(422, "Name an image, or send a file.")
@@ -102,29 +102,31 @@ def infer(
 
 
 def dicom_segmentation(background_tasks: BackgroundTasks, request: dict[str, Any]) -> FileResponse:
-    """Infers a series of the DICOMweb server.
+    """Infers a series of the DICOMweb server, and writes the mask as a DICOM segmentation.
 
     Raises:
-        OptionError: if there is none, or the model gives no mask.
-        EmptyMaskError: if nothing was found.
-        ValueError: if dcmqi takes no such series.
+        OptionError: If the studies are not on a DICOMweb server, or the model makes no mask.
+        EmptyMaskError: If no voxel lies above the mask threshold.
+        ValueError: If dcmqi cannot convert the series.
     """
     app_of_now = app_instance()
     datastore = app_of_now.datastore()
     if not isinstance(datastore, DicomStudies) or request["model"] != "anomaly_segmentation":
-        raise OptionError("output dicom_seg is of anomaly_segmentation, on studies of a DICOMweb server.")
+        raise OptionError("output dicom_seg needs anomaly_segmentation, and studies on a DICOMweb server.")
     scan = datastore.get_image_uri(request["image"])
-    series = scan.removesuffix(".nii.gz")  # the files that it was made of
+    series = scan.removesuffix(".nii.gz")  # folder of the files that it was made of
     require_convertible(series)
     result = app_of_now.infer({**request, "result_extension": ".nii.gz", "result_dtype": "uint8"})
     background_tasks.add_task(remove_file, result["file"])
     labels = labels_of(result["file"], scan)
     if not labels:
-        score, threshold = (result["params"][name] for name in ("anomaly_score", "threshold"))
-        raise EmptyMaskError(f"Nothing lies above the threshold {threshold:.4g}: no segmentation (score {score:.4g}).")
+        threshold, score = result["params"]["mask_threshold"], result["params"]["score"]
+        raise EmptyMaskError(
+            f"No voxel lies above the mask threshold {threshold:.4g} (score {score:.4g}): there is no segmentation."
+        )
     written = nifti_to_dicom_seg(series, result["file"], segment_info(labels, True, request.get("label_info")))
     if not Path(written).is_file():
-        raise RuntimeError("itkimage2segimage of dcmqi wrote no segmentation; the server's log says why.")
+        raise RuntimeError("dcmqi's itkimage2segimage wrote no segmentation; the server's log says why.")
     background_tasks.add_task(remove_file, written)
     return FileResponse(written, media_type="application/dicom", filename="segmentation.dcm")
 
@@ -137,7 +139,7 @@ def run_batch(
     params: dict[str, Any] | None = None,
     run_sync: bool = False,
 ) -> Any:
-    """As MONAI Label's, but it keeps no other request waiting; so do the next two."""
+    """Infers a batch as MONAI Label does, but other requests need not wait; so do the next two."""
     return batch_infer.run(model, images, params, run_sync)
 
 
@@ -166,4 +168,4 @@ for _module in (info, model, batch_infer, train, activelearning, datastore, logs
     _router.include_router(_module.router)
 _routes = app.router.routes[:]
 app.include_router(_router)
-app.router.routes[:] = [*app.router.routes[len(_routes) :], *_routes]  # before MONAI Label's own, which check nothing
+app.router.routes[:] = [*app.router.routes[len(_routes) :], *_routes]  # ahead of MONAI Label's own, which check nothing

@@ -1,4 +1,4 @@
-"""Scans of a DICOMweb server, as the images of a MONAI Label datastore."""
+"""Series of a DICOMweb server, as the images of a MONAI Label datastore."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ from bundle.label.segments import ALGORITHM, MANUFACTURER, labels_of, require_co
 from scripts.dicom.localisers import is_localiser
 
 _UID = re.compile(r"[0-9.]{1,64}")
-_LISTED_FOR = 30  # seconds, after which the server is asked again
+_LISTED_FOR = 30  # seconds until the server is asked again
 
 
 class DicomStudies(DICOMWebDatastore, SharedDatastore):
-    """Lists series without localisers, and takes for labels only what a reader has saved, not our own results."""
+    """Lists series without localisers; only what a reader has saved counts as a label, not our own results."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self._listed: tuple[float, list[str]] = (-float("inf"), [])
         self._is_scan: dict[str, bool] = {}
-        self._labels: dict[str, str | None] = {}  # SEG series to the series that a reader has labelled by it
+        self._labels: dict[str, str | None] = {}  # labelled series by its SEG series
         super().__init__(*args, **options)
 
     def list_images(self) -> list[str]:
-        """Gives the series of the modality that are no localisers."""
+        """Series of the searched modality that are not localisers."""
         when, series = self._listed
         if time.monotonic() - when > _LISTED_FOR:
             found = map(Dataset.from_json, self._client.search_for_series(search_filters=self._search_filter))
@@ -47,27 +47,27 @@ class DicomStudies(DICOMWebDatastore, SharedDatastore):
         return series
 
     def get_labeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
-        """Gives the series that a reader's segmentation refers to."""
+        """Series that a reader's segmentation refers to."""
         found = map(Dataset.from_json, self._client.search_for_series(search_filters={"Modality": "SEG"}))
         labelled = {self._labelled_by(one) for one in found}
         return [image for image in self.list_images() if image in labelled]
 
     def get_unlabeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
-        """Gives the other series."""
+        """Series that no reader's segmentation refers to."""
         labelled = set(self.get_labeled_images())
         return [image for image in self.list_images() if image not in labelled]
 
     def get_image_uri(self, image_id: str) -> str:
-        """Gives the NIfTI of a series, fetched if need be.
+        """Path of a series' NIfTI; fetches the series the first time.
 
         Raises:
-            ImageNotFoundException: if there is no such series.
+            ImageNotFoundException: If there is no such series.
         """
         wanted = {"SeriesInstanceUID": image_id}
         if not (_UID.fullmatch(image_id) and self._client.search_for_series(search_filters=wanted)):
             raise ImageNotFoundException(f"There is no series {image_id} on the DICOMweb server.")
         folder = Path(self._datastore.image_path(), image_id)
-        # MONAI Label scores in a process of its own: neither may take what the other has fetched in part for a scan.
+        # MONAI Label scores in a process of its own: neither may take a series that the other is still fetching.
         with FileLock(folder.with_name(f".{image_id}.lock")):
             if not folder.is_dir():
                 part = folder.with_name(f".{image_id}.part")
@@ -76,29 +76,30 @@ class DicomStudies(DICOMWebDatastore, SharedDatastore):
                 part.rename(folder)
             scan = Path(f"{folder}.nii.gz").resolve()
             if (made := Path(super().get_image_uri(image_id))) != scan:
-                made.unlink()  # a temporary file, of which the cache has a copy
+                made.unlink()  # a temporary file, which the cache has a copy of
             return str(scan)
 
     def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
-        """Adds to the information on a series, which is kept with its NIfTI."""
+        """Adds to the information on a series, which is kept beside its NIfTI."""
         self.get_image_uri(image_id)
         super().update_image_info(image_id, info)
 
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
-        """
+        """Refuses a new image, which would take the place of a fetched series.
+
         Raises:
-            ValueError: always, as it would take the place of a series that was fetched.
+            ValueError: Always.
         """
-        raise ValueError("The images are those of the DICOMweb server: send new ones there.")
+        raise ValueError("Images cannot be added here: send new series to the DICOMweb server.")
 
     def save_label(
         self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any], label_id: str = ""
     ) -> str:
-        """Keeps a label; a final one goes to the DICOMweb server, with codes where the client names none.
+        """Saves a label; a final one goes to the DICOMweb server, with codes where the client names none.
 
         Raises:
-            EmptyMaskError: for a final one without any segment.
-            ValueError: for a final one that is not on the grid of its series, or of a series that dcmqi does not take.
+            EmptyMaskError: If a final label has no segment.
+            ValueError: If a final label is not on the grid of its series, or dcmqi cannot convert the series.
         """
         if label_tag != DefaultLabelTag.FINAL:
             return super().save_label(image_id, label_filename, label_tag, label_info, label_id)
@@ -109,7 +110,7 @@ class DicomStudies(DICOMWebDatastore, SharedDatastore):
         try:
             if not (labels := labels_of(label_filename, scan)):
                 raise EmptyMaskError(
-                    "An empty label cannot be kept in DICOM. Where a scan is normal, say so: PUT /datastore/image/info "
+                    "DICOM cannot hold an empty label. If the scan is normal, mark it: PUT /datastore/image/info "
                     f'with info={{"{NORMAL}": true}}.'
                 )
             entries = segment_info(labels, automatic=False, given=label_info.get("label_info"))
@@ -120,7 +121,7 @@ class DicomStudies(DICOMWebDatastore, SharedDatastore):
                 os.unlink(converted)
 
     def _scan(self, series: Dataset) -> bool:
-        """Whether it is a scan, which needs one of its instances: no series-level attribute tells of localisers."""
+        """Checks whether a series is a scan, by one of its instances: no series-level attribute tells of localisers."""
         uid = str(series.SeriesInstanceUID)
         if uid not in self._is_scan:
             instances = self._client.search_for_instances(
@@ -140,7 +141,7 @@ class DicomStudies(DICOMWebDatastore, SharedDatastore):
 
 
 def labelled_series(segmentation: Dataset) -> str | None:
-    """Gives the series that a segmentation labels; None if it names none, or is the model's own result."""
+    """Series that a segmentation labels; None if it names none, or is the model's own result."""
     segments = segmentation.get("SegmentSequence") or []
     ours = bool(segments) and all(
         segment.get("SegmentAlgorithmType") == "AUTOMATIC" and segment.get("SegmentAlgorithmName") == ALGORITHM

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -21,27 +22,27 @@ from monailabel.interfaces.tasks.train import TrainTask
 from bundle.label.errors import OptionError
 from bundle.label.learning import NORMAL
 from scripts.files import file_sha256, replacing
-from scripts.model.card import CARD
-from scripts.model.folder import CALIBRATION, CHECKPOINT
+from scripts.model.card import CARD, model_card
+from scripts.model.folder import CALIBRATION, CHECKPOINT, MODEL, RESUME, ModelFolder
 from scripts.model.predictor import Predictor
 
 logger = logging.getLogger(__name__)
 
-_RATES = {"scan": 0.05, "slice": 0.05, "mask": 0.005}  # promised where there are patients enough
+_RATES = {"scan": 0.05, "slice": 0.05, "mask": 0.005}  # promised where there are enough patients
 _CAUSE = "The cause: "  # as scripts.errors.end_with_the_cause begins it
 
 
 class AnomalyTraining(TrainTask):
-    """Trains a new model from normal images without labels, calibrates it on some that were held out, and puts both in
-    the place of the old ones; whatever goes wrong before, these stay.
+    """Trains a new model on normal images without labels, calibrates it on some that were held out, and installs it in
+    the served model folder; if anything fails before, the old model stays.
 
     Args:
-        predictor: Model that is served, which notices new files by itself.
-        folder: Folder for datalist, model and records of the training.
+        predictor: Model that is served; it notices new files by itself.
+        folder: Folder for datalist, model folder and records of the training.
     """
 
     def __init__(self, predictor: Predictor, folder: Path) -> None:
-        super().__init__(f"Training on images whose information says {NORMAL}: true, or with all_images on all")
+        super().__init__(f"Training on images whose information says {NORMAL}: true; with all_images, on all of them")
         self.predictor, self.folder = predictor, folder
 
     def config(self) -> dict[str, Any]:
@@ -49,22 +50,22 @@ class AnomalyTraining(TrainTask):
         return {"max_epochs": train["epochs"], "val_split": 0.2, "all_images": False}
 
     def stats(self) -> dict[str, Any]:
-        """Gives what the last training came to, nothing before the first."""
+        """Facts of the last training; empty before the first."""
         try:
             return json.loads(self._stats.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return {}
 
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
-        """Trains, calibrates and installs.
+        """Trains, calibrates and installs a model.
 
         Raises:
-            OptionError: for a wrong option, or fewer than two normal images.
-            RuntimeError: if training or calibration fail; names the cause.
+            OptionError: If an option is wrong, or there are fewer than two normal images.
+            RuntimeError: If training or calibration fail; names the cause.
         """
         options = self._checked(request)
         self.folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.folder / ".lock"):  # a training writes over the files of the one before
+        with FileLock(self.folder / ".lock"):  # a training overwrites the files of the one before
             return self._train(options, datastore)
 
     def _train(self, options: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
@@ -72,7 +73,7 @@ class AnomalyTraining(TrainTask):
         training, validation = split(images, options["val_split"])
         datalist, model = self.folder / "datalist.json", self.folder / "model"
         write_datalist(datalist, training, validation, datastore, self.predictor.modality)
-        shutil.rmtree(model, ignore_errors=True)  # of the training before
+        shutil.rmtree(model, ignore_errors=True)  # the training before has left it
         cache = self.predictor.cache_dir or self.folder / "cache"
         values = {"model_dir": model, "datalist": datalist, "epochs": options["max_epochs"], "cache_dir": cache}
         values["tracking_uri"] = f"sqlite:///{self.folder}/mlruns.db"
@@ -95,7 +96,7 @@ class AnomalyTraining(TrainTask):
     def _checked(self, request: Mapping[str, Any]) -> dict[str, Any]:
         options = {name: request.get(name, default) for name, default in self.config().items()}
         if type(options["max_epochs"]) is not int or options["max_epochs"] < 1:
-            raise OptionError(f"max_epochs {options['max_epochs']!r} is not a number of epochs from 1.")
+            raise OptionError(f"max_epochs {options['max_epochs']!r} is not a whole number of at least 1.")
         part = options["val_split"]
         if type(part) not in (int, float) or not 0 < part < 1:
             raise OptionError(f"val_split {part!r} is not between 0 and 1: images are needed for both parts.")
@@ -104,7 +105,7 @@ class AnomalyTraining(TrainTask):
         return options
 
     def _run(self, module: str, *words: str) -> None:
-        """Runs a command of the model folder in it, its output in the log."""
+        """Runs a command in the served model folder, by the folder's own code; its output goes to the log."""
         command = [sys.executable, "-m", module, *words]
         tail: deque[str] = deque(maxlen=20)
         environment = {**os.environ, "PYTHONPATH": str(self.predictor.folder.path)}
@@ -128,25 +129,29 @@ class AnomalyTraining(TrainTask):
 
 
 def normal_images(datastore: Datastore, all_images: bool) -> list[str]:
-    """Gives the unlabelled images that are marked as normal, or all unlabelled ones, in alphabetical order.
+    """Unlabelled images that are marked as normal, or all unlabelled ones, in alphabetical order.
 
     Raises:
-        OptionError: if there are not two of them.
+        OptionError: If there are fewer than two.
     """
     images = sorted(datastore.get_unlabeled_images())
     chosen = [image for image in images if all_images or datastore.get_image_info(image).get(NORMAL) is True]
     if len(chosen) < 2:
-        which = "unlabelled" if all_images else "marked as normal"
+        found = f"{len(images)} unlabelled images" + ("" if all_images else f", {len(chosen)} of them marked as normal")
         raise OptionError(
-            f"{len(chosen)} of {len(images)} unlabelled images {'are there' if all_images else 'are ' + which}, at "
-            f'least 2 are needed: mark normal ones by PUT /datastore/image/info, info={{"{NORMAL}": true}}, or train '
-            "with all_images: true where all are normal."
+            f"There are {found}: at least 2 are needed. Mark normal images by PUT /datastore/image/info with "
+            f'info={{"{NORMAL}": true}}, or train with all_images: true if all are normal.'
         )
     return chosen
 
 
 def split(images: Sequence[str], validation: float) -> tuple[list[str], list[str]]:
-    """Divides images into those to train on and those to calibrate on, at least one each; the same ones every time."""
+    """Splits images into those to train on and those to calibrate on, at least one each; the same way every time.
+
+    Args:
+        images: Names of the images, at least two.
+        validation: Share to calibrate on, between 0 and 1.
+    """
     shuffled = random.Random(0).sample(images, len(images))
     held_out = min(max(round(validation * len(images)), 1), len(images) - 1)
     return sorted(shuffled[held_out:]), sorted(shuffled[:held_out])
@@ -159,7 +164,7 @@ def write_datalist(
     datastore: Datastore,
     modality: str | None = None,
 ) -> None:
-    """Writes the datalist; each image counts as a patient of its own."""
+    """Writes the datalist of a training; each image counts as a patient of its own."""
     parts = {"training": training, "validation": validation}
     items = {
         name: [{"image": datastore.get_image_uri(image), "group": image, "label": 0} for image in images]
@@ -169,23 +174,38 @@ def write_datalist(
 
 
 def possible_rates(patients: int) -> dict[str, float]:
-    """Usual rates of false alarms by level, or the lowest that so few patients can promise."""
+    """Usual false-positive rates by level, or the lowest that so few patients can promise.
+
+    Args:
+        patients: Number of patients to calibrate on.
+    """
     return {level: max(rate, 1 / (patients + 1)) for level, rate in _RATES.items()}
 
 
 def install(new: Path, served: Path) -> None:
-    """Puts a new model in the place of the served one, file by file, each at once.
+    """Replaces the model of the served folder, file by file, each at once.
 
-    In between the model has for a moment no calibration, but never that of another.
+    In between, the model has no calibration for a moment, but never that of another model.
 
     Args:
         new: Model folder that was trained and calibrated.
         served: Model folder in use.
+
+    Raises:
+        FileNotFoundError: If the new model is not complete; nothing is replaced.
     """
-    with replacing(served / CALIBRATION) as new_calibration, replacing(served / CHECKPOINT) as new_model:
-        shutil.copyfile(new / CHECKPOINT, new_model)
-        shutil.copyfile(new / CALIBRATION, new_calibration)
+    metadata = ModelFolder(new).metadata
+    metadata[MODEL]["name"] = served.name
+    texts = {
+        "configs/metadata.json": json.dumps(metadata, indent=4, ensure_ascii=False) + "\n",
+        CARD: model_card(metadata),
+    }
+    with ExitStack() as stack:
+        # What is entered last is moved into place first.
+        for name in (*texts, CALIBRATION, CHECKPOINT, RESUME):
+            part = stack.enter_context(replacing(served / name))
+            if name in texts:
+                part.write_text(texts[name], encoding="utf-8")
+            else:
+                shutil.copyfile(new / name, part)
         (served / CALIBRATION).unlink(missing_ok=True)
-    for name in ("configs/metadata.json", CARD):
-        with replacing(served / name) as part:
-            shutil.copyfile(new / name, part)

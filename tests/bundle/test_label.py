@@ -17,15 +17,15 @@ def test_its_environment_is_asked_for(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(label, "ENVIRONMENT", tmp_path / ".venv-label")
-    assert main(["label", "--bundle", str(tmp_path), "--studies", str(tmp_path)]) == 1
-    assert capsys.readouterr().err.rstrip().endswith(f"neither here nor in {tmp_path}/.venv-label: make label")
+    assert main(["label", str(tmp_path), "--studies", str(tmp_path)]) == 1
+    assert f"neither here nor in {tmp_path}/.venv-label. Install it there: make label" in capsys.readouterr().err
 
 
 def test_the_python_of_its_environment_becomes_the_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    bundle, studies, environment = tmp_path / "a model", tmp_path / "the studies", tmp_path / ".venv-label"
-    for file in ("configs/inference.json", "models/model.pt"):
-        (bundle / file).parent.mkdir(parents=True)
-        (bundle / file).write_text("{}")
+    model, studies, environment = tmp_path / "a model", tmp_path / "the studies", tmp_path / ".venv-label"
+    for file in ("configs/inference.json", "configs/metadata.json", "models/model.pt"):
+        (model / file).parent.mkdir(parents=True, exist_ok=True)
+        (model / file).write_text('{"model": {"modality": "CT"}}')
     (environment / "bin").mkdir(parents=True)
     (environment / "bin" / "python").touch()
     studies.mkdir()
@@ -36,14 +36,12 @@ def test_the_python_of_its_environment_becomes_the_server(monkeypatch: pytest.Mo
     became: list[tuple[str, list[str], dict[str, str]]] = []
     monkeypatch.setattr("os.execve", lambda *call: became.append(call))
     monkeypatch.setattr("subprocess.call", lambda *words, **options: 0)  # what would follow, had it returned
-    assert main(["label", "--bundle", "a model", "--studies", "the studies", "--app", "the app", "--port", "8123"]) == 0
+    assert main(["label", "a model", "--studies", "the studies", "--app", "the app", "--port", "8123"]) == 0
     assert "MONAI_LABEL_AUTO_UPDATE_SCORING" not in became[0][2]
-    assert (
-        main(["label", "--bundle", str(bundle), "--studies", "http://127.0.0.1:9/dicom-web", "--app", "another"]) == 0
-    )
-    assert (
-        became[1][2]["MONAI_LABEL_AUTO_UPDATE_SCORING"] == "false"
-    )  # not all series of an archive are fetched at once
+    assert main(["label", str(model), "--studies", "http://127.0.0.1:9/dicom-web", "--app", "another"]) == 0
+    remote = became[1][2]
+    assert remote["MONAI_LABEL_AUTO_UPDATE_SCORING"] == "false"  # not all series of an archive are fetched at once
+    assert remote["MONAI_LABEL_DICOMWEB_SEARCH_FILTER"] == '{"Modality": "CT"}'
     (program, words, settings), app = became[0], str(tmp_path / "the app")
     assert program == words[0] == str(environment / "bin" / "python")
     assert words[1:6] == ["-m", "monailabel.main", "start_server", "--app", app]
@@ -51,4 +49,4 @@ def test_the_python_of_its_environment_becomes_the_server(monkeypatch: pytest.Mo
     assert options["--studies"] == str(studies)
     assert (options["--host"], options["--port"]) == ("127.0.0.1", "8123")
     assert settings["PATH"].startswith(str(environment / "bin"))
-    assert (Path(app) / "model" / "medical_anomaly_pdd").resolve() == bundle
+    assert (Path(app) / "model" / "medical_anomaly_pdd").resolve() == model

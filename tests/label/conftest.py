@@ -1,4 +1,4 @@
-"""A model bundle small enough for a test, scans for it, and the app that serves both, in MONAI Label's environment.
+"""A model folder small enough for a test, scans for it, and the app that serves both, in MONAI Label's environment.
 
 Run by ``python -m pytest -c tests/label/pytest.ini tests/label``, which leaves aside the other tests' conftest, as that
 needs what MONAI Label's environment lacks.
@@ -6,13 +6,14 @@ needs what MONAI Label's environment lacks.
 
 from __future__ import annotations
 
-import contextlib
+import copy
 import json
 import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ["MONAI_LABEL_AUTO_UPDATE_SCORING"] = "false"  # when it happens is up to each test
@@ -21,7 +22,6 @@ import pytest
 import torch
 from bundle.export.package import write_bundle
 from fastapi.testclient import TestClient
-from monai.bundle import ConfigWorkflow
 from monailabel.config import settings
 from monailabel.interfaces.utils.app import app_instance, clear_cache
 
@@ -29,15 +29,15 @@ from bundle import label
 from bundle.__main__ import main
 from bundle.label.app import AnomalyApp
 from bundle.phantom.volumes import write_phantom_volumes
-from scripts.model.predictor import NAME
+from scripts.model.command import training_workflow
+from scripts.model.folder import CALIBRATION
 from tests.model_folder import TINY
 from tests.programs import find_program
 
 torch.set_num_threads(1)
 
 ROOT = Path(__file__).parents[2]
-RATES = {"volume": "0.25", "image": "0.25", "pixel": "0.4"}  # that three patients allow
-CT = str(ROOT / "configs" / "data" / "ct.json")
+RATES = {"scan": 0.25, "slice": 0.25, "mask": 0.4}  # that three patients allow
 
 
 @pytest.fixture(scope="session")
@@ -49,32 +49,34 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def trained_bundle(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model bundle trained on two of the heads and calibrated on three; not to be changed."""
+def trained_model(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder trained on two of the heads and calibrated on three; not to be changed."""
     folder = tmp_path_factory.mktemp("trained")
     items = [{"image": str(p), "group": p.parent.name, "label": 0} for p in sorted(phantoms.glob("normal/*/ct.nii.gz"))]
-    datalist, model, calibration = folder / "datalist.json", folder / "model.pt", folder / "calibration.json"
-    datalist.write_text(json.dumps({"training": items[:2], "validation": items[2:]}))
-    tiny = folder / "tiny.json"
-    tiny.write_text(json.dumps(TINY))
-    given = {"bundle_root": folder, "datalist": datalist, "ckpt_path": model, "resume_path": folder / "last.pt"}
-    train = [str(ROOT / "configs" / "train.json"), CT, str(tiny)]
-    workflow = ConfigWorkflow(train, logging_file=False, **{name: str(value) for name, value in given.items()})
+    datalist, model, cache = folder / "datalist.json", folder / "model", folder / "cache"
+    datalist.write_text(json.dumps({"modality": "CT", "training": items[:2], "validation": items[2:]}))
+    values = {"datalist": str(datalist), "model_dir": str(model), "cache_dir": str(cache)}
+    values["tracking_uri"] = f"sqlite:///{folder}/mlruns.db"
+    configs = [str(ROOT / "configs" / name) for name in ("train.json", "data/ct.json")]
+    workflow = training_workflow(configs, **copy.deepcopy(TINY), **values)
     workflow.initialize()
     workflow.run()
-    words = ["--ckpt_path", str(model), "--out", str(calibration), "--set", "bundle_root", str(folder)]
-    for level, rate in RATES.items():
-        words += [f"--{level}-false-positive-rate", rate]
-    with contextlib.chdir(ROOT):
-        configs = ["configs/train.json", "configs/evaluate.json", CT, str(tiny)]
-        assert main(["calibrate", "--datalist", str(datalist), "--config_file", *configs, *words]) == 0
-    return write_bundle([CT], TINY, model, calibration, folder / NAME)
+    workflow.finalize()
+    rates = [f"--{level}-false-positive-rate={rate}" for level, rate in RATES.items()]
+    assert main(["calibrate", str(model), "--cache-dir", str(cache), *rates]) == 0
+    return model
 
 
 @pytest.fixture
-def model_bundle(trained_bundle: Path, tmp_path: Path) -> Path:
+def model_folder(trained_model: Path, tmp_path: Path) -> Path:
     """A copy of it that a test may change."""
-    return Path(shutil.copytree(trained_bundle, tmp_path / "model of the clinic" / NAME))
+    return Path(shutil.copytree(trained_model, tmp_path / "models of the clinic" / "head CT"))
+
+
+@pytest.fixture
+def calibration(model_folder: Path) -> dict[str, Any]:
+    """What the calibration file of `model_folder` says."""
+    return json.loads((model_folder / CALIBRATION).read_text())
 
 
 @pytest.fixture
@@ -89,11 +91,11 @@ def studies(phantoms: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def serve(model_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., TestClient]]:
+def serve(model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., TestClient]]:
     """``serve(studies)``: a client of the app over these studies, in this process."""
 
-    def start(studies: Path | str, bundle: Path = model_bundle, modality: str = "CT") -> TestClient:
-        app = label.write_app(tmp_path / "work", bundle)
+    def start(studies: Path | str, model: Path = model_folder, modality: str = "CT") -> TestClient:
+        app = label.write_app(tmp_path / "work", model)
         for name, value in label.settings(app, Path(sys.executable), modality).items():
             monkeypatch.setenv(name, value)
             if hasattr(settings, name):
@@ -113,7 +115,7 @@ def serve(model_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.fixture
 def client(serve: Callable[..., TestClient], studies: Path) -> TestClient:
-    """Of the app over ``studies``."""
+    """A client of the app over ``studies``."""
     return serve(studies)
 
 

@@ -51,16 +51,16 @@ def test_information_is_kept_and_given_back(client: TestClient) -> None:
 def test_what_processes_write_at_once_is_all_kept(studies: Path) -> None:
     server, scoring = (NiftiStudies(str(studies)) for _ in range(2))  # each has read the list before the other writes
     server.update_image_info("normal1", {"normal": True})
-    scoring.update_image_info("normal2", {"anomaly_score": 1.0})
+    scoring.update_image_info("normal2", {"score": 1.0})
     server.save_label("normal3", str(studies / "normal3.nii.gz"), "final", {"reader": "A"})
-    scoring.update_image_info("normal3", {"anomaly_score": 2.0})
+    scoring.update_image_info("normal3", {"score": 2.0})
     server.update_label_info("normal3", "final", {"seen": True})
     server.add_image("new", str(studies / "normal4.nii.gz"), {})
-    scoring.update_image_info("normal1", {"anomaly_score": 3.0})
+    scoring.update_image_info("normal1", {"score": 3.0})
     kept = NiftiStudies(str(studies))
     about = {image: kept.get_image_info(image) for image in ("normal1", "normal2", "normal3")}
-    assert {"normal": True, "anomaly_score": 3.0}.items() <= about["normal1"].items()
-    assert (about["normal2"]["anomaly_score"], about["normal3"]["anomaly_score"]) == (1.0, 2.0)
+    assert {"normal": True, "score": 3.0}.items() <= about["normal1"].items()
+    assert (about["normal2"]["score"], about["normal3"]["score"]) == (1.0, 2.0)
     assert {"reader": "A", "seen": True}.items() <= kept.get_label_info("normal3", "final").items()
     assert "new" in kept.list_images()
 

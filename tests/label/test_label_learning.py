@@ -13,6 +13,7 @@ from monailabel.datastore.local import LocalDatastore
 
 from bundle.label.learning import AnyUnseen, MostAnomalous, MostUncertain
 from bundle.label.options import identity
+from scripts.model.folder import CALIBRATION
 
 
 def score(client: TestClient) -> dict[str, int]:
@@ -38,7 +39,7 @@ class Calibrated:
 
     def __init__(self, rate: float | None) -> None:
         self.calibration = self
-        self.rates = {} if rate is None else {"volume": rate}
+        self.rates = {} if rate is None else {"scan": rate}
         self.facts = {"checkpoint_sha256": "sha", "created": "today"}
 
 
@@ -51,7 +52,7 @@ def scored(tmp_path: Path) -> Callable[..., LocalDatastore]:
             (tmp_path / f"{name}.nii.gz").touch()
         datastore = LocalDatastore(str(tmp_path))
         for name, (value, p_value) in images.items():
-            known = {"anomaly_score": value, "p_value": p_value, "anomaly_model": identity(Calibrated(0.1))}
+            known = {"score": value, "p_value": p_value, "anomaly_model": identity(Calibrated(0.1))}
             datastore.update_image_info(name, known)
         return datastore
 
@@ -63,7 +64,7 @@ def test_the_scores_of_the_scoring_are_those_of_an_inference(client: TestClient)
     for image in ("normal2", "anomalous1"):
         about = client.post(f"/infer/anomaly_map?image={image}&output=json").json()
         known = info(client, image)
-        assert known["anomaly_score"] == about["anomaly_score"]
+        assert known["score"] == about["score"]
         assert (known["p_value"], known["top_slice"]) == (about["p_value"], about["top_slice"])
     assert score(client) == {"scored": 0, "failed": 0, "up_to_date": 5}
 
@@ -71,21 +72,19 @@ def test_the_scores_of_the_scoring_are_those_of_an_inference(client: TestClient)
 def test_an_image_that_cannot_be_scored_does_not_stop_the_others(client: TestClient, studies: Path) -> None:
     (studies / "anomalous1.nii.gz").write_bytes(b"no scan")
     assert score(client) == {"scored": 4, "failed": 1, "up_to_date": 0}
-    assert "anomaly_score" not in info(client, "anomalous1")
+    assert "score" not in info(client, "anomalous1")
 
 
 def test_the_most_anomalous_comes_first_and_is_gone_once_it_is_labelled(
     client: TestClient, studies: Path, tmp_path: Path
 ) -> None:
     score(client)
-    scores = {
-        name: info(client, name)["anomaly_score"] for name in ("anomalous1", *(f"normal{k}" for k in range(1, 5)))
-    }
+    scores = {name: info(client, name)["score"] for name in ("anomalous1", *(f"normal{k}" for k in range(1, 5)))}
     ranked = sorted(scores, key=scores.__getitem__, reverse=True)
     for image in ranked[:2]:
         answer = client.post("/activelearning/most_anomalous", json={}).json()
         assert answer["id"] == image
-        assert answer["anomaly_score"] == scores[image]
+        assert answer["score"] == scores[image]
         give_label(client, studies, image, tmp_path)
     assert client.post("/activelearning/random", json={}).json()["id"] in ranked[2:]
 
@@ -133,8 +132,8 @@ def test_any_image_comes_before_one_comes_again(client: TestClient) -> None:
     assert sorted(drawn) == ["anomalous1", "normal1", "normal2", "normal3", "normal4"]
 
 
-def test_without_calibration_none_is_the_most_uncertain(client: TestClient, model_bundle: Path) -> None:
-    (model_bundle / "models" / "calibration.json").unlink()
+def test_without_calibration_none_is_the_most_uncertain(client: TestClient, model_folder: Path) -> None:
+    (model_folder / CALIBRATION).unlink()
     score(client)
     answer = client.post("/activelearning/most_uncertain", json={})
     assert answer.status_code == 409
@@ -143,9 +142,9 @@ def test_without_calibration_none_is_the_most_uncertain(client: TestClient, mode
     assert client.post("/activelearning/most_anomalous", json={}).status_code == 200
 
 
-def test_a_calibration_makes_earlier_p_values_out_of_date(client: TestClient, model_bundle: Path) -> None:
+def test_a_calibration_makes_earlier_p_values_out_of_date(client: TestClient, model_folder: Path) -> None:
     score(client)
-    file = model_bundle / "models" / "calibration.json"
+    file = model_folder / CALIBRATION
     content = json.loads(file.read_text())
     file.write_text(json.dumps({**content, "created": "later"}))
     assert score(client)["scored"] == 5

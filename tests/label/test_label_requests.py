@@ -54,7 +54,7 @@ def test_a_path_in_the_place_of_a_name_leads_nowhere(
     for outside in ("../elsewhere", str(kept), "../../elsewhere", "../../../elsewhere"):
         answer = client.request(method, path.format(outside), files=files)
         assert answer.status_code == 404
-        assert "a path is none" in answer.json()["detail"]
+        assert "give a name and not a path" in answer.json()["detail"]
     assert sorted(studies.parent.rglob("*")) == before
 
 
@@ -87,7 +87,7 @@ def test_an_archive_is_not_unpacked(client: TestClient, tmp_path: Path) -> None:
         archive.addfile(tarfile.TarInfo(f"{'../' * 20}{tmp_path.relative_to('/')}/escaped"))
     answer = client.put("/session/?uncompress=true", files={"files": ("scans.tar", content.getvalue())})
     assert answer.status_code == 422
-    assert "archives are not taken" in answer.json()["detail"]
+    assert "Archives are not accepted" in answer.json()["detail"]
     assert not (tmp_path / "escaped").exists()
 
 

@@ -1,4 +1,4 @@
-"""The exported model bundle in MONAI Label's own app for bundles, without any code of ours around it."""
+"""A model folder in MONAI Label's own app for bundles, without any code of ours around it."""
 
 import importlib
 import json
@@ -17,11 +17,12 @@ from monailabel.interfaces.utils.app import app_instance, clear_cache
 from monailabel.main import Main
 from requests_toolbelt.multipart import decoder
 
-from scripts.model.predictor import NAME, Predictor
+from bundle.label import NAME
+from scripts.model.predictor import Predictor
 
 
 @pytest.fixture
-def stock(model_bundle: Path, studies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
+def stock(model_folder: Path, studies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
     folder = tmp_path / "apps"
     monkeypatch.setattr(
         sys, "argv", ["monailabel", "apps", "--download", "--name", "monaibundle", "--output", str(folder)]
@@ -29,7 +30,7 @@ def stock(model_bundle: Path, studies: Path, tmp_path: Path, monkeypatch: pytest
     Main().run()
     app = folder / "monaibundle"
     (app / "model").mkdir()
-    (app / "model" / NAME).symlink_to(model_bundle)
+    (app / "model" / NAME).symlink_to(model_folder)
     conf = {"models": NAME, "zoo_source": "local", "sam2": "false"}
     for name, value in (("APP_DIR", str(app)), ("STUDIES", str(studies)), ("APP_CONF", conf)):
         monkeypatch.setattr(settings, f"MONAI_LABEL_{name}", value)
@@ -43,7 +44,7 @@ def stock(model_bundle: Path, studies: Path, tmp_path: Path, monkeypatch: pytest
     sys.modules.update(modules)
 
 
-def test_the_bundle_infers_as_it_is(stock: TestClient, studies: Path, model_bundle: Path) -> None:
+def test_a_model_folder_infers_as_it_is(stock: TestClient, studies: Path, model_folder: Path) -> None:
     info = stock.get("/info/").json()["models"][NAME]
     assert info["type"] == "segmentation"
     assert info["labels"] == {"anomaly": 1}
@@ -56,11 +57,11 @@ def test_the_bundle_infers_as_it_is(stock: TestClient, studies: Path, model_bund
     file = studies.parent / "answer.nii.gz"
     file.write_bytes(image)
     mask, scan = nib.load(file), nib.load(studies / "anomalous1.nii.gz")
-    predictor = Predictor(model_bundle)
-    ours = predictor(studies / "anomalous1.nii.gz")
-    assert about["anomaly_score"] == pytest.approx(ours.score)
+    ours = Predictor(model_folder)(studies / "anomalous1.nii.gz")
+    assert about["score"] == pytest.approx(ours.score)
     assert about["p_value"] == ours.p_value
     assert about["slice_scores"] == pytest.approx(ours.slice_scores)
-    assert about["top_slice"] == ours.top_slices[0]
+    assert about["top_slices"] == ours.top_slices
+    assert about["abnormal"] is ours.abnormal
     assert np.allclose(mask.affine, scan.affine, atol=1e-4)
-    assert np.array_equal(mask.get_fdata(), ours.mask(predictor.threshold())[0].numpy())
+    assert np.array_equal(mask.get_fdata(), ours.mask[0].numpy())

@@ -172,13 +172,13 @@ def test_a_series_is_listed_inferred_and_labelled(
     namespace: str,
     ask: Callable[..., requests.Response],
     program: Callable[[str], str],
-    trained_bundle: Path,
+    trained_model: Path,
     phantoms: Path,
     uids: dict[str, str],
     tmp_path: Path,
 ) -> None:
     ill = sorted(phantoms.glob("anomalous/*/ct.nii.gz"))[0]
-    words = ["--bundle", str(trained_bundle), "--studies", f"{_ORTHANC}/dicom-web", "--app", str(tmp_path / "work")]
+    words = [str(trained_model), "--studies", f"{_ORTHANC}/dicom-web", "--app", str(tmp_path / "work")]
     command = [sys.executable, "-m", "bundle", "label", *words]
     with running(namespace, ask, f"{_LABEL}/info/", tmp_path / "label.log", *command):
         ct = uids["ct"]
@@ -195,12 +195,10 @@ def test_a_series_is_listed_inferred_and_labelled(
             answer = post(f"/infer/anomaly_map?image={unknown}")
             assert answer.status_code == 404, answer.text
         about = post(f"/infer/anomaly_segmentation?image={ct}&output=json").json()
-        assert about["anomaly_score"] == pytest.approx(
-            Predictor(trained_bundle)(ill).score, rel=1e-4
-        )  # as of the NIfTI
+        assert about["score"] == pytest.approx(Predictor(trained_model)(ill).score, rel=1e-4)  # as of the NIfTI
         # A segmentation in DICOM, as mask and in two of three bands.
         threshold = float(np.median(about["slice_scores"])) / 1.5
-        for number, params in enumerate(({}, {"display": "bands", "threshold": threshold})):
+        for number, params in enumerate(({}, {"display": "bands", "mask_threshold": threshold})):
             answer = post(f"/infer/anomaly_segmentation?image={ct}&output=dicom_seg", **params)
             assert answer.status_code == 200, answer.text
             file = tmp_path / f"seg{number}.dcm"
@@ -218,9 +216,9 @@ def test_a_series_is_listed_inferred_and_labelled(
         ours, theirs = nib.load(tmp_path / "mask.nii.gz"), read_by_dcmqi(program, tmp_path / "seg0.dcm")
         assert np.allclose(ours.affine, theirs.affine, atol=1e-3)
         assert np.array_equal(ours.get_fdata(), theirs.get_fdata())
-        answer = post(f"/infer/anomaly_segmentation?image={ct}&output=dicom_seg", threshold=1000)
+        answer = post(f"/infer/anomaly_segmentation?image={ct}&output=dicom_seg", mask_threshold=1000)
         assert answer.status_code == 409
-        assert "Nothing lies above the threshold" in answer.json()["detail"]
+        assert "No voxel lies above the mask threshold" in answer.json()["detail"]
         assert post(f"/infer/anomaly_map?image={ct}&output=dicom_seg").status_code == 422
         # The multi-frame file has the same scores, and no segmentation that dcmqi would write.
         about_enhanced = post(f"/infer/anomaly_segmentation?image={uids['enhanced']}&output=json").json()
@@ -234,7 +232,7 @@ def test_a_series_is_listed_inferred_and_labelled(
         assert ask("POST", f"{_LABEL}/scoring/anomaly?run_sync=true").json()["scored"] == 2
         chosen = ask("POST", f"{_LABEL}/activelearning/most_anomalous", json={}).json()
         assert chosen["id"] in (ct, uids["enhanced"])
-        assert chosen["anomaly_score"] == about["anomaly_score"]
+        assert chosen["score"] == about["score"]
 
         # A label that a reader saves does, and says that a reader has seen it.
         def save(label: np.ndarray) -> requests.Response:
@@ -321,7 +319,7 @@ def segmentation(manufacturer: str, kind: str, algorithm: str) -> Dataset:
 
 
 def test_the_bundles_own_files_are_told_by_their_manufacturer() -> None:
-    source = (ROOT / "bundle" / "dicom" / "derived.py").read_text()  # which needs what is not installed here
+    source = (ROOT / "scripts" / "dicom" / "derived.py").read_text()  # which needs what is not installed here
     assert f'MANUFACTURER = "{MANUFACTURER}"' in source
 
 
@@ -341,16 +339,16 @@ def test_a_label_that_does_not_fit_its_scan_is_refused(phantoms: Path, tmp_path:
         nib.save(nib.Nifti1Image(array, nib.load(scan).affine), tmp_path / f"{name}.nii.gz")
     (tmp_path / "broken.nii.gz").write_bytes(b"label")
     assert labels_of(tmp_path / "fits.nii.gz", scan) == [1, 3]
-    with pytest.raises(ValueError, match=r"has \(64, 64, 7\) voxels, and its series \(64, 64, 8\)"):
+    with pytest.raises(ValueError, match=r"has \(64, 64, 7\) voxels, but its series \(64, 64, 8\)"):
         labels_of(tmp_path / "cut.nii.gz", scan)
-    with pytest.raises(ValueError, match="can be read"):
+    with pytest.raises(ValueError, match="cannot be read"):
         labels_of(tmp_path / "broken.nii.gz", scan)
     for given in ("text", [5], {"name": "lesion"}):
         with pytest.raises(ValueError, match="label_info"):
             segment_info([1], False, given)
 
 
-def test_codes_are_added_where_a_client_names_none_and_kept_where_he_does() -> None:
+def test_codes_are_added_where_a_client_names_none_and_kept_where_it_does() -> None:
     own = {"name": "lesion", "color": [1, 2, 3], "segmentAttribute": {"labelID": 1}}
     assert segment_info([1], False, [own])[0]["segmentAttribute"] == {"labelID": 1}
     named = segment_info([1, 3], False, [{"name": "lesion", "color": [1.0, 2.0, 3.0, 255]}])

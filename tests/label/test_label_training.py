@@ -11,6 +11,7 @@ from bundle.label.training import install, possible_rates, split
 from scripts.data.datalist import load_datalist
 from scripts.files import file_sha256
 from scripts.model.calibration import patients_needed
+from scripts.model.folder import ModelFolder
 
 
 def train(client: TestClient, **params: Any) -> Any:
@@ -28,15 +29,15 @@ def about(client: TestClient) -> dict[str, Any]:
 
 
 def test_a_model_trained_on_marked_images_is_served_without_a_restart(
-    client: TestClient, model_bundle: Path, tmp_path: Path, studies: Path
+    client: TestClient, model_folder: Path, tmp_path: Path, studies: Path
 ) -> None:
     before, content = about(client), sorted(path for path in studies.iterdir() if path.suffix == ".gz")
     mark(client, "normal1", "normal2", "normal4")
     answer = train(client, max_epochs=2, val_split=0.4)
     assert answer.status_code == 200, answer.text
     after = about(client)
-    assert after["anomaly_score"] != before["anomaly_score"]
-    models = model_bundle / "models"
+    assert after["score"] != before["score"]
+    models = model_folder / "models"
     assert after["checkpoint_sha256"] == file_sha256(models / "model.pt") != before["checkpoint_sha256"]
     assert answer.json()["checkpoint_sha256"] == after["checkpoint_sha256"]
     datalist = load_datalist(tmp_path / "work" / "training" / "datalist.json")
@@ -44,17 +45,20 @@ def test_a_model_trained_on_marked_images_is_served_without_a_restart(
     assert sorted(groups["training"] + groups["validation"]) == ["normal1", "normal2", "normal4"]
     assert (len(groups["training"]), len(groups["validation"])) == (2, 1)
     calibration = json.loads((models / "calibration.json").read_text())
-    assert calibration["checkpoint_sha256"] == after["checkpoint_sha256"]
-    assert calibration["levels"]["volume"]["rate"] == 0.5  # one patient can promise no less
-    assert after["threshold"] == calibration["levels"]["pixel"]["threshold"]
+    assert calibration["scorer"]["checkpoint"] == after["checkpoint_sha256"]
+    assert calibration["levels"]["scan"]["rate"] == 0.5  # one patient can promise no less
+    assert after["mask_threshold"] == calibration["levels"]["mask"]["threshold"]
     assert after["p_value"] in (0.5, 1.0)
+    model = ModelFolder(model_folder).metadata["model"]
+    assert model["checkpoint_sha256"] == after["checkpoint_sha256"]
+    assert (model["name"], model["modality"]) == (model_folder.name, "CT")
     stats = client.get("/info/").json()["train_stats"]["anomaly"]
     assert (stats["images"], stats["validation"], stats["epochs"]) == (2, 1, 2)
     assert sorted(path for path in studies.iterdir() if path.suffix == ".gz") == content
     assert not [path for path in models.iterdir() if path.name.startswith(".")]
 
 
-def test_a_training_that_fails_leaves_the_old_model(client: TestClient, model_bundle: Path, studies: Path) -> None:
+def test_a_training_that_fails_leaves_the_old_model(client: TestClient, model_folder: Path, studies: Path) -> None:
     before = about(client)
     (studies / "normal3.nii.gz").write_bytes(b"no scan")
     answer = train(client, all_images=True)
@@ -68,7 +72,7 @@ def test_without_marked_images_the_remedy_is_named(client: TestClient) -> None:
     mark(client, "normal1")
     answer = train(client)
     assert answer.status_code == 422
-    assert "1 of 5 unlabelled images are marked as normal" in answer.json()["detail"]
+    assert "There are 5 unlabelled images, 1 of them marked as normal: at least 2 are needed" in answer.json()["detail"]
     assert "all_images: true" in answer.json()["detail"]
 
 
@@ -100,18 +104,33 @@ def test_there_is_always_one_to_train_on_and_one_to_calibrate_on(count: int, par
 def test_rates_are_the_usual_ones_or_the_lowest_that_so_few_patients_allow(patients: int) -> None:
     rates = possible_rates(patients)
     assert all(patients_needed(rate) <= patients for rate in rates.values())
-    assert rates["pixel"] == (0.005 if patients >= 199 else 1 / (patients + 1))
-    assert rates["volume"] == (0.05 if patients >= 19 else 1 / (patients + 1))
+    assert rates["mask"] == (0.005 if patients >= 199 else 1 / (patients + 1))
+    assert rates["scan"] == (0.05 if patients >= 19 else 1 / (patients + 1))
 
 
-def test_model_and_calibration_are_replaced_whole(tmp_path: Path) -> None:
-    models = tmp_path / "models"
-    models.mkdir()
-    for folder, text in ((models, "old"), (tmp_path, "new")):
-        for name in ("model.pt", "calibration.json"):
+def test_a_model_is_replaced_whole_and_keeps_its_name(tmp_path: Path) -> None:
+    new, served = tmp_path / "model", tmp_path / "head CT"
+    models = ("models/model.pt", "models/last.pt", "models/calibration.json")
+    for folder, text in ((served, "old"), (new, "new")):
+        for name in (*models, "configs/inference.json"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(text)
-    with pytest.raises(FileNotFoundError):
-        install(tmp_path / "model.pt", tmp_path / "missing.json", models)
-    assert {path.name: path.read_text() for path in models.iterdir()} == {"model.pt": "old", "calibration.json": "old"}
-    install(tmp_path / "model.pt", tmp_path / "calibration.json", models)
-    assert {path.name: path.read_text() for path in models.iterdir()} == {"model.pt": "new", "calibration.json": "new"}
+        model = {"name": folder.name, "created": text, "checkpoint_sha256": "0" * 64}
+        (folder / "configs" / "metadata.json").write_text(json.dumps({"version": "1", "model": model}))
+    (new / "models" / "last.pt").rename(new / "last.pt")
+
+    def kept() -> dict[str, str]:
+        return {p.relative_to(served).as_posix(): p.read_text() for p in sorted(served.rglob("*")) if p.is_file()}
+
+    before = kept()
+    with pytest.raises(FileNotFoundError, match=r"last\.pt"):
+        install(new, served)
+    assert kept() == before
+    (new / "last.pt").rename(new / "models" / "last.pt")
+    install(new, served)
+    after = kept()
+    assert {name: after[name] for name in models} == dict.fromkeys(models, "new")
+    assert after["configs/inference.json"] == "old"
+    metadata = json.loads(after["configs/metadata.json"])
+    assert metadata["model"] == {"name": "head CT", "created": "new", "checkpoint_sha256": "0" * 64}
+    assert after["docs/README.md"].startswith("# head CT\n")

@@ -16,6 +16,7 @@ import requests
 
 from bundle import label
 from bundle.__main__ import main
+from scripts.model.folder import ModelFolder
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,11 +38,11 @@ def wait_for(process: subprocess.Popen[str], log: Path, url: str, get: Callable[
     raise AssertionError(log.read_text()[-3000:])
 
 
-def test_one_command_serves_a_folder_on_loopback(trained_bundle: Path, studies: Path, tmp_path: Path) -> None:
+def test_one_command_serves_a_folder_on_loopback(trained_model: Path, studies: Path, tmp_path: Path) -> None:
     port, work, log = free_port(), tmp_path / "work of the server", tmp_path / "log.txt"
     before = {path.name for path in studies.iterdir()}
     code = {path for path in (ROOT / "bundle").rglob("*") if "__pycache__" not in path.parts}
-    words = ["--bundle", str(trained_bundle), "--studies", str(studies), "--port", str(port), "--app", str(work)]
+    words = [str(trained_model), "--studies", str(studies), "--port", str(port), "--app", str(work)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MONAI_LABEL_AUTO_UPDATE_SCORING": "true"}
     with log.open("w") as output:
         command = [sys.executable, "-m", "bundle", "label", *words]
@@ -89,26 +90,29 @@ def test_one_command_serves_a_folder_on_loopback(trained_bundle: Path, studies: 
     assert any((work / "tmp").iterdir())  # and there alone, as for a moment those do that are sent
 
 
-def test_the_app_folder_links_to_the_bundle_and_can_be_made_again(model_bundle: Path, tmp_path: Path) -> None:
+def test_the_app_folder_links_to_the_model_and_can_be_made_again(model_folder: Path, tmp_path: Path) -> None:
     for _ in range(2):
-        app = label.write_app(tmp_path / "app", model_bundle)
+        app = label.write_app(tmp_path / "app", model_folder)
     link = app / "model" / "medical_anomaly_pdd"
     assert link.is_symlink()
-    assert link.resolve() == model_bundle.resolve()
+    assert link.resolve() == model_folder.resolve()
     assert "AnomalyApp" in (app / "main.py").read_text()
     link.unlink()
     link.mkdir()
-    with pytest.raises(FileExistsError, match="is not a link to a model bundle"):
-        label.write_app(tmp_path / "app", model_bundle)
+    with pytest.raises(FileExistsError, match="is not a link to a model folder"):
+        label.write_app(tmp_path / "app", model_folder)
 
 
-def test_series_of_the_models_modality_are_asked_for(model_bundle: Path, tmp_path: Path) -> None:
-    assert label.modality_of(model_bundle) == "CT"
-    file = model_bundle / "configs" / "inference.json"
-    config = json.loads(file.read_text())
-    del config["windows"]
-    file.write_text(json.dumps(config))
-    assert label.modality_of(model_bundle) == "MR"
+def test_series_of_the_models_modality_are_asked_for(model_folder: Path, tmp_path: Path) -> None:
+    model = ModelFolder(model_folder)
+    assert label.searched_modality(model, None) == "CT"
+    assert label.searched_modality(model, "MR") == "MR"
+    file = model_folder / "configs" / "metadata.json"
+    metadata = json.loads(file.read_text())
+    for named in (None, "unknown", "CT+MR"):
+        file.write_text(json.dumps({**metadata, "model": {**metadata["model"], "modality": named}}))
+        with pytest.raises(ValueError, match="--modality CT or MR"):
+            label.searched_modality(model, None)
     found = label.settings(tmp_path, Path(sys.executable), "MR")
     assert json.loads(found["MONAI_LABEL_DICOMWEB_SEARCH_FILTER"]) == {"Modality": "MR"}
     assert found["MONAI_LABEL_DICOMWEB_CACHE_PATH"].startswith(str(tmp_path))
@@ -117,14 +121,14 @@ def test_series_of_the_models_modality_are_asked_for(model_bundle: Path, tmp_pat
 @pytest.mark.parametrize(
     ("words", "remedy"),
     [
-        (["--bundle", "nowhere", "--studies", "."], "nowhere is no model bundle.*python -m bundle export"),
-        (["--bundle", "BUNDLE", "--studies", "nowhere"], "nowhere: no such folder. --studies is a folder of NIfTI"),
+        (["nowhere", "--studies", "."], "There is no model folder .*nowhere. Training writes one"),
+        (["MODEL", "--studies", "nowhere"], "There is no folder nowhere. --studies takes a folder of NIfTI"),
     ],
 )
 def test_a_wrong_folder_is_named_before_anything_starts(
-    words: list[str], remedy: str, model_bundle: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    words: list[str], remedy: str, model_folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    words = [str(model_bundle) if word == "BUNDLE" else word for word in words]
+    words = [str(model_folder) if word == "MODEL" else word for word in words]
     assert main(["label", *words, "--app", str(tmp_path / "app")]) == 1
     assert re.search(remedy, capsys.readouterr().err)
     assert not (tmp_path / "app").exists()
@@ -134,17 +138,17 @@ def test_a_folder_without_scans_is_warned_of(studies: Path, tmp_path: Path, caps
     assert label.checked_studies(str(studies)) == str(studies.resolve())
     assert capsys.readouterr().err == ""
     label.checked_studies(str(tmp_path))
-    assert "does not look into folders within it" in capsys.readouterr().err
+    assert "does not look into its subfolders" in capsys.readouterr().err
 
 
 def test_a_port_that_is_in_use_is_named_before_anything_starts(
-    model_bundle: Path, studies: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    model_folder: Path, studies: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = str(other.getsockname()[1])
-        words = ["--bundle", str(model_bundle), "--studies", str(studies), "--app", str(tmp_path / "app")]
+        words = [str(model_folder), "--studies", str(studies), "--app", str(tmp_path / "app")]
         assert main(["label", *words, "--port", port]) == 1
         assert f"127.0.0.1:{port} cannot be served" in capsys.readouterr().err
         assert main(["label", *words, "--port", "70000"]) == 1
