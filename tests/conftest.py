@@ -126,7 +126,10 @@ def workflow(
 
     def build(*configs: str, **overrides: Any) -> ConfigWorkflow:
         files = [str(CONFIGS / config) for config in of_method(*configs)]
-        made = training_workflow(files, **(copy.deepcopy(bundle_args) | overrides))
+        given = copy.deepcopy(bundle_args)
+        if any(config.startswith("data/") for config in configs):  # which bring an intensity transform of their own
+            given.pop("intensity#intensity_range")
+        made = training_workflow(files, **(given | overrides))
         made.initialize()
         return made
 

@@ -26,15 +26,13 @@ from bundle.phantom.volumes import write_phantom_volumes
 from scripts.metrics import ItemCurves
 from scripts.networks.detector import Detector
 
-ROOT = Path(__file__).parents[2]
 CT = ("data/ct.json",)
 
 
 class Scans(NamedTuple):
     root: Path
     datalist: Path
-    models: Path
-    tests: Path  # of the evaluation
+    model: Path
 
 
 @pytest.fixture(scope="module")
@@ -48,51 +46,50 @@ def scans(tmp_path_factory: pytest.TempPathFactory) -> Scans:
     words = [str(root / "phantoms"), "--out", str(datalist), "--modality", "CT", "--layout", "nifti"]
     words += ["--train-fraction", "0.8", "--validation-fraction", "0.25"]
     assert prepare.run(parser.parse_args(words)) == 0
-    return Scans(root, datalist, root / "models", root / "test")
+    return Scans(root, datalist, root / "model")
 
 
 @pytest.fixture
-def scan_args(scans: Scans, tmp_path: Path) -> dict[str, Any]:
-    models = {"ckpt_path": str(scans.models / "model.pt"), "resume_path": str(scans.models / "last.pt")}
-    return {"datalist": str(scans.datalist), "scan_cache_dir": str(scans.root / "cache"), **models}
+def scan_args(scans: Scans) -> dict[str, Any]:
+    return {"datalist": str(scans.datalist), "cache_dir": str(scans.root / "cache")}
 
 
 @pytest.fixture
 def trained(workflow: Callable[..., ConfigWorkflow], scans: Scans, scan_args: dict[str, Any]) -> Path:
-    """The checkpoint of a short training, made by the first test that asks for it."""
-    if not (scans.models / "model.pt").exists():
-        workflow("train.json", *CT, **scan_args).run()
-    return scans.models / "model.pt"
+    """The model folder of a short training, made by the first test that asks for it; not calibrated."""
+    if not scans.model.exists():
+        workflow("train.json", *CT, **scan_args, model_dir=str(scans.model)).run()
+    return scans.model
 
 
 @pytest.fixture
-def calibration(trained: Path, scans: Scans, tiny_overlay: Path) -> dict[str, str]:
-    """``calibration_path`` of the checkpoint's, at a rate that the one patient allows."""
-    path = scans.models / "calibration.json"
+def calibration(trained: Path, scans: Scans) -> dict[str, str]:
+    """``calibration_path`` of the model's, at rates that the one patient allows."""
+    path = scans.root / "calibration.json"
     if not path.exists():
-        configs = ["configs/train.json", "configs/evaluate.json", "configs/data/ct.json"]
-        words = ["--datalist", str(scans.datalist), "--ckpt_path", str(trained), "--out", str(path)]
-        words += ["--config_file", *(str(ROOT / config) for config in configs), str(tiny_overlay)]
-        words += ["--set", "scan_cache_dir", str(scans.root / "cache"), "--image-false-positive-rate", "0.6"]
-        assert main(["calibrate", *words, "--pixel-false-positive-rate", "0.5"]) == 0
+        rates = ["--slice-false-positive-rate", "0.6", "--mask-false-positive-rate", "0.5"]
+        words = [str(trained), "--cache-dir", str(scans.root / "cache"), "--calibration-path", str(path)]
+        assert main(["calibrate", *words, *rates]) == 0
     return {"calibration_path": str(path)}
 
 
 @pytest.fixture
 def infer(
-    workflow: Callable[..., ConfigWorkflow], trained: Path, scan_args: dict[str, Any], tmp_path: Path
+    scoring: Callable[..., ConfigWorkflow], trained: Path, scans: Scans, tracking_uri: str, tmp_path: Path
 ) -> Callable[..., Path]:
     """Infers and gives the folder of the results."""
+    store = {"tracking_uri": tracking_uri, "experiment_name": str(tmp_path), "cache_dir": str(scans.root / "cache")}
 
-    def run(path: Path, code: int = 0, **overrides: Any) -> Path:
-        made = workflow("inference.json", *CT, input=str(path), **(scan_args | overrides))
+    def run(path: Path, code: int = 0, model: Path = trained, **overrides: Any) -> Path:
+        values = {"input": str(path), "output_dir": str(tmp_path / "out"), **store, **overrides}
+        made = scoring(model, "inference", **values)
         if code:
             with pytest.raises(SystemExit) as ended:
                 made.run()
             assert ended.value.code == code
         else:
             made.run()
-        return tmp_path / "eval" / "inference"
+        return tmp_path / "out"
 
     return run
 
@@ -107,10 +104,14 @@ def test_the_datalist_has_an_item_a_scan_and_patients_in_one_split(scans: Scans)
 
 
 def test_an_evaluation_ranks_slices_and_patients(
-    workflow: Callable[..., ConfigWorkflow], scan_args: dict[str, Any], calibration: dict[str, str], tmp_path: Path
+    scoring: Callable[..., ConfigWorkflow],
+    trained: Path,
+    scan_args: dict[str, Any],
+    calibration: dict[str, str],
+    tmp_path: Path,
 ) -> None:
-    workflow("train.json", "evaluate.json", *CT, **scan_args, **calibration).run()
-    folder = tmp_path / "eval" / "test"
+    folder = tmp_path / "test"
+    scoring(trained, "evaluate", **scan_args, **calibration, output_dir=str(folder)).run()
     summary = json.loads((folder / "metrics.json").read_text())
     slices, items = pd.read_csv(folder / "slices.csv"), pd.read_csv(folder / "scores.csv")
     assert summary["metrics"]["image_auroc"] == pytest.approx(roc_auc_score(slices["label"], slices["score"]))
@@ -119,9 +120,9 @@ def test_an_evaluation_ranks_slices_and_patients(
     assert (items["label"].sum(), len(items)) == (2, 3)
     assert items["p_value"].isin([0.5, 1.0]).all()
     assert slices["p_value"].between(0.5, 1).all()
-    threshold = summary["calibration"]["levels"]["image"]["threshold"]
+    threshold = summary["calibration"]["levels"]["slice"]["threshold"]
     normal = slices["image"].isin(items[items["label"] == 0]["image"])
-    assert summary["calibration"]["observed"]["image"] == {
+    assert summary["calibration"]["observed"]["slice"] == {
         "normal_patients": 1,
         "false_positive_rate": pytest.approx((slices["score"] > threshold)[normal].mean()),
         "sensitivity": pytest.approx((slices["score"] > threshold)[slices["label"] == 1].mean()),
@@ -144,7 +145,7 @@ def test_a_nifti_gets_map_and_mask_in_its_own_grid(
     source = scans.root / "phantoms" / "anomalous"
     folder = infer(source, **calibration)
     table = pd.read_csv(folder / "scores.csv").set_index("image")
-    threshold = json.loads((folder / "manifest.json").read_text())["threshold"]
+    threshold = json.loads((folder / "manifest.json").read_text())["mask_threshold"]
     slices = pd.read_csv(folder / "slices.csv")
     assert {Path(image).name for image in table.index} == {"ct.nii.gz"}  # the masks beside them are no scans
     for path in source.rglob("ct.nii.gz"):
@@ -157,6 +158,11 @@ def test_a_nifti_gets_map_and_mask_in_its_own_grid(
         assert anomaly_map.get_data_dtype() == np.float32
         np.testing.assert_array_equal(np.asarray(mask.dataobj), values > threshold)
         assert row["p_value"] in (0.5, 1.0)
+        assert row["mask_threshold"] == threshold
+        assert np.isnan(row["scan_threshold"])  # which one patient does not allow
+        assert np.isnan(row["abnormal"])
+        of_scan = slices[slices["image"] == str(path)]
+        assert (of_scan["abnormal"] == (of_scan["score"] > row["slice_threshold"])).all()
         assert slices["p_value"].dropna().between(0.5, 1).all()
         scores = slices[slices["image"] == str(path)]["score"]
         assert scores.max() == pytest.approx(row["score"])
@@ -176,21 +182,21 @@ def test_a_calibration_rests_on_the_pixels_slices_and_scans_of_its_patient(
     folder = infer(file, **calibration)
     content = json.loads(Path(calibration["calibration_path"]).read_text())
     (row,) = pd.read_csv(folder / "scores.csv").to_dict("records")
-    slices = pd.read_csv(folder / "slices.csv").dropna()
+    slices = pd.read_csv(folder / "slices.csv").dropna(subset="p_value")
     (patient,) = content["scores"]
-    assert set(patient) == {"score", "images"}
-    assert patient["score"] == pytest.approx(row["score"], rel=1e-6)
-    np.testing.assert_allclose(patient["images"], sorted(slices["score"]), rtol=1e-6)
+    assert set(patient) == {"score", "slices"}
+    assert patient["score"] == row["score"]  # to the last bit, as both score by the same function
+    assert patient["slices"] == sorted(slices["score"])
     levels = content["levels"]
-    assert levels["volume"]["threshold"] is None
-    assert "needs 19 normal patients, there are 1, which support no rate below 0.5" in levels["volume"]["reason"]
+    assert levels["scan"]["threshold"] is None
+    assert "needs 19 normal patients, there are 1, which support no rate below 0.5" in levels["scan"]["reason"]
     highest = sorted(slices["score"])
     allowed = int(0.2 * len(highest) + 1e-9)  # (r + 1) / 2 <= 0.6
-    assert levels["image"]["threshold"] == pytest.approx(highest[-1 - allowed], rel=1e-6)
+    assert levels["slice"]["threshold"] == pytest.approx(highest[-1 - allowed], rel=1e-6)
     values = np.asarray(nib.load(folder / row["map"]).dataobj)
     scan = np.asarray(nib.load(file).dataobj)
-    assert levels["pixel"]["threshold"] == pytest.approx(values[values <= levels["pixel"]["threshold"]].max(), rel=1e-3)
-    assert 0.2 * values.size < levels["pixel"]["pixels"] < (scan > -1000).sum() * 1.3
+    assert levels["mask"]["threshold"] == pytest.approx(values[values <= levels["mask"]["threshold"]].max(), rel=1e-3)
+    assert 0.2 * values.size < levels["mask"]["voxels"] < (scan > -1000).sum() * 1.3
     assert not np.asarray(nib.load(folder / row["mask"]).dataobj)[scan > -200].any()  # none of the patient's own
 
 
@@ -250,9 +256,15 @@ def test_one_bad_study_does_not_stop_the_others_and_the_exit_code_says_so(
 @pytest.mark.parametrize(
     ("configs", "options"),
     [
-        (CT, {"plane": "coronal", "windows": ["brain", "subdural", [600, 2800]], "pixel_spacing": 5.0}),
-        (("data/mr.json", "data/mr_landmarks.json"), {"neighbours": True, "bias_correction": True}),
-        (("data/mr.json",), {"plane": "sagittal", "slice_range": [0.3, 0.7], "scan_pooling": "percentile_99"}),
+        (CT, {"plane": "coronal", "windows": ["brain", "subdural", [600, 2800]], "preprocessing#pixel_spacing": 5.0}),
+        (
+            ("data/mr.json", "data/mr_landmarks.json"),
+            {"preprocessing#neighbours": True, "preprocessing#bias_correction": True},
+        ),
+        (
+            ("data/mr.json",),
+            {"plane": "sagittal", "slices#slice_range": [0.3, 0.7], "scoring#scan_pooling": "percentile_99"},
+        ),
     ],
     ids=["windows", "landmarks", "range"],
 )
@@ -262,26 +274,27 @@ def test_the_ways_of_slicing_and_scaling_train_and_infer(
     scans: Scans,
     scan_args: dict[str, Any],
     workflow: Callable[..., ConfigWorkflow],
+    infer: Callable[..., Path],
     raises_because: Callable[..., Any],
     tmp_path: Path,
 ) -> None:
-    own = {"ckpt_path": str(tmp_path / "model.pt"), "resume_path": str(tmp_path / "last.pt"), "epochs": 1}
-    workflow("train.json", *configs, **(scan_args | own | options)).run()
+    model = tmp_path / "own"
+    workflow("train.json", *configs, **(scan_args | {"model_dir": str(model), "epochs": 1} | options)).run()
     path = next((scans.root / "phantoms" / "anomalous").rglob("ct.nii.gz"))
-    workflow("inference.json", *configs, input=str(path), **(scan_args | own | options)).run()
-    (row,) = pd.read_csv(tmp_path / "eval" / "inference" / "scores.csv").to_dict("records")
-    anomaly_map = nib.load(tmp_path / "eval" / "inference" / row["map"])
+    folder = infer(path, model=model)
+    (row,) = pd.read_csv(folder / "scores.csv").to_dict("records")
+    anomaly_map = nib.load(folder / row["map"])
     assert anomaly_map.shape == nib.load(path).shape
     values = np.asarray(anomaly_map.dataobj)
     assert np.isfinite(values).all()
     assert 0 < row["score"] <= values.max() * 2
-    kept = torch.load(own["ckpt_path"], weights_only=True)["input"]
+    kept = torch.load(model / "models" / "model.pt", weights_only=True)["preprocessing"]
     if "data/mr_landmarks.json" in configs:
         landmarks = kept["landmarks"]["landmarks"]
         assert (landmarks[0], landmarks[-1]) == (0, 1)
         assert landmarks == sorted(landmarks)
-    with raises_because(ValueError, "trained with other input settings"):
-        workflow("inference.json", *CT, input=str(path), **(scan_args | own | {"plane": "axial"})).run()
+    with raises_because(ValueError, "trained on images of other settings", "image_size 64, now 32"):
+        infer(path, model=model, image_size=32)
 
 
 def test_a_radiograph_is_scored_and_keeps_its_place_in_dicom(
@@ -315,11 +328,11 @@ def test_no_file_name_of_a_dicom_study_goes_to_mlflow(
 
 @pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
 def test_a_lesion_keeps_its_millimetre_in_every_output(
-    plane: str, scans: Scans, infer: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    plane: str, trained: Path, infer: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Detector, "forward", lambda self, image: image[:, :1])  # the image is its own anomaly map
-    checkpoint = torch.load(scans.models / "model.pt", weights_only=True)
-    checkpoint["input"]["plane"] = plane
+    checkpoint = torch.load(trained / "models" / "model.pt", weights_only=True)
+    checkpoint["preprocessing"]["settings"]["plane"] = plane
     torch.save(checkpoint, tmp_path / "model.pt")
     angle = np.deg2rad(20)
     turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
@@ -334,7 +347,7 @@ def test_a_lesion_keeps_its_millimetre_in_every_output(
     write_series(tmp_path / "dicom", array, affine)
     nib.save(nib.Nifti1Image(array[::-1].transpose(2, 0, 1), affine @ _axes()), tmp_path / "scan.nii.gz")
     for path in (tmp_path / "dicom", tmp_path / "scan.nii.gz"):
-        folder = infer(path, plane=plane, ckpt_path=str(tmp_path / "model.pt"), anomaly_threshold=0.5)
+        folder = infer(path, plane=plane, ckpt_path=str(tmp_path / "model.pt"), mask_threshold=0.5)
         (row,) = pd.read_csv(folder / "scores.csv").to_dict("records")
         for kind in ("map", "mask"):
             image = nib.load(folder / row[kind])
