@@ -71,7 +71,7 @@ def evaluate(
     network.fit(item["image"].as_tensor() for item in tqdm(dataset, "training"))
     remembered = {name: training.get_parsed_content(name) for name in ("datalist", "dataset_dir", "tracking_uri")}
     config = ConfigParser(folder_configs(trained, remembered)["evaluate.json"])
-    named = trained["provenance"]["method"]
+    named = trained["model_folder"]["provenance"]["method"]
     named = method.replace("_", " ") if named.startswith("$") else named  # unless it has been given a name of its own
     facts = Provenance(remembered["datalist"], method=named, seed=seed)
     facts.facts["mlflow_run_name"] = trained["run_name"] or facts.run_name

@@ -14,8 +14,8 @@ from matplotlib.patheffects import withStroke
 
 from scripts.data.planes import AXCODES, check_plane
 from scripts.figures import COLOUR_MAP, DPI, SKY, WIDTH, overlay
+from scripts.results.result import NOTICE
 
-NOTICE = "Research use only, not for clinical use"
 BAR = 1.3  # width of the colour bar and the gaps, in inches
 TALLEST = 2.0  # maximum height of a panel divided by its width; taller slices leave space at their sides
 OPPOSITE = dict(zip("RLAPSI", "LRPAIS", strict=True))

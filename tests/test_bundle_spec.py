@@ -186,7 +186,7 @@ def test_a_folders_config_holds_what_its_run_needs_and_no_more(tmp_path: Path) -
         assert content["cache_dir"] == config("train")["cache_dir"]  # of a machine
     assert train["run_name"] is None
     assert evaluate["pixel_bins"] == 65536  # an overlay's word for a later verb
-    assert "pixel_bins" not in inference
+    assert not {"pixel_bins", "datalist"} & inference.keys()  # a scan is scored wherever there is no datalist
     for content in (calibrate, evaluate, inference):
         assert not {"epochs", "optimizer", "loss", "train", "validate", "slices", "training"} & content.keys()
 
@@ -316,7 +316,7 @@ def test_the_verbs_define_nothing_twice() -> None:
         own = config(verb)
         assert own.keys() & train.keys() == {"run"}
         assert own.keys() & scoring.keys() <= {"key_metric", "additional_metrics"}
-    assert scoring.keys() & train.keys() == {"provenance"}  # which is the training's, or a checkpoint's
+    assert not scoring.keys() & train.keys()
 
 
 def is_argument(parser: ConfigParser, *names: str) -> bool:
@@ -335,6 +335,13 @@ def test_every_component_exists_and_takes_its_arguments(path: Path) -> None:
     for part in components(json.loads(path.read_text())):
         arguments = {key: value for key, value in part.items() if not re.fullmatch("_.*_", key)}
         inspect.signature(located(part["_target_"])).bind(**arguments)
+
+
+def test_every_class_that_a_config_names_shows_an_example() -> None:
+    ours = {part["_target_"] for path in CONFIGS for part in components(json.loads(path.read_text()))}
+    classes = [located(target) for target in sorted(ours) if target.startswith("scripts.")]
+    without = [found.__name__ for found in classes if inspect.isclass(found) and ">>> " not in (found.__doc__ or "")]
+    assert not without
 
 
 def test_no_tracked_file_is_large() -> None:

@@ -51,7 +51,7 @@ def test_title_and_notice():
     figure = picture(title="A scan")
 
     assert figure.get_suptitle() == "A scan"
-    assert figure.get_supxlabel() == "Research use only, not for clinical use"
+    assert figure.get_supxlabel() == "For research. Not for clinical use."
 
 
 @pytest.mark.parametrize(("mask", "index", "outlines"), [(MASK, 5, 1), (MASK, 3, 0), (MASK, 4, 0), (None, 5, 0)])

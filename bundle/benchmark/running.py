@@ -121,7 +121,7 @@ class Bench:
             "seed": cell.seed,
             "run_name": f"{cell.method} {cell.data} seed {cell.seed}",
             "model_dir": str(model),
-            "provenance#method": cell.method,
+            "model_folder#provenance#method": cell.method,
             "tracking_uri": self.tracking_uri,
             "experiment_name": self.name,
             "tracking#parent_run_id": self.run_id,

@@ -1,4 +1,4 @@
-"""Which slices of which scans are trained on."""
+"""Choice of the slices that are trained on."""
 
 from __future__ import annotations
 
@@ -33,6 +33,11 @@ class NormalSlices:
         abnormal_subjects: Whether slices without anomaly are taken from scans with anomalies (label 1, with a mask).
         held_out: Share of each training scan's slices, in 0..1, that validate instead, for data of too few patients to
             spare one: neighbours of such a slice are trained on, so no calibration rests on them.
+
+    >>> from scripts.transforms import Preprocessing, ScaleToUnitd
+    >>> slices = NormalSlices(Preprocessing(ScaleToUnitd("image"), image_size=64))
+    >>> slices.training([{"image": "image.png", "label": 0}])  # an image is its own only slice
+    [{'image': 'image.png', 'label': 0}]
     """
 
     def __init__(

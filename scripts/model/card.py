@@ -58,6 +58,9 @@ class EvaluatedCard:
     Args:
         bundle_root: Model folder.
         output_dir: Folder of the evaluation's files.
+
+    >>> EvaluatedCard("models/brain", "models/brain/eval/test").card.as_posix()
+    'models/brain/docs/README.md'
     """
 
     def __init__(self, bundle_root: str | Path, output_dir: str | Path) -> None:

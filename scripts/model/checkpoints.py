@@ -1,4 +1,4 @@
-"""What a checkpoint holds besides weights, and how it reaches the disk."""
+"""Checkpoints: written whole or not at all, restored or refused."""
 
 import logging
 import os
@@ -53,6 +53,13 @@ class Restored:
         provenance: Takes the facts of the training.
         amp: Whether the engine runs the network in bfloat16 autocast.
         device: Device of the restored tensors.
+
+    >>> from scripts.networks import RD4AD, Teacher
+    >>> from scripts.transforms import Preprocessing, ScaleToUnitd
+    >>> network = RD4AD(Teacher("test_resnet", weights="untrained", levels=[1, 2, 3]), 1, 1, "basic")
+    >>> restored = Restored("models/model.pt", network, Preprocessing(ScaleToUnitd("image"), 64), Provenance())
+    >>> sorted(restored.objects)
+    ['model', 'preprocessing', 'provenance']
     """
 
     def __init__(

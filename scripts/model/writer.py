@@ -29,6 +29,15 @@ class ModelWriter:
         preprocessing: Way of the images to it.
         resumable: Further objects with ``state_dict()`` and ``load_state_dict()``, by name.
         device: Device of restored tensors.
+
+    >>> from scripts.model.provenance import Provenance
+    >>> from scripts.networks import RD4AD, Teacher
+    >>> from scripts.transforms import ScaleToUnitd
+    >>> folder = NewModelFolder("models/brain", ".", None, False, Provenance(), {}, {})
+    >>> network = RD4AD(Teacher("test_resnet", weights="untrained", levels=[1, 2, 3]), 1, 1, "basic")
+    >>> writer = ModelWriter(folder, network, Preprocessing(ScaleToUnitd("image"), 64), {})
+    >>> sorted(writer.trained)
+    ['model', 'preprocessing', 'provenance']
     """
 
     def __init__(

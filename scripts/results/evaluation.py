@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: metrics, scores and pictures."""
+"""Files of an evaluation: metrics, scores and pictures."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TOLD_APART = 3  # images of each label among the best and the worst cases
 
 
 class _Shown(NamedTuple):
-    """What is kept of a slice until the end; the picture itself is read again."""
+    """A slice that may be shown at the end; the picture itself is read again."""
 
     score: float
     label: int
@@ -43,12 +43,12 @@ class _Shown(NamedTuple):
 
 
 class _Kept:
-    """The images of highest or of lowest score, the first the furthest.
+    """Images of the highest or the lowest scores, the extreme one first.
 
     Args:
-        highest: else lowest.
-        number: kept at most.
-        label: of those that count; None for any.
+        highest: Whether the highest scores are kept; otherwise the lowest.
+        number: Number of images kept at most.
+        label: Label of the images that count; None counts all.
     """
 
     def __init__(self, highest: bool, number: int, label: int | None = None) -> None:
@@ -65,27 +65,37 @@ class _Kept:
 
 
 class EvaluationResults:
-    """Writes into ``output_dir``: ``metrics.json`` (with what was evaluated), ``scores.csv`` (a line an item), for
-    scans ``slices.csv`` (a line a slice), both with p-values where calibrated, ``roc_pr.png``, ``scores.png`` and
-    ``heat_maps.png`` (the most and the least anomalous images; of a scan, slices), ``best_cases.png`` and
-    ``worst_cases.png`` (where score and label agree, and where they differ most).
+    """Writes metrics, scores and pictures of an evaluation into ``output_dir``:
 
-    Where there are masks, also ``pixels.npz`` (see ``scripts.metrics.ItemCurves``), ``detections.csv`` (a line a local
-    maximum of a map: ``item``, ``score``, and whether it ``found`` a lesion) and, in ``scores.csv``, the number of
-    ``lesions``; where items have a class (organ), a column ``class`` and, of two or more, the metrics of each.
+    - ``metrics.json``: metrics, thresholds, false alarms promised and observed, and what was evaluated;
+    - ``scores.csv``, a line an item, and for scans ``slices.csv``, a line a slice, with p-values where calibrated;
+    - ``roc_pr.png``, ``scores.png``, ``heat_maps.png`` (the most and the least anomalous images; of a scan, slices),
+      ``best_cases.png`` and ``worst_cases.png`` (where score and label agree, and where they differ most);
+    - where there are masks, ``pixels.npz`` (see ``scripts.metrics.ItemCurves``), ``detections.csv`` (a line a local
+      maximum of a map: ``item``, ``score``, and whether it ``found`` a lesion) and the number of ``lesions`` in
+      ``scores.csv``;
+    - where items have a class (organ), a column ``class`` and, with two or more classes, the metrics of each.
 
     Takes decollated outputs with ``image``, ``score``, ``slice_scores``, ``label``, ``patient``, ``image_scores``,
-    ``image_labels``, ``image_numbers``, and ``anomaly_map``, and maybe ``organ`` and ``ground_truth`` (1, H, W, D),
+    ``image_labels``, ``image_numbers`` and ``anomaly_map``, and optionally ``organ`` and ``ground_truth`` (1, H, W, D),
     turned to the plane.
 
     Args:
-        output_dir: made if missing.
-        network, provenance: described in ``metrics.json``.
-        calibration: gives the p-values and thresholds; in ``metrics.json`` with the false alarms that there were.
+        output_dir: Folder, made if missing.
+        network: Detector, described in ``metrics.json``.
+        provenance: Facts of the training, for ``metrics.json``.
+        calibration: Thresholds and p-values.
         preprocessing: Way of the images to the network, whose first part makes what a picture shows.
-        cases: images shown at either end.
-        pixels, lesions: of the same engine, hold what is written of each item; None where there are no masks. The
-            metrics of classes have the settings of ``pixels``.
+        cases: Number of images shown at either end.
+        pixels: Pixel metrics of the same engine; None where there are no masks. Classes are measured by its settings.
+        lesions: Lesion metrics of the same engine; None where there are no masks.
+
+    >>> from scripts.networks import RD4AD, Teacher
+    >>> network = RD4AD(Teacher("test_resnet", weights="untrained", levels=[1, 2, 3]), 1, 1, "basic")
+    >>> from scripts.transforms import ScaleToUnitd
+    >>> preprocessing = Preprocessing(ScaleToUnitd("image"), image_size=64)
+    >>> EvaluationResults("eval/test", network, Provenance(), Calibration(), preprocessing).plane
+    'axial'
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What an inference leaves behind: scores, maps, masks, pictures and a manifest."""
+"""Files of an inference: scores, verdicts, maps, masks, pictures and a manifest."""
 
 from __future__ import annotations
 
@@ -63,6 +63,14 @@ class InferenceResults:
         display_range: Anomaly values at which the colours of the overlays begin and end; None takes percentiles of
             the run, so that overlays of one run can be compared with each other, but not with those of another.
         secondary_capture: Whether DICOM results have colour overlays as ordinary pictures too.
+
+    >>> from scripts.networks import RD4AD, Teacher
+    >>> network = RD4AD(Teacher("test_resnet", weights="untrained", levels=[1, 2, 3]), 1, 1, "basic")
+    >>> from scripts.inputs import Inputs
+    >>> from scripts.transforms import ScaleToUnitd
+    >>> preprocessing = Preprocessing(ScaleToUnitd("image"), image_size=64)
+    >>> InferenceResults("out", network, Provenance(), preprocessing, Calibration(), "model.pt", Inputs()).plane
+    'axial'
     """
 
     def __init__(

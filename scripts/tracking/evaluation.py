@@ -17,6 +17,14 @@ class EvaluationRun(Run):
         others: Arguments of ``Run``.
         results_dir: Folder of those files, written before this handler's turn.
         calibration: Thresholds, which become parameters.
+
+    >>> from scripts.networks import RD4AD, Teacher
+    >>> network = RD4AD(Teacher("test_resnet", weights="untrained", levels=[1, 2, 3]), 1, 1, "basic")
+    >>> from scripts.model.provenance import Provenance
+    >>> from scripts.tracking.run import Tracking
+    >>> tracking, trained = Tracking("sqlite:///eval/mlruns.db", "headct"), Provenance(mlflow_run_name="RD4AD headct")
+    >>> EvaluationRun(tracking, trained, network, results_dir="eval", calibration=Calibration()).default_name()
+    'evaluation of RD4AD headct'
     """
 
     kind = "evaluation"

@@ -22,6 +22,14 @@ class InferenceRun(Run):
         results_dir: Folder of ``InferenceResults``, which has its turn before this handler.
         calibration: Thresholds, which become parameters.
         private: Whether names of files may tell who a patient is, and so are not logged, as for DICOM.
+
+    >>> from scripts.networks import RD4AD, Teacher
+    >>> network = RD4AD(Teacher("test_resnet", weights="untrained", levels=[1, 2, 3]), 1, 1, "basic")
+    >>> from scripts.model.provenance import Provenance
+    >>> from scripts.tracking.run import Tracking
+    >>> tracking, trained = Tracking("sqlite:///eval/mlruns.db", "headct"), Provenance(mlflow_run_name="RD4AD headct")
+    >>> InferenceRun(tracking, trained, network, results_dir="eval", calibration=Calibration()).default_name()
+    'inference of RD4AD headct'
     """
 
     kind = "inference"

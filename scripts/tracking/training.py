@@ -23,6 +23,17 @@ class TrainingRun(Run):
         folder: Model folder, written before this handler's turn.
         optimizer: Optimizer whose learning rate is logged.
         validator: Engine whose metrics are logged, if it ran.
+
+    >>> from scripts.networks import RD4AD, Teacher
+    >>> network = RD4AD(Teacher("test_resnet", weights="untrained", levels=[1, 2, 3]), 1, 1, "basic")
+    >>> from scripts.model.provenance import Provenance
+    >>> from scripts.tracking.run import Tracking
+    >>> provenance = Provenance(method="RD4AD", data="headct", seed=0)
+    >>> folder = NewModelFolder(None, ".", None, False, provenance, {}, {})
+    >>> optimizer = torch.optim.Adam(network.distiller.parameters())
+    >>> tracking = Tracking("sqlite:///eval/mlruns.db", "headct")
+    >>> TrainingRun(tracking, provenance, network, folder=folder, optimizer=optimizer).default_name()
+    'RD4AD headct seed 0'
     """
 
     kind = "training"

@@ -100,7 +100,8 @@ class ScaleToUnitd(MapTransform):
             if self.intensity_range is None and image.dtype != torch.uint8:
                 raise ValueError(
                     f"{_name(image)} is deeper than 8 bits (its values go from {image.min():g} to {image.max():g}), so "
-                    'intensity_range must say which values become 0 and 1: add --intensity#intensity_range "[low, high]", '
+                    "intensity_range must say which values become 0 and 1: add "
+                    '--intensity#intensity_range "[low, high]", '
                     "as printed by `python -m bundle prepare`, to the training; for scans add configs/data/ct.json or "
                     "configs/data/mr.json to --config_file instead."
                 )

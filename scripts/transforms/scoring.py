@@ -1,4 +1,4 @@
-"""From the network's anomaly maps to scores and masks."""
+"""Transforms from the network's anomaly maps to scores, and back to the grid of the file."""
 
 from __future__ import annotations
 
@@ -31,6 +31,11 @@ class AnomalyScored(Transform):
             trained on. The foreground is the largest connected part of where ``image`` (3, H, W, D) is above 0, with
             the holes of each slice filled.
         top: Largest number of slices that results list.
+
+    >>> maps = torch.tensor([0.2, 0.9]).view(1, 1, 1, 2)
+    >>> scored = AnomalyScored()({"pred": maps, "image": torch.ones(3, 1, 1, 2)})
+    >>> round(scored["score"].item(), 2), scored["top_slices"].tolist()
+    (0.9, [1, 0])
     """
 
     def __init__(
@@ -61,11 +66,20 @@ class AnomalyScored(Transform):
 
 
 class MapInverted(Invertd):
-    """Adds ``anomaly_map`` (1, i, j, k): ``pred`` (1, H, W, D) in the grid of the file, with all that ``preprocessing``
-    did to the geometry of ``image`` undone. What was cropped away gets 0.
+    """Adds ``anomaly_map`` (1, i, j, k): ``pred`` (1, H, W, D) on the grid of the file, with all that
+    ``preprocessing`` did to the geometry of ``image`` undone. What was cropped away becomes 0.
 
     Args:
-        preprocessing: of ``image``.
+        preprocessing: Transform that made ``image``.
+
+    >>> import nibabel, tempfile
+    >>> from scripts.transforms import Preprocessing, ScaleToUnitd
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     nibabel.save(nibabel.Nifti1Image(np.eye(6)[..., None].repeat(3, 2), np.eye(4)), f"{folder}/scan.nii")
+    ...     preprocessing = Preprocessing(ScaleToUnitd("image", [0, 1]), image_size=32, cache_dir=folder)
+    ...     item = preprocessing({"image": f"{folder}/scan.nii"})
+    ...     MapInverted(preprocessing)({**item, "pred": torch.zeros(1, 32, 32, 3)})["anomaly_map"].shape
+    torch.Size([1, 6, 6, 3])
     """
 
     def __init__(self, preprocessing: Any) -> None:
@@ -76,11 +90,21 @@ class MapInverted(Invertd):
 
 
 class ForegroundInverted(Invertd):
-    """Adds ``foreground`` (1, i, j, k), 0 or 1: that of ``image`` (3, H, W, D), see ``AnomalyScored``, in the grid of
-    the file. What was cropped away gets 0.
+    """Adds ``foreground`` (1, i, j, k), 0 or 1: that of ``image`` (3, H, W, D), see ``AnomalyScored``, on the grid of
+    the file. What was cropped away becomes 0.
 
     Args:
-        preprocessing: of ``image``.
+        preprocessing: Transform that made ``image``.
+
+    >>> import tempfile
+    >>> from PIL import Image
+    >>> from scripts.transforms import Preprocessing, ScaleToUnitd
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     Image.fromarray(np.pad(np.full((4, 4), 200, np.uint8), 2)).save(f"{folder}/image.png")
+    ...     preprocessing = Preprocessing(ScaleToUnitd("image"), image_size=8, cache_dir=folder)
+    ...     item = preprocessing({"image": f"{folder}/image.png"})
+    ...     int(ForegroundInverted(preprocessing)(item)["foreground"].sum())
+    16
     """
 
     def __init__(self, preprocessing: Any) -> None:
@@ -96,8 +120,14 @@ class GroundTruthd(Transform):
     zero like ``anomaly_map`` where ``mask`` is empty. An item without ``mask`` passes.
 
     Args:
-        cache_dir: see ``open_scan``.
-        plane: to which ``anomaly_map`` (1, H, W, D) is turned as well.
+        cache_dir: Folder for uncompressed copies of scans, see ``scripts.data.scans.open_scan``.
+        plane: Plane that ``anomaly_map`` (1, H, W, D) is turned to as well.
+
+    Raises:
+        ValueError: If a mask is not on the grid of its image.
+
+    >>> GroundTruthd("cache")({"anomaly_map": torch.rand(1, 4, 4, 2), "mask": ""})["ground_truth"].sum()
+    tensor(0)
     """
 
     def __init__(self, cache_dir: str | Path, plane: str = "axial") -> None:
@@ -105,10 +135,6 @@ class GroundTruthd(Transform):
         self.read = Compose([load, ToPlaned("ground_truth", plane)])
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """
-        Raises:
-            ValueError: if the mask is not on the grid of its image.
-        """
         if "mask" not in data:
             return dict(data)
         if not data["mask"]:
@@ -124,15 +150,20 @@ class GroundTruthd(Transform):
 
 
 class SliceLabelsd(Transform):
-    """Adds what ranks images for a metric, as vectors of equal length: ``image_scores`` and ``image_labels``; and
+    """Adds what metrics rank, as vectors of equal length: ``image_scores``, ``image_labels`` and ``image_numbers``; and
     ``patient``, the item's ``group``; and ``organ``, its ``class``, where it has one.
 
-    With ``ground_truth`` (1, H, W, D) these are the slices, each labelled by its mask; an image file is one. Empty
-    slices of a scan do not count, since anything tells them from an anomaly; ``image_numbers`` are those that do.
-    Without it, they are the score and the label of the item, and ``image_numbers`` is the slice of the highest score.
+    With ``ground_truth`` (1, H, W, D) these are slices, each labelled by its mask; an image file is one. Empty slices
+    of a scan are left out, since anything tells them from an anomaly. Without it, they are the score and the label of
+    the item, and the number of the slice with the highest score.
 
     Args:
-        min_area: of a slice's mask in square millimetres, below which the slice counts as normal; 0 takes any voxel.
+        min_area: Smallest area of an anomalous slice's mask, in square millimetres; 0 takes any voxel.
+
+    >>> item = {"score": torch.tensor(0.9), "label": 1, "group": "a", "top_slices": torch.tensor([4, 2])}
+    >>> labelled = SliceLabelsd()(item)
+    >>> labelled["image_labels"].tolist(), labelled["image_numbers"].tolist()
+    ([True], [4])
     """
 
     def __init__(self, min_area: float = 0.0) -> None:

@@ -72,7 +72,10 @@ def test_without_a_folder_metrics_are_printed_and_nothing_is_written(
 def test_a_name_that_was_given_is_kept(tiny_overlay: Path, tracking_uri: str, tmp_path: Path) -> None:
     results = tmp_path / "results"
     assert (
-        baseline("mean_image", tiny_overlay, "--results-dir", str(results), "--set", "provenance#method", "ours") == 0
+        baseline(
+            "mean_image", tiny_overlay, "--results-dir", str(results), "--set", "model_folder#provenance#method", "ours"
+        )
+        == 0
     )
     assert json.loads((results / "metrics.json").read_text())["model"]["method"] == "ours"
     client = mlflow.MlflowClient(tracking_uri)

@@ -147,7 +147,9 @@ def test_what_weakens_the_promise_is_told(tmp_path: Path, caplog: pytest.LogCapt
 def test_a_training_that_may_stop_early_says_so_in_its_checkpoint() -> None:
     config = json.loads((Path(__file__).parents[2] / "configs" / "train.json").read_text())
     for patience, expected in ((0, None), (7, 7)):
-        parser = ConfigParser({"early_stop_patience": patience, "said": config["provenance"]["early_stop_patience"]})
+        parser = ConfigParser(
+            {"early_stop_patience": patience, "said": config["model_folder"]["provenance"]["early_stop_patience"]}
+        )
         assert parser.get_parsed_content("said") == expected
 
 
