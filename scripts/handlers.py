@@ -5,9 +5,6 @@ from typing import Any
 from ignite.engine import Engine, Events
 from ignite.handlers import EarlyStopping
 from ignite.handlers.tqdm_logger import ProgressBar as IgniteProgressBar
-from torch import nn
-
-from scripts.networks.detector import Detector
 
 
 class ProgressBar:
@@ -30,33 +27,6 @@ class ProgressBar:
         transform = (lambda output: {"loss": output["loss"]}) if self.show_loss else None
         bar = IgniteProgressBar(desc=self.description, dynamic_ncols=True, mininterval=0.5)
         bar.attach(engine, output_transform=transform)
-
-
-class Folding:
-    """Folds a detector for inference when the engine starts; must come after the handler that loads its weights.
-
-    Args:
-        network: Network to fold; anything but a ``Detector`` stays as it is.
-        amp: Whether the engine runs the network in bfloat16 autocast.
-
-    >>> from scripts.networks import RD4AD, Teacher
-    >>> network = RD4AD(Teacher("test_resnet", "untrained"), decoder_blocks=1, embedding_blocks=1)
-    >>> engine = Engine(lambda engine, batch: None)
-    >>> Folding(network).attach(engine)
-    >>> _ = engine.run([1])
-    >>> any(isinstance(module, nn.BatchNorm2d) for module in network.distiller.student.levels[0][0].body)
-    False
-    """
-
-    def __init__(self, network: nn.Module, amp: bool = False) -> None:
-        self.network, self.amp = network, amp
-
-    def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.STARTED, self)
-
-    def __call__(self) -> None:
-        if isinstance(self.network, Detector):
-            self.network.fold(self.amp)
 
 
 class EarlyStop:
