@@ -1,1 +1,1 @@
-"""What people run: ``python -m bundle VERB``."""
+"""Command line: ``python -m bundle VERB``."""

@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def description(name: str) -> str:
-    """What a verb does: the docstring of its module, which is not imported for it."""
+    """Description of a verb: the docstring of its module, which is not imported for it."""
     spec = find_spec(f"bundle.{name}")
     assert spec is not None
     assert spec.origin is not None

@@ -1,4 +1,4 @@
-"""Calibrate a model: thresholds that promise a rate of false alarms, and what p-values need.
+"""Calibrates a model: thresholds that promise a rate of false alarms, and what p-values need.
 
     python -m bundle calibrate models/brain
 

@@ -1,4 +1,4 @@
-"""Find anomalies in scans: scores and verdicts, maps, masks, pictures, and DICOM results for DICOM series.
+"""Finds anomalies in scans: scores and verdicts, maps, masks, pictures, and DICOM results for DICOM series.
 
     python -m bundle infer models/brain INPUT -o OUT
 

@@ -31,9 +31,9 @@ class Bench:
     """Runs cells that have no result yet.
 
     Args:
-        name: of the suite, and of its MLflow experiment and run.
+        name: Name of the suite, and of its MLflow experiment and run.
         out: folder of the suite; each cell has one below it.
-        tracking_uri: of MLflow.
+        tracking_uri: MLflow's store.
         jobs: cells at a time; more than one get one thread each.
     """
 
@@ -47,7 +47,7 @@ class Bench:
         """Runs the cells, and gives those that failed with the reason.
 
         Raises:
-            ValueError: if a cell has results of other settings.
+            ValueError: If a cell has results of other settings.
         """
         missing = [cell for cell in cells if not self._is_finished(cell)]
         logger.info("%d of %d cells are finished already", len(cells) - len(missing), len(cells))
@@ -108,10 +108,10 @@ class Bench:
         return True
 
     def _run(self, cell: Cell) -> float:
-        """Trains and evaluates one cell, and gives the seconds.
+        """Trains and evaluates one cell, and returns the seconds.
 
         Raises:
-            RuntimeError: if one of its processes failed; the text ends with its last lines.
+            RuntimeError: If one of its processes failed; ends with its last lines.
         """
         folder = self.out / cell.folder
         folder.mkdir(parents=True, exist_ok=True)

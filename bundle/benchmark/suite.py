@@ -1,4 +1,4 @@
-"""What a suite asks for."""
+"""Suites: data sets, methods and seeds that are compared."""
 
 import json
 import os
@@ -16,8 +16,8 @@ class Cell(NamedTuple):
 
     Attributes:
         data, method: their names in the suite.
-        seed: of the run.
-        baseline: a key of ``bundle.baseline.POOLING``, or None for a method that is trained.
+        seed: Seed of the run.
+        baseline: Key of ``bundle.baseline.POOLING``, or None for a method that is trained.
         configs: overlays, in order.
         values: id to value, set after the overlays.
     """
@@ -43,8 +43,8 @@ def load_suite(path: Path) -> dict[str, Any]:
     """Reads a suite and checks it.
 
     Raises:
-        FileNotFoundError: if it, or an overlay that it names, is missing.
-        ValueError: if it is no suite; the text names what is wrong.
+        FileNotFoundError: If it, or an overlay that it names, is missing.
+        ValueError: If it is not a suite; names what is wrong.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such suite; docs/results/suites has examples.")
@@ -68,7 +68,7 @@ def load_suite(path: Path) -> dict[str, Any]:
 
 
 def cells(suite: dict[str, Any]) -> list[Cell]:
-    """Gives the cells of a suite, seed by seed, so that each method has a first result early."""
+    """Cells of a suite, seed by seed, so that each method has a first result early."""
     found = []
     for data, of_data in suite["data"].items():
         for method, of_method in suite["methods"].items():

@@ -1,4 +1,4 @@
-"""Score the series of a DICOM study by a MONAI Deploy application, and write DICOM results.
+"""Scores the series of a DICOM study by a MONAI Deploy application, and writes DICOM results.
 
     python -m bundle deploy models/brain -i STUDY -o OUT
 
@@ -33,7 +33,7 @@ DEFAULT_RULES = Path(__file__).parent / "rules.json"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of the verb."""
+    """Declares the arguments of the verb."""
     parser.add_argument("model", type=Path, metavar="MODEL", help="model folder, which training has written")
     parser.add_argument("-i", "--input", type=Path, required=True, metavar="STUDY", help="folder of DICOM files")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="folder for the results")
@@ -42,7 +42,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the application; gives the exit code."""
+    """Runs the application, and returns its exit code."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     for name in ("bundle", "scripts.dicom"):  # not all: highdicom would name UIDs
         logging.getLogger(name).setLevel(logging.INFO)

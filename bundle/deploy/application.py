@@ -24,13 +24,13 @@ class AnomalyApplication(Application):
     """Chooses series of a study, runs a model on each, and writes DICOM objects.
 
     Args:
-        study: folder with one or several studies.
-        out: folder for the results.
-        choice: the rules.
+        study: Folder with one or several studies.
+        out: Folder for the results.
+        choice: Rules that choose series.
         predictor: The model.
-        results: gathers what is told of all series.
-        scratch: folder for volumes on their way to the predictor.
-        secondary_capture: whether to write pictures as well.
+        results: Summary of all series.
+        scratch: Folder for volumes on their way to the predictor.
+        secondary_capture: Whether to write pictures as well.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What the operators of the application hand on: one series at a time, so that only one volume is in memory."""
+"""Messages between the operators: one series at a time, so that only one volume is in memory."""
 
 from __future__ import annotations
 

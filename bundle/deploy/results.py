@@ -1,4 +1,4 @@
-"""What the application tells of all series, without anything of a patient."""
+"""Results of all series, without anything of a patient."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Export a model: its folder as a zip, or its network as one file (TorchScript, ONNX, OpenVINO, TensorRT).
+"""Exports a model: its folder as a zip, or its network as one file (TorchScript, ONNX, OpenVINO, TensorRT).
 
     python -m bundle export models/brain --format zip
     python -m bundle export models/brain --format onnx

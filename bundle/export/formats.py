@@ -24,7 +24,7 @@ _TENSORRT_BATCHES = [1, 8, 32]  # the fewest, the usual, the most
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be exported.
+    """A network to be exported.
 
     Attributes:
         network: Restored network in evaluation mode.
@@ -43,7 +43,7 @@ class Format(NamedTuple):
     """A format of exported networks.
 
     Attributes:
-        suffix: of the file.
+        suffix: Suffix of the file.
         check: raises RuntimeError if a package or device is missing.
         write: writes a job's file.
     """

@@ -31,7 +31,7 @@ def training_images(folder: ModelFolder, values: Mapping[str, str]) -> list[Tens
 
 
 def quantised(model: Any, images: list[Tensor]) -> Any:
-    """Gives an OpenVINO model with INT8 weights and activations, but for what ``FLOAT`` matches.
+    """Quantises an OpenVINO model to INT8 weights and activations, but for what ``FLOAT`` matches.
 
     Args:
         images: (3, H, W) in [0, 1].

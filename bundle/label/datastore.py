@@ -1,4 +1,4 @@
-"""What MONAI Label keeps of images, such that processes that write it at once lose nothing of each other."""
+"""MONAI Label's list of images, shared by processes that lose nothing of each other."""
 
 from __future__ import annotations
 

@@ -197,7 +197,7 @@ def datalist_hash(path: str | Path) -> str:
 
 
 def datalist_facts(path: str | Path) -> dict[str, Any]:
-    """What a model keeps of the datalist it was trained on: `data` (its name), `datalist_sha256`, `modality` (None if
+    """Facts that a model keeps of its datalist: `data` (its name), `datalist_sha256`, `modality` (None if
     unknown) and of the training split the number of `patients`, `images` (or scans) and `duplicates` of all splits.
 
     Raises:

@@ -26,9 +26,10 @@ def slice_name(path: str, plane: str, index: int) -> str:
 
 
 def check_plane(plane: str) -> None:
-    """
+    """Checks the name of a plane.
+
     Raises:
-        ValueError: if there is no such plane.
+        ValueError: If there is no such plane.
     """
     if plane not in AXCODES:
         raise ValueError(f"plane must be {', '.join(AXCODES)}, got '{plane}'.")

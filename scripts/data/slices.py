@@ -59,16 +59,16 @@ class NormalSlices:
             preprocessing.landmarks.learn([scan.quantiles for scan in self._scans(training).values()])
 
     def training(self, items: Sequence[Item]) -> list[Item]:
-        """Gives the slices of the training split, each an item with ``slice``, without those held out.
+        """Slices of the training split, each an item with ``slice``, without those held out.
 
         Raises:
-            ValueError: for an abnormal subject that was not asked for or has no mask, a scan or mask that cannot be
-                read, or if no slice is left.
+            ValueError: If a subject is abnormal and was not asked for or has no mask, a scan or mask cannot be read, or
+                no slice is left.
         """
         return [item for slices in self._chosen(items) for item in _parted(slices, self.held_out)[0]]
 
     def validation(self, items: Sequence[Item], training: Sequence[Item]) -> list[Item]:
-        """Gives the slices of the validation split, and those held out of the training split; raises as ``training``.
+        """Slices of the validation split, and those held out of the training split; raises as ``training``.
 
         Anomalies of a labelled validation split do not count: the loss is of normals.
         """
@@ -79,7 +79,7 @@ class NormalSlices:
         return [item for slices in self._chosen(normals) for item in slices] + held_out
 
     def _chosen(self, items: Sequence[Item]) -> list[list[Item]]:
-        """Gives for each item its slices; an image file is its own only one."""
+        """Slices of each item; an image file is its own only one."""
         self._check_abnormal([item for item in items if item["label"] == 1])
         scans = self._scans(items)
         chosen = [
@@ -135,7 +135,7 @@ def open_mask(item: Item, scan: Scan, cache_dir: str | Path) -> Scan:
     """Opens an item's mask and checks that it lies on the grid of its scan.
 
     Raises:
-        ValueError: if it does not, or cannot be read.
+        ValueError: If it does not, or cannot be read.
     """
     mask = open_scan(item["mask"], cache_dir, mask=True)
     if mask.shape != scan.shape or not np.allclose(mask.affine, scan.affine, atol=1e-2):

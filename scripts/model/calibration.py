@@ -1,4 +1,4 @@
-"""What a score means for a patient who is normal: thresholds with a promised rate of false alarms, and p-values.
+"""Meaning of a score for normal patients: thresholds with a promised rate of false alarms, and p-values.
 
 Conformal risk control (Angelopoulos et al., arXiv 2208.02814) over normal patients whom the training never saw. The
 unit is the patient, never the slice or the pixel: slices of one head resemble each other, those of two heads do not. Of
@@ -56,7 +56,7 @@ def patients_needed(rate: float) -> int:
     """Smallest number of patients that can promise a rate in (0, 1).
 
     Raises:
-        ValueError: for another rate.
+        ValueError: If the rate is not in (0, 1).
     """
     if not 0 < rate < 1:
         raise ValueError(f"A false-positive rate must be between 0 and 1, got {rate}.")
@@ -64,11 +64,11 @@ def patients_needed(rate: float) -> int:
 
 
 def risk_budget(patients: int, rate: float) -> float:
-    """What the parts r_i(t) of all patients may sum up to.
+    """Bound on the sum of the parts r_i(t) of all patients.
 
     Raises:
-        TooFewPatientsError: if the rate needs more patients.
-        ValueError: for a rate not in (0, 1).
+        TooFewPatientsError: If the rate needs more patients.
+        ValueError: If the rate is not in (0, 1).
     """
     needed = patients_needed(rate)
     if patients < needed:
@@ -87,8 +87,8 @@ def risk_controlling_threshold(patients: Sequence[np.ndarray], rate: float) -> f
         rate: promised, in (0, 1).
 
     Raises:
-        TooFewPatientsError: if the rate needs more patients.
-        ValueError: for a rate not in (0, 1), or without any score.
+        TooFewPatientsError: If the rate needs more patients.
+        ValueError: If the rate is not in (0, 1), or there is no score.
     """
     budget = risk_budget(len(patients), rate)
     values, weights = _weighted(patients)
@@ -100,7 +100,7 @@ def p_values(scores: np.ndarray, patients: Sequence[np.ndarray]) -> np.ndarray:
     """Says how unusual scores (M,) are among normal patients, in (0, 1], (M,).
 
     Args:
-        scores: of the new scans or images.
+        scores: Scores of the new scans or slices.
         patients: Scores (N_i,) of each patient to compare with, for scans the highest alone.
     """
     values, weights = _weighted(patients)
@@ -127,7 +127,7 @@ class VoxelTail:
         """Adds the foreground voxels (N,) of a scan; the scans of a patient follow one another.
 
         Raises:
-            ValueError: for a score that is not finite, or when a patient comes back after another one.
+            ValueError: If a score is not finite, or a patient comes back after another one.
         """
         if patient != self._patient:
             if patient in self._done:

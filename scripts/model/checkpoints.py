@@ -26,7 +26,7 @@ def save_atomically(content: Mapping[str, Any], path: str | Path) -> None:
     """Writes a checkpoint so that ``path`` holds the old or the new one whole, whatever happens meanwhile.
 
     Raises:
-        OSError: naming the file, if it cannot be written; an older checkpoint stays as it is.
+        OSError: If the file cannot be written; names it. An older checkpoint stays as it is.
     """
     path = Path(path)
     try:
@@ -147,8 +147,8 @@ def load_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") 
     """Reads a checkpoint: tensors and primitives only, no code.
 
     Raises:
-        FileNotFoundError: if there is none.
-        ValueError: if it cannot be read.
+        FileNotFoundError: If there is none.
+        ValueError: If it cannot be read.
     """
     path = Path(path)
     if not path.is_file():

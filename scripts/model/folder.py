@@ -64,7 +64,7 @@ class ModelFolder:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """What ``configs/metadata.json`` says, with the facts of the model under ``model``."""
+        """Content of ``configs/metadata.json``, with the facts of the model under ``model``."""
         path = self.path / "configs" / "metadata.json"
         try:
             return json.loads(path.read_text(encoding="utf-8"))

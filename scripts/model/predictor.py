@@ -134,7 +134,7 @@ class Predictor:
 
 
 class _Model(NamedTuple):
-    """What was loaded of one checkpoint and calibration."""
+    """Parts loaded for one checkpoint and calibration."""
 
     network: Any
     facts: dict[str, Any]

@@ -1,4 +1,4 @@
-"""What is found in a scan, and the files that an evaluation and an inference leave behind."""
+"""Results of scans, and the files that an evaluation and an inference leave behind."""
 
 from scripts.results.result import NOTICE, Result
 

@@ -1,4 +1,4 @@
-"""What is found in one scan or image: the one type from post-processing to every output."""
+"""Result of one scan or image: the one type from post-processing to every output."""
 
 from __future__ import annotations
 
@@ -63,12 +63,12 @@ class Result:
         return all(map(math.isfinite, (self.score, *self.slice_scores)))
 
     def verdict(self) -> dict[str, Any]:
-        """Gives the scan's score and what it means, as JSON values under the names that every output uses."""
+        """Score of the scan and what it means, as JSON values under the names that every output uses."""
         names = ("score", "scan_threshold", "slice_threshold", "mask_threshold", "p_value", "abnormal")
         return {name: getattr(self, name) for name in names}
 
     def summary(self) -> dict[str, Any]:
-        """Gives the verdict, the slices and the notice as JSON values: all but map and mask."""
+        """Verdict, slices and notice as JSON values: all but map and mask."""
         names = ("false_positive_rate", "plane", "top_slices", "slice_scores", "slice_p_values")
         return {**self.verdict(), **{name: getattr(self, name) for name in names}, "notice": NOTICE}
 

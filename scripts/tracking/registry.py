@@ -78,8 +78,8 @@ def register_model(network: Detector, config: dict[str, Any], run_id: str, name:
     """Logs the model with MLflow run ``run_id`` and registers it as a new version of ``name``.
 
     Args:
-        network: as trained, with its teachers.
-        config: of the training, of which ``preprocessing`` and ``scoring`` are used.
+        network: Trained detector with its teachers.
+        config: Configuration of the training, of which ``preprocessing`` and ``scoring`` are used.
     """
     device = next(network.parameters()).device
     side = config["image_size"]

@@ -1,4 +1,4 @@
-"""What every MLflow run of this bundle has in common."""
+"""Base of the MLflow runs: where they are, how they start and end, what they all log."""
 
 import getpass
 import logging

@@ -1,4 +1,4 @@
-"""What MLflow runs to load the registered model: code, and no pickle that would have to be trusted."""
+"""Code that MLflow runs to load the registered model, in place of a pickle that would have to be trusted."""
 
 from mlflow.models import set_model
 

@@ -81,7 +81,7 @@ class Preprocessing(Compose):
 
     @property
     def landmarks(self) -> Any:
-        """What the intensity transform learns from the training scans; None where it learns nothing."""
+        """Landmarks that the intensity transform learns from the training scans; None where it learns none."""
         return getattr(self.intensity, _LANDMARKS, None)
 
     def state_dict(self) -> dict[str, Any]:
