@@ -65,7 +65,7 @@ def convert(checkpoint: Path, files: Sequence[str], overrides: Sequence[tuple[st
     learnt = {_LANDMARKS: old["input"][_LANDMARKS]} if _LANDMARKS in old["input"] else {}
     preprocessing.load_state_dict({"settings": preprocessing.settings, **learnt})
     provenance.facts |= {"teachers": network.identities(), "untrained_teachers": network.untrained_teachers()}
-    provenance.facts |= {"converted_from": "0.5.0"}
+    provenance.facts |= {"version": "0.5.0"}
     folder = NewModelFolder(out, ".", None, False, provenance, parser.get(), {})
     states = {"model": old["model"], "preprocessing": preprocessing.state_dict(), "provenance": provenance.state_dict()}
     folder.write(lambda part: save_atomically({**states, "trainer": old["trainer"]}, part / CHECKPOINT))

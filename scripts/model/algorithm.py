@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import Any
 
 from scripts.files import file_sha256
 
-_ROOT = Path(__file__).parents[2]
 LONGEST = 64  # characters of a DICOM long string (LO)
 
 
@@ -20,7 +18,7 @@ class Algorithm:
 
     Attributes:
         name: Name of the method, as "PDD".
-        version: Version of this software.
+        version: Version of the software that trained the model.
         model_hash: Leading hexadecimal digits of the checkpoint's SHA-256.
         untrained: Whether a teacher has random weights, so that the scores mean nothing.
 
@@ -53,10 +51,9 @@ def algorithm_of(network: Any, facts: Mapping[str, Any], checkpoint: Path) -> Al
         facts: Facts of its training, see ``scripts.model.provenance.Provenance``.
         checkpoint: Checkpoint that it was restored from.
     """
-    metadata = json.loads((_ROOT / "configs" / "metadata.json").read_text(encoding="utf-8"))
     return Algorithm(
         name=str(facts.get("method", "anomaly detector")),
-        version=metadata["version"],
+        version=str(facts.get("version", "unknown")),
         model_hash=file_sha256(checkpoint)[:16],
         untrained=bool(network.untrained_teachers()),
     )

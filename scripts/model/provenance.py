@@ -1,5 +1,6 @@
 """Origin of a model, a run or a result: data, seed, versions, commit, machine."""
 
+import json
 import subprocess
 from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
@@ -27,7 +28,7 @@ class Provenance:
     def __init__(self, datalist: str | Path | None = None, **facts: Any) -> None:
         self.facts = {name: value for name, value in facts.items() if value is not None}
         if datalist is not None:
-            self.facts |= datalist_facts(datalist) | {"git_commit": git_commit()}
+            self.facts |= datalist_facts(datalist) | {"version": software_version(), "git_commit": git_commit()}
 
     @property
     def run_name(self) -> str:
@@ -80,6 +81,12 @@ def installed(packages: Iterable[str]) -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def software_version() -> str:
+    """Version of this code, by the metadata beside it."""
+    path = Path(__file__).parents[2] / "configs" / "metadata.json"
+    return json.loads(path.read_text(encoding="utf-8"))["version"]
 
 
 def git_commit() -> str:

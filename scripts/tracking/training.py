@@ -93,7 +93,7 @@ class TrainingRun(Run):
     def finish(self, engine: Engine) -> None:
         self.client.log_artifact(self.run_id, str(self.folder.checkpoint), "checkpoint")
         if name := self.tracking.registered_model:
-            register_model(self.network, self.folder.config, self.run_id, name)
+            register_model(self.folder.path, self.run_id, name)
         super().finish(engine)
 
     def _count(self, engine: Engine) -> None:

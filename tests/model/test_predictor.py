@@ -13,6 +13,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from scripts.engines import MixedPrecisionInferer
 from scripts.model.predictor import Predictor
@@ -31,7 +32,7 @@ def inferred(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     words = ["--input", str(scans), "--output_dir", str(out), "--tracking_uri", f"sqlite:///{out}/mlruns.db"]
     words += ["--cache_dir", str(out / "cache"), "--config_file", "configs/inference.json"]
     command = [sys.executable, "-m", "monai.bundle", "run", "inferring", *words]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # sums depend on it in their last bit
     done = subprocess.run(command, cwd=model_folder, env=environment, text=True, stdout=-1, stderr=-2, check=False)
     assert done.returncode == 0, done.stdout
     return out
