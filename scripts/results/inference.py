@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 from ignite.engine import Engine, Events
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from scripts.data.scans import is_scan, save_like
@@ -46,7 +47,7 @@ class InferenceResults:
       a scan;
     - ``maps/NAME`` (float32) and, where there is a threshold, ``masks/NAME`` (0 and 1, or 0 and 255 as PNG): NIfTI on
       the grid of a scan, TIFF and PNG in the pixels of an image;
-    - ``overlays/NAME.png``: an image, or the slices of a scan with the highest scores;
+    - ``overlays/NAME.png``: an image, or the slices of a scan with the highest scores, with the verdict as text;
     - ``dicom/NAME/`` for DICOM series;
     - ``manifest.json`` with all that the results depend on.
 
@@ -176,6 +177,7 @@ class InferenceResults:
         masks = _array(self._turn(found.mask)[..., shown]) if found.mask is not None else None
         scores = [found.slice_scores[number] for number in shown]
         title = f"{name}\n{found.sentence()}"
+        said = {"Description": f"{found.sentence()}. {NOTICE}", "Comment": json.dumps(found.verdict())}
 
         def draw(low: float, high: float) -> None:
             picture = self.reading({"image": image})["image"]
@@ -183,9 +185,13 @@ class InferenceResults:
             if scan:
                 rows, columns = (float(millimetres) for millimetres in picture.pixdim[:2])
                 figure = montage(grey, maps, masks, shown, scores, (low, high), rows / columns, title, self.plane)
-                figure.savefig(self.output_dir / row["overlay"])
+                figure.savefig(self.output_dir / row["overlay"], metadata=said)
             else:
-                Image.fromarray(overlay(grey[..., 0], maps[..., 0], low, high)).save(self.output_dir / row["overlay"])
+                texts = PngInfo()  # as there is no room for a title in the pixels of the image
+                for keyword, text in said.items():
+                    texts.add_text(keyword, text)
+                painted = Image.fromarray(overlay(grey[..., 0], maps[..., 0], low, high))
+                painted.save(self.output_dir / row["overlay"], pnginfo=texts)
 
         if self.display_range is not None:
             draw(*self.display_range)

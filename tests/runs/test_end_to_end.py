@@ -200,6 +200,9 @@ def test_inference_leaves_scores_maps_overlays_and_manifest(used: Any) -> None:
         with Image.open(image) as original, Image.open(folder / overlay) as picture:
             assert picture.size == original.size
             assert picture.mode == "RGB"
+            said = json.loads(picture.text["Comment"])
+            assert said == pytest.approx({**levels, "score": score, "p_value": p_value, "abnormal": said["abnormal"]})
+            assert said["abnormal"] == (score > levels["scan_threshold"])
             values = tifffile.imread(folder / anomaly_map)
             with Image.open(folder / mask) as marked:
                 np.testing.assert_array_equal(np.asarray(marked), np.where(values > threshold, 255, 0))
