@@ -5,7 +5,9 @@ import json
 import os
 import re
 import shutil
+import signal
 import stat
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from ignite.engine import Events
 from bundle.__main__ import main
 from scripts.model import configs, new_folder
 from scripts.model.folder import ModelFolder
+from scripts.model.new_folder import NewModelFolder
 from scripts.model.provenance import Provenance
 from scripts.networks import teachers
 from tests.bare_model import ROOT, TRAIN, Bare, bare_model
@@ -133,6 +136,39 @@ def test_an_error_leaves_nothing_or_the_old_folder(
     after = {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()}
     assert {path for path in before if after.get(path) != before[path]} <= {folder.path / "configs/metadata.json"}
     assert after.keys() == before.keys()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_kill_leaves_no_folder_or_the_old_checkpoint(
+    bare: Bare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def half(content: Any, file: Any) -> None:
+        file.write(b"half a checkpoint")
+        file.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def killed(folder: NewModelFolder) -> None:
+        if (child := os.fork()) == 0:
+            with monkeypatch.context() as patch:
+                patch.setattr(torch, "save", half)
+                folder.write(bare.save)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+    folder = bare.new_folder(tmp_path / "model")
+    killed(folder)
+    assert [path.name[:5] for path in tmp_path.iterdir()] == [".new-"]  # which nobody takes for a model
+    folder.write(bare.save)
+    before = folder.checkpoint.read_bytes()
+    killed(folder)
+    assert folder.checkpoint.read_bytes() == before
+    archive = tmp_path / "model.zip"
+    assert main(["export", str(folder.path), "-o", str(archive)]) == 0
+    with zipfile.ZipFile(archive) as zipped:
+        assert {name for name in zipped.namelist() if "/models/" in name} == {
+            "model/models/",
+            "model/models/model.pt",
+        }
 
 
 def weights_file(path: Path, seed: int) -> Path:
@@ -352,7 +388,7 @@ def test_an_evaluation_puts_its_scores_into_the_card(
 
 def test_a_derived_name_says_method_data_and_seed(tmp_path: Path) -> None:
     facts = Provenance(method="RD4AD", seed=7)
-    made = new_folder.NewModelFolder(None, tmp_path, None, False, facts, "{}", {})
+    made = NewModelFolder(None, tmp_path, None, False, facts, "{}", {})
     assert made.path == tmp_path / "models" / "RD4AD-unknown-data-seed-7"
 
 
