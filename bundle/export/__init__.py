@@ -58,20 +58,24 @@ def run(args: argparse.Namespace) -> int:
         ValueError: If options do not go together, or the file deviates too far.
         RuntimeError: If a package or device is missing.
     """
+    names = ("datalist", "dataset_dir", "cache_dir")
+    images = {name: str(getattr(args, name)) for name in names if getattr(args, name) is not None}
+    if images and not args.int8:
+        raise ValueError("--datalist, --dataset-dir and --cache-dir are of --int8.")
     if args.config_file:
-        if args.output is None or args.format is not None:
-            raise ValueError("--config-file makes a model folder: give --output FOLDER and no --format.")
+        if args.output is None or args.format or args.int8:
+            raise ValueError("--config-file makes a model folder: give --output FOLDER, no --format and no --int8.")
         print(f"Written: {convert(args.model, args.config_file, args.set, args.output)}")
         return 0
+    if args.set:
+        raise ValueError("--set is of --config-file: a model folder has its configs.")
     folder = ModelFolder(args.model)
     chosen = args.format or ZIP
     if args.int8 and chosen != "openvino":
         raise ValueError(f"--int8 is offered for --format openvino, not {chosen}.")
     if chosen == ZIP:
-        out = write_zip(folder, args.output or folder.path.resolve().with_suffix(".zip"))
+        out = write_zip(folder, args.output or Path(f"{folder.path.resolve()}.zip"))
         print(f"Written: {out} ({out.stat().st_size / 1e6:.1f} MB)")
         return 0
-    values = {name: getattr(args, name) for name in ("datalist", "dataset_dir", "cache_dir")}
-    images = {name: str(value) for name, value in values.items() if value is not None}
     print(export_network(folder, chosen, args.output, args.int8, images))
     return 0

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from monai.bundle import ConfigParser
 
-from scripts.model.checkpoints import load_checkpoint, restore, save_atomically
+from scripts.data.datalist import datalist_facts, datalist_hash
+from scripts.model.checkpoints import PROGRESS, load_checkpoint, restore, save_atomically
 from scripts.model.command import merged, value_of
 from scripts.model.folder import CHECKPOINT
 from scripts.model.new_folder import NewModelFolder
 from scripts.model.provenance import Provenance
 
 _LANDMARKS = "landmarks"
-_ELSEWHERE = {  # settings of 0.5.0 that are not top-level ids of today
-    name: f"preprocessing#{name}"
-    for name in ("keep_aspect_ratio", "pixel_spacing", "neighbours", "crop_to_foreground", "bias_correction")
+_PREPROCESSING = ("keep_aspect_ratio", "pixel_spacing", "neighbours", "crop_to_foreground", "bias_correction")
+_MOVED = {  # ids of 0.5.0 that the overlays of a training may hold
+    **{name: f"preprocessing#{name}" for name in _PREPROCESSING},
+    **{name: f"slices#{name}" for name in ("slice_range", "min_body_fraction", "abnormal_subjects")},
+    "held_out_slices": "slices#held_out",
+    "intensity_range": "intensity#intensity_range",
+    "score_pooling": "scoring#pooling",
+    "scan_pooling": "scoring#scan_pooling",
+    "foreground_only": "scoring#foreground_only",
+    "feature_cache_gib": "feature_cache#gibibytes",
+    "checkpoint_interval": "model_folder#checkpoint_interval",
+    "registered_model_name": "tracking#registered_model",
 }
-_OF_INTENSITY = {"windows": "windows", "intensity_range": "intensity#intensity_range"}
-_PARTS = ("model", "input", "provenance", "trainer")
+_PARTS = ("model", "input", "provenance", PROGRESS)
 
 
 def convert(checkpoint: Path, files: Sequence[str], overrides: Sequence[tuple[str, str]], out: Path) -> Path:
@@ -42,21 +51,24 @@ def convert(checkpoint: Path, files: Sequence[str], overrides: Sequence[tuple[st
         FileExistsError: If there is an ``out`` already.
         ValueError: If it is no checkpoint of 0.5.0, or the configs are not those of its training.
     """
+    if out.exists():
+        raise FileExistsError(f"{out} exists: remove it, or name another --output.")
     if checkpoint.is_dir():
         checkpoint = checkpoint / CHECKPOINT
     old = load_checkpoint(checkpoint)
     if missing := [name for name in _PARTS if name not in old]:
         raise ValueError(f"{checkpoint} is no checkpoint of version 0.5.0: it has no {', '.join(missing)}.")
+    parser = ConfigParser(merged(files, {name: value_of(text) for name, text in overrides}))
+    if "input_settings" in parser:
+        raise ValueError("--config-file begins with configs/train.json of this version, not with that of 0.5.0.")
     settings = {name: value for name, value in old["input"].items() if name != _LANDMARKS}
-    config = merged(list(files), {name: value_of(text) for name, text in overrides})
-    parser = ConfigParser(config)
-    for name, value in settings.items():
-        place = _ELSEWHERE.get(name) or _OF_INTENSITY.get(name, name)
-        if name != "intensity" and place in parser:
-            parser[place] = value
-    provenance = Provenance(**old["provenance"])
-    network: Any = parser.get_parsed_content("network_def")
-    preprocessing: Any = parser.get_parsed_content("preprocessing")
+    for given in ({name: parser.get().pop(name) for name in _MOVED if name in parser}, settings):
+        for name, value in given.items():
+            place = _MOVED.get(name, name)
+            if name != "intensity" and place in parser:
+                parser[place] = value
+    get: Any = parser.get_parsed_content
+    network, preprocessing = get("network_def"), get("preprocessing")
     ours = {name: preprocessing.settings.get(name) for name in settings}
     if different := sorted(name for name, value in settings.items() if ours[name] != value):
         pairs = ", ".join(f"{name} {settings[name]}, here {ours[name]}" for name in different)
@@ -64,9 +76,18 @@ def convert(checkpoint: Path, files: Sequence[str], overrides: Sequence[tuple[st
     restore(checkpoint, {"model": network})
     learnt = {_LANDMARKS: old["input"][_LANDMARKS]} if _LANDMARKS in old["input"] else {}
     preprocessing.load_state_dict({"settings": preprocessing.settings, **learnt})
+    remembered = {name: get(name) for name in ("datalist", "dataset_dir", "tracking_uri")}
+    provenance = Provenance(**old["provenance"], modality=_modality(remembered["datalist"], old["provenance"]))
     provenance.facts |= {"teachers": network.identities(), "untrained_teachers": network.untrained_teachers()}
     provenance.facts |= {"version": "0.5.0"}
-    folder = NewModelFolder(out, ".", None, False, provenance, parser.get(), {})
+    folder = NewModelFolder(out, get("bundle_root"), None, False, provenance, parser.get(), remembered)
     states = {"model": old["model"], "preprocessing": preprocessing.state_dict(), "provenance": provenance.state_dict()}
-    folder.write(lambda part: save_atomically({**states, "trainer": old["trainer"]}, part / CHECKPOINT))
+    folder.write(lambda part: save_atomically({**states, PROGRESS: old[PROGRESS]}, part / CHECKPOINT))
     return out
+
+
+def _modality(datalist: str, facts: Mapping[str, Any]) -> str | None:
+    """Modality that was trained on, which a checkpoint of 0.5.0 does not say; None without its datalist."""
+    if not Path(datalist).is_file() or datalist_hash(datalist) != facts.get("datalist_sha256"):
+        return None
+    return datalist_facts(datalist)["modality"]

@@ -41,7 +41,8 @@ def export_network(
         Lines that say what was written.
 
     Raises:
-        ValueError: If the suffix is not the format's, or the file deviates too far.
+        ValueError: If the suffix is not the format's, the checkpoint is not the configs', or the file deviates too
+            far.
         RuntimeError: If a package or device is missing.
     """
     kind = FORMATS[format_name]
@@ -52,7 +53,8 @@ def export_network(
         raise ValueError(f"--output {out}: a file of --format {format_name} ends in {kind.suffix}.")
     config = folder.config("inference", device="$torch.device('cpu')")
     network: Any = config.get_parsed_content("network_def")
-    restore(checkpoint, {"model": network})
+    preprocessing = config.get_parsed_content("preprocessing")
+    restore(checkpoint, {"model": network, "preprocessing": preprocessing})
     network.eval()
     side = config.get_parsed_content("image_size")
     job = Job(network, [3, side, side], folder, training_images(folder, images) if int8 else None)
@@ -71,7 +73,7 @@ def export_network(
             "method": folder.metadata[MODEL].get("method"),
             "teachers": network.identities(),
             "untrained_teachers": network.untrained_teachers(),
-            "input": config.get_parsed_content("preprocessing").settings,
+            "input": preprocessing.settings,
             "image_shape": job.image_shape,
             "versions": versions(_RUNTIMES),
             "files": {path.name: file_sha256(path) for path in sorted(Path(temporary).iterdir())},

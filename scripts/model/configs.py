@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from monai.bundle import ConfigParser
-from monai.bundle.properties import InferProperties, TrainProperties
+from monai.bundle.properties import InferProperties
 from monai.bundle.utils import merge_kv
 from monai.utils.enums import BundlePropertyConfig
 
@@ -35,8 +35,8 @@ def folder_configs(trained: Mapping[str, Any], remembered: Mapping[str, Any]) ->
         remembered: Values by id that later verbs take where they are given no others, as the datalist.
 
     Returns:
-        ``train.json``, which trains alike, and one config for each of ``SCORING_VERBS``. What a config does not use is
-        left out of it.
+        ``train.json``, which makes a folder alike, and one config for each of ``SCORING_VERBS``, of which what it does
+        not use is left out.
     """
     base = ConfigParser(copy.deepcopy(dict(trained)))
     ours = ConfigParser(_load(_TRAIN))
@@ -44,7 +44,7 @@ def folder_configs(trained: Mapping[str, Any], remembered: Mapping[str, Any]) ->
         if name in ours:
             base[name] = ours[name]
     base.update(dict(remembered))
-    configs = {_TRAIN: _used(base.get(), "training", TrainProperties)}
+    configs = {_TRAIN: copy.deepcopy(base.get())}
     for verb, run_id in SCORING_VERBS.items():
         merged = ConfigParser(copy.deepcopy(base.get()))
         for name in ("run", "training", "finalize", "train", "validate"):
@@ -52,7 +52,7 @@ def folder_configs(trained: Mapping[str, Any], remembered: Mapping[str, Any]) ->
         for key, value in (_load(SCORING) | _load(f"{verb}.json")).items():
             if key not in merged:  # an option that the training was given stays
                 merge_kv(merged, key, copy.deepcopy(value))
-        configs[f"{verb}.json"] = _used(merged.get(), run_id, InferProperties)
+        configs[f"{verb}.json"] = _used(merged.get(), run_id)
     return configs
 
 
@@ -60,9 +60,9 @@ def _load(name: str) -> dict[str, Any]:
     return json.loads((ROOT / "configs" / name).read_text(encoding="utf-8"))
 
 
-def _used(config: dict[str, Any], run_id: str, properties: Mapping[str, Any]) -> dict[str, Any]:
+def _used(config: dict[str, Any], run_id: str) -> dict[str, Any]:
     """Keeps the top-level ids that a run needs, directly or by reference, and those that MONAI's tools ask for."""
-    asked = {str(one[BundlePropertyConfig.ID]).replace("::", "#").split("#")[0] for one in properties.values()}
+    asked = {str(one[BundlePropertyConfig.ID]).replace("::", "#").split("#")[0] for one in InferProperties.values()}
     waiting = [name for name in (*_ROOTS, run_id, *asked) if name in config]
     used: set[str] = set()
     while waiting:

@@ -18,8 +18,8 @@ REMEDY = (
     "Training writes one: python -m monai.bundle run training --config_file configs/train.json; "
     "make demo leaves a small one, of untrained teachers, in demo/model."
 )
-_OLD = (
-    "is of version 0.5.0. Make a model folder of its checkpoint: python -m bundle export CHECKPOINT "
+_CONVERT = (
+    "Make a model folder of a checkpoint of version 0.5.0: python -m bundle export CHECKPOINT "
     "--config-file configs/train.json OVERLAYS... --output models/NAME"
 )
 
@@ -38,17 +38,17 @@ class ModelFolder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         if self.path.is_file():
-            raise ValueError(f"{self.path} is a file and no model folder. A checkpoint {_OLD}.")
+            raise ValueError(f"{self.path} is a file and no model folder. {_CONVERT}")
         if not self.path.is_dir():
             raise FileNotFoundError(f"There is no model folder {self.path}. {REMEDY}")
         if not (self.path / "configs" / "inference.json").is_file():
             if (self.path / "model.pt").is_file():
-                raise ValueError(f"{self.path} has a checkpoint and no configs: it {_OLD}.")
+                raise ValueError(f"{self.path} has a checkpoint and no configs. {_CONVERT}")
             raise FileNotFoundError(f"{self.path} is no model folder: it has no configs/inference.json. {REMEDY}")
         if MODEL not in self.metadata:
             if not (self.path / CHECKPOINT).is_file():
                 raise FileNotFoundError(f"{self.path} has configs and no trained model. {REMEDY}")
-            raise ValueError(f"{self.path} {_OLD}.")
+            raise ValueError(f"{self.path} was exported by version 0.5.0. {_CONVERT}")
         if not self.checkpoint.is_file():
             raise FileNotFoundError(f"{self.path} has no trained model {CHECKPOINT}. {REMEDY}")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import filecmp
 import json
 import logging
 import os
@@ -76,8 +75,10 @@ class NewModelFolder:
         self.bundle_root, self.resume, self.provenance = Path(bundle_root), resume, provenance
         self.config: dict[str, Any] = json.loads(config) if isinstance(config, str) else dict(config)
         self.remembered, self.checkpoint_interval = dict(remembered), checkpoint_interval
-        name = _file_name(run_name or provenance.run_name)
-        self.path = self.bundle_root / "models" / name if path is None else Path(path)
+        derived = self.bundle_root / "models" / _file_name(run_name or provenance.run_name)
+        self.path = derived if path is None else Path(path)
+        self._option = "model_dir" if path is not None else "run_name" if run_name is not None else None
+        self._made = resume
         if _MISLEADING.search(self.path.name):
             raise ValueError(f"MONAI Label takes a model named {self.path.name} for another kind: name another folder.")
         if resume and not self.last.is_file():
@@ -85,15 +86,8 @@ class NewModelFolder:
                 f"There is no checkpoint {self.last} to resume from. Name the folder of the training by --model_dir, "
                 "or leave --resume out."
             )
-        if not resume and self.path.exists():
-            if path is not None or run_name is not None:
-                raise FileExistsError(
-                    f"{self.path} exists: name another --{'run_name' if path is None else 'model_dir'}, go on with "
-                    "its training by --resume True, or remove the folder."
-                )
-            self.path = next(
-                other for n in range(2, 10**6) if not (other := self.path.with_name(f"{name}-{n}")).exists()
-            )
+        if not resume:
+            self._avoid_others()
 
     @property
     def checkpoint(self) -> Path:
@@ -106,15 +100,16 @@ class NewModelFolder:
         return self.path / RESUME
 
     def write(self, save: Callable[[Path], None]) -> None:
-        """Makes the folder as a whole, or, where it is there, replaces its checkpoints.
+        """Makes the folder as a whole the first time, and replaces its checkpoints after that.
 
         Args:
             save: Writes ``models/model.pt`` and ``models/last.pt`` below the folder that it is given.
 
         Raises:
+            FileExistsError: If a folder of the name that was given has appeared meanwhile.
             OSError: If it cannot be written; no half of it is left.
         """
-        if self.path.exists():
+        if self._made:
             save(self.path)
             self._mark(self.path)
             return
@@ -128,9 +123,26 @@ class NewModelFolder:
             for name, content in configs.items():
                 (folder / "configs" / name).write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")
             save(folder)
+            self._avoid_others()  # of a training that ran meanwhile
             self._mark(folder)
             os.replace(folder, self.path)
+        self._made = True
         logger.info("The model folder is %s", self.path)
+
+    def _avoid_others(self) -> None:
+        """Numbers a derived name that is taken.
+
+        Raises:
+            FileExistsError: If a name that was given is.
+        """
+        if self._option and self.path.exists():
+            raise FileExistsError(
+                f"{self.path} exists: name another --{self._option}, go on with its training by --resume True, or "
+                "remove the folder."
+            )
+        first, number = self.path, 2
+        while self.path.exists():
+            self.path, number = first.with_name(f"{first.name}-{number}"), number + 1
 
     def _remembered(self) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -188,15 +200,17 @@ def _link_weights(configs: dict[str, dict[str, Any]], bundle_root: Path, models:
             weights: Any = parser.get_parsed_content(f"{name}#weights") if "weights" in teacher else PRETRAINED
             if weights == UNTRAINED:
                 continue
-            pretrained = weights == PRETRAINED
-            source = teacher_weights(teacher["name"], bundle_root / "models") if pretrained else Path(weights)
-            linked = models / source.name
-            if linked.exists() and not filecmp.cmp(linked, source, shallow=False):  # another file of that name
-                linked = models / f"{file_sha256(source)[:12]}-{source.name}"
+            if weights == PRETRAINED:
+                place: Any = parser.get_parsed_content(f"{name}#models_dir") if "models_dir" in teacher else "models"
+                source = teacher_weights(teacher["name"], place)
+                linked = models / source.name
+                teacher["models_dir"] = "$@bundle_root + '/models'"
+            else:
+                source = Path(weights)  # named by its content: its own name may be another's, even the checkpoint's
+                linked = models / f"{teacher['name']}-{file_sha256(source)[:12]}{source.suffix}"
+                teacher["weights"] = f"$@bundle_root + {f'/models/{linked.name}'!r}"
             if not linked.exists():
                 _link(source.resolve(), linked)
-            if not pretrained:
-                teacher["weights"] = f"$@bundle_root + {f'/models/{linked.name}'!r}"
 
 
 def _link(source: Path, target: Path) -> None:
