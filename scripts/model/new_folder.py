@@ -55,6 +55,7 @@ class NewModelFolder:
     Raises:
         FileExistsError: If ``path`` was given, or ``run_name``, and is there already.
         FileNotFoundError: If there is nothing to resume.
+        PermissionError: If it cannot be written.
         ValueError: If the name would mislead MONAI Label.
 
     >>> folder = NewModelFolder("models/brain", ".", None, False, Provenance(), {}, {})
@@ -85,15 +86,17 @@ class NewModelFolder:
                 f"There is no checkpoint {self.last} to resume from. Name the folder of the training by --model_dir, "
                 "or leave --resume out."
             )
+        self._made = resume
         if not resume and self.path.exists():
             if path is not None or run_name is not None:
                 raise FileExistsError(
                     f"{self.path} exists: name another --{'run_name' if path is None else 'model_dir'}, go on with "
                     "its training by --resume True, or remove the folder."
                 )
-            self.path = next(
-                other for n in range(2, 10**6) if not (other := self.path.with_name(f"{name}-{n}")).exists()
-            )
+            self.path = _numbered(self.path)
+        there = next(folder for folder in (self.path, *self.path.absolute().parents) if folder.exists())
+        if not os.access(there, os.W_OK):
+            raise PermissionError(f"{there} cannot be written: name another --model_dir.")
 
     @property
     def checkpoint(self) -> Path:
@@ -106,7 +109,9 @@ class NewModelFolder:
         return self.path / RESUME
 
     def write(self, save: Callable[[Path], None]) -> None:
-        """Makes the folder as a whole, or, where it is there, replaces its checkpoints.
+        """Makes the folder as a whole or, where it is this training's own, replaces its checkpoints.
+
+        Where another training has made a folder of the name meanwhile, that one stays and this one's gets a number.
 
         Args:
             save: Writes ``models/model.pt`` and ``models/last.pt`` below the folder that it is given.
@@ -114,10 +119,13 @@ class NewModelFolder:
         Raises:
             OSError: If it cannot be written; no half of it is left.
         """
-        if self.path.exists():
+        if self._made and self.path.exists():
             save(self.path)
             self._mark(self.path)
             return
+        if self.path.exists():
+            taken, self.path = self.path, _numbered(self.path)
+            logger.warning("Another training has made %s meanwhile: this one's is %s", taken, self.path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self.path.parent, prefix=".new-") as temporary:
             folder = Path(temporary) / self.path.name
@@ -130,6 +138,7 @@ class NewModelFolder:
             save(folder)
             self._mark(folder)
             os.replace(folder, self.path)
+        self._made = True
         logger.info("The model folder is %s", self.path)
 
     def _remembered(self) -> dict[str, Any]:
@@ -156,6 +165,11 @@ class NewModelFolder:
             part.write_text(json.dumps(metadata, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
         with replacing(folder / "docs" / "README.md") as part:
             part.write_text(model_card(metadata), encoding="utf-8")
+
+
+def _numbered(path: Path) -> Path:
+    """The first of ``NAME-2``, ``NAME-3`` … beside a path that is not there."""
+    return next(other for n in range(2, 10**6) if not (other := path.with_name(f"{path.name}-{n}")).exists())
 
 
 def _file_name(name: str) -> str:
