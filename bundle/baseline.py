@@ -1,4 +1,4 @@
-"""Score two baselines that train nothing on a datalist's test images: what a detector has to beat.
+"""Scores two baselines that train nothing on a datalist's test images: what a detector has to beat.
 
 mean_image: absolute difference to the mean normal image; an image's score is the map's mean.
 nearest_neighbours: distance of the configured teachers' features to the nearest normal one; the score is the maximum.

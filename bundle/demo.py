@@ -1,8 +1,8 @@
-"""Show the way from scans to anomaly maps on made-up head CT, in minutes and without any download.
+"""Shows the way from scans to anomaly maps on made-up head CT, in minutes and without any download.
 
 Writes phantom volumes (NIfTI, and one of them as a DICOM series too), prepares them, trains PDD on the normal ones,
-calibrates it, evaluates and infers, each by the command that you would use on your own data. The
-teachers are small and UNTRAINED: it shows the way, not the quality.
+calibrates it, evaluates and infers, each by the command that you would use on your own data.
+The teachers are small and UNTRAINED: it shows the way, not the quality.
 """
 
 import argparse
@@ -34,7 +34,7 @@ TRAIN = ("configs/train.json", "configs/data/ct.json", "configs/demo.json")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of the verb."""
+    """Declares the arguments of the verb."""
     parser.add_argument("folder", type=Path, nargs="?", default=Path("demo"), help="new folder (default: %(default)s)")
     parser.add_argument("--epochs", type=int, help="of the training (default: as configs/demo.json says)")
 

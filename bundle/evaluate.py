@@ -1,4 +1,4 @@
-"""Evaluate a model on the test split of its datalist: metrics, curves, heat maps, an MLflow run.
+"""Evaluates a model on the test split of its datalist: metrics, curves, heat maps, an MLflow run.
 
     python -m bundle evaluate models/brain         then: python -m bundle report models/brain
 

@@ -1,4 +1,4 @@
-"""Score the series of a DICOM study by a MONAI Deploy application, and write DICOM results.
+"""Scores the series of a DICOM study by a MONAI Deploy application, and write DICOM results.
 
     python -m bundle deploy models/brain -i STUDY -o OUT
 
@@ -33,16 +33,18 @@ DEFAULT_RULES = Path(__file__).parent / "rules.json"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of the verb."""
+    """Declares the arguments of the verb."""
     parser.add_argument("model", type=Path, metavar="MODEL", help="model folder, which training has written")
     parser.add_argument("-i", "--input", type=Path, required=True, metavar="STUDY", help="folder of DICOM files")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="folder for the results")
-    parser.add_argument("--rules", type=Path, default=DEFAULT_RULES, metavar="FILE", help="which series are wanted")
-    parser.add_argument("--secondary-capture", action="store_true", help="for viewers that show nothing else")
+    rules = "which series are wanted (default: bundle/deploy/rules.json)"
+    parser.add_argument("--rules", type=Path, default=DEFAULT_RULES, metavar="FILE", help=rules)
+    capture = "overlays as pictures too, for viewers that show nothing else"
+    parser.add_argument("--secondary-capture", action="store_true", help=capture)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the application; gives the exit code."""
+    """Runs the application, and returns its exit code."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     for name in ("bundle", "scripts.dicom"):  # not all: highdicom would name UIDs
         logging.getLogger(name).setLevel(logging.INFO)

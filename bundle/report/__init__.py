@@ -1,4 +1,4 @@
-"""Report on evaluations as one page that needs nothing else: tables, curves, cases and what must not be concluded.
+"""Reports on evaluations as one page that needs nothing else: tables, curves, cases and what must not be concluded.
 
 A run is a model folder, which keeps its evaluation in eval/test, or another folder of results, or the id or name of the
 evaluation's MLflow run. Runs on the same images are compared with each other. Writes report.html, and its numbers as

@@ -20,7 +20,6 @@ os.environ["MONAI_LABEL_AUTO_UPDATE_SCORING"] = "false"  # when it happens is up
 
 import pytest
 import torch
-from bundle.export.package import write_bundle
 from fastapi.testclient import TestClient
 from monailabel.config import settings
 from monailabel.interfaces.utils.app import app_instance, clear_cache
