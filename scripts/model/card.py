@@ -47,7 +47,9 @@ def model_card(metadata: dict[str, Any]) -> str:
         "MLflow run": model.get("mlflow_run_name"),
     }
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items() if value not in (None, ""))
-    return f"# {model['name']}\n\n{NOTICE}\n\n| | |\n|---|---|\n{table}\n\n{_COMMANDS}\n\n{_SCORES}\n\nNot evaluated.\n"
+    untrained = ", ".join(model.get("untrained_teachers", []))
+    notice = f"{NOTICE} **Untrained teachers ({untrained}): its scores mean nothing.**" if untrained else NOTICE
+    return f"# {model['name']}\n\n{notice}\n\n| | |\n|---|---|\n{table}\n\n{_COMMANDS}\n\n{_SCORES}\n\nNot evaluated.\n"
 
 
 class EvaluatedCard:
