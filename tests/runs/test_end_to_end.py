@@ -83,6 +83,7 @@ def test_an_evaluation_says_how_often_normal_patients_were_called_anomalous(used
 def test_without_a_calibration_there_are_maps_and_neither_masks_nor_verdicts(
     used: Any, infer: Callable[..., Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", "scripts.results")
     table = pd.read_csv(infer(used.inputs / "whole.png", calibration_path=str(tmp_path / "none.json")) / "scores.csv")
     empty = ["scan_threshold", "slice_threshold", "mask_threshold", "p_value", "abnormal"]
     assert list(table.columns) == ["image", "score", *empty, "map", "overlay"]

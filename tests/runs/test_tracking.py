@@ -159,6 +159,15 @@ def test_an_evaluation_leads_to_its_training_and_back(used: Any, runs: dict[str,
     calibration = json.loads((used.model / "models" / "calibration.json").read_text())
     assert evaluation.data.params["scan_threshold"] == str(calibration["levels"]["scan"]["threshold"])
     assert evaluation.data.params["checkpoint"] == calibration["scorer"]["checkpoint"]
+    summary = json.loads((used.model / "eval" / "test" / "metrics.json").read_text())
+    found = {name: f"**{100 * value:.3g} %**" for name, value in summary["calibration"]["observed"]["scan"].items()}
+    areas = ", ".join(f"{kind} AUROC **{metrics[f'{kind}_auroc']:.3f}**" for kind in ("patient", "image", "pixel"))
+    described = (
+        f"Test set: {areas}. Called abnormal: {found['sensitivity']} of anomalous patients and "
+        f"{found['false_positive_rate']} of normal patients (promised of normal ones: at most 50 %)."
+    )
+    assert evaluation.data.tags["mlflow.note.content"] == described
+    assert training.data.tags["mlflow.note.content"].endswith(f"\n\n{described} Pictures: Artifacts, test.")
 
 
 def test_artifacts_of_an_evaluation(used: Any, runs: dict[str, Run]) -> None:
