@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from ignite.engine import Engine, Events
 
 from scripts.files import replacing
 from scripts.results.result import NOTICE
+
+logger = logging.getLogger(__name__)
 
 CARD = "docs/README.md"
 _SCORES = "## Scores"
@@ -75,5 +78,8 @@ class EvaluatedCard:
         about = f"Test split of {summary['model'].get('data', 'the datalist')}: {summary['items']} scans or images of "
         about += f"{summary['groups']} patients."
         head = self.card.read_text(encoding="utf-8").split(_SCORES)[0] if self.card.is_file() else ""
-        with replacing(self.card) as part:
-            part.write_text(f"{head}{_SCORES}\n\n{about}\n\n| metric | |\n|---|---|\n{table}\n", encoding="utf-8")
+        try:
+            with replacing(self.card) as part:
+                part.write_text(f"{head}{_SCORES}\n\n{about}\n\n| metric | |\n|---|---|\n{table}\n", encoding="utf-8")
+        except OSError as error:  # as in a folder that may only be read
+            logger.warning("The scores are not in the model card: %s cannot be written (%s).", self.card, error)

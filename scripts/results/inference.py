@@ -113,6 +113,10 @@ class InferenceResults:
             except (FileNotFoundError, ValueError) as error:  # as a series whose headers no writer accepts
                 logger.error("%s: %s", item["name"], error)
                 self.failed[item["name"]] = f"{item['name']}: {error}"
+            except OSError as error:
+                raise OSError(
+                    f"Cannot write to {self.output_dir}: {error}. Make room there, or name another folder."
+                ) from error
 
     def _write_item(self, item: dict[str, Any]) -> None:
         image, name = item["image"].meta["filename_or_obj"], item["name"]

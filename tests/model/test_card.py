@@ -1,10 +1,14 @@
 """The model card of a model folder."""
 
+import errno
+import json
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from scripts.model.card import model_card
+from scripts.model.card import EvaluatedCard, model_card
 
 
 @pytest.mark.parametrize(
@@ -23,3 +27,22 @@ def test_a_card_begins_with_what_the_model_is_not_for(facts: dict[str, Any], not
     card = model_card({"version": "0.6.0", "model": model | facts})
     assert card.split("\n\n")[:2] == ["# brain", notice]
     assert "| Checkpoint | sha256 0351f338f57f |" in card
+
+
+def test_a_folder_that_may_only_be_read_is_evaluated_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    metrics = {"metrics": {"image_auroc": 0.75}, "model": {"data": "heads"}, "items": 2, "groups": 2}
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+    card = EvaluatedCard(tmp_path / "brain", tmp_path)
+    card()
+    written = card.card.read_text()
+    assert "| image auroc | 0.750 |" in written
+
+    def read_only(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "write_text", read_only)
+    card()
+    assert card.card.read_text() == written
+    assert f"The scores are not in the model card: {card.card} cannot be written" in caplog.text
