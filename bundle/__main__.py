@@ -1,4 +1,4 @@
-"""Command line of the bundle; models are trained by ``python -m monai.bundle run training``."""
+"""Command line of the bundle. Models are trained by another: python -m monai.bundle run training."""
 
 import argparse
 import ast

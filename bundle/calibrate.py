@@ -3,7 +3,7 @@
     python -m bundle calibrate models/brain
 
 Scores the normal patients of the datalist's validation split, and writes MODEL/models/calibration.json, which later
-verbs read. A rate of a needs at least 1 / a - 1 patients: 19 for 0.05, 199 for 0.005. What is promised holds for new
+verbs read. A rate r needs at least 1 / r - 1 patients: 19 for 0.05, 199 for 0.005. What is promised holds for new
 normal patients who resemble them: same scanners, protocols, population. The training must not have seen the patients:
 neither slices held out of training scans (held_out) nor a split that a training was stopped by (early_stop_patience)
 qualify. A calibration counts for one way of scoring alone: checkpoint, precision, runtime, pooling and pre-processing.

@@ -1,8 +1,8 @@
 """Shows the way from scans to anomaly maps on made-up head CT, in minutes and without any download.
 
 Writes phantom volumes (NIfTI, and one of them as a DICOM series too), prepares them, trains PDD on the normal ones,
-calibrates it, evaluates and infers, each by the command that you would use on your own data. The
-teachers are small and UNTRAINED: it shows the way, not the quality.
+calibrates it, evaluates and infers, each by the command that you would use on your own data.
+The teachers are small and UNTRAINED: it shows the way, not the quality.
 """
 
 import argparse

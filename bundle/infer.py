@@ -26,7 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Writes the results, and prints the verdicts."""
+    """Writes the results, and logs how many scans are abnormal."""
     folder = ModelFolder(args.model)
     values = given(args, folder) | {"input": args.input, "secondary_capture": args.secondary_capture}
     if args.mask_threshold is not None:

@@ -73,6 +73,6 @@ def bare_model(files: Sequence[str], values: Mapping[str, Any]) -> Bare:
         torch.manual_seed(0)
         for _ in range(2):
             network(torch.rand(4, 3, side, side))
-    provenance = get("provenance")
+    provenance = get("model_folder#provenance")
     provenance.facts |= {"teachers": network.identities(), "untrained_teachers": network.untrained_teachers()}
     return Bare(config, network.eval(), get("preprocessing"), provenance)

@@ -1,4 +1,4 @@
-"""Serve a model to 3D Slicer, OHIF and other clients of MONAI Label.
+"""Serves a model to 3D Slicer, OHIF and other clients of MONAI Label.
 
     python -m bundle label MODEL --studies FOLDER                             then http://127.0.0.1:8000 in 3D Slicer
     python -m bundle label MODEL --studies http://127.0.0.1:8042/dicom-web    then http://127.0.0.1:8000/ohif/ in OHIF

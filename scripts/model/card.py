@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
 from ignite.engine import Engine, Events
 
+from scripts.data.datalist import datalist_hash, datalist_name
 from scripts.files import replacing
 from scripts.results.result import NOTICE
+
+logger = logging.getLogger(__name__)
 
 CARD = "docs/README.md"
 _SCORES = "## Scores"
@@ -47,7 +51,9 @@ def model_card(metadata: dict[str, Any]) -> str:
         "MLflow run": model.get("mlflow_run_name"),
     }
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items() if value not in (None, ""))
-    return f"# {model['name']}\n\n{NOTICE}\n\n| | |\n|---|---|\n{table}\n\n{_COMMANDS}\n\n{_SCORES}\n\nNot evaluated.\n"
+    untrained = ", ".join(model.get("untrained_teachers", []))
+    notice = f"{NOTICE} **Untrained teachers ({untrained}): its scores mean nothing.**" if untrained else NOTICE
+    return f"# {model['name']}\n\n{notice}\n\n| | |\n|---|---|\n{table}\n\n{_COMMANDS}\n\n{_SCORES}\n\nNot evaluated.\n"
 
 
 class EvaluatedCard:
@@ -58,13 +64,14 @@ class EvaluatedCard:
     Args:
         bundle_root: Model folder.
         output_dir: Folder of the evaluation's files.
+        datalist: Datalist that was evaluated, whose name and hash the card tells.
 
-    >>> EvaluatedCard("models/brain", "models/brain/eval/test").card.as_posix()
+    >>> EvaluatedCard("models/brain", "models/brain/eval/test", "datalist.json").card.as_posix()
     'models/brain/docs/README.md'
     """
 
-    def __init__(self, bundle_root: str | Path, output_dir: str | Path) -> None:
-        self.card, self.output_dir = Path(bundle_root) / CARD, Path(output_dir)
+    def __init__(self, bundle_root: str | Path, output_dir: str | Path, datalist: str | Path) -> None:
+        self.card, self.output_dir, self.datalist = Path(bundle_root) / CARD, Path(output_dir), datalist
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.COMPLETED, self)
@@ -73,8 +80,11 @@ class EvaluatedCard:
         summary = json.loads((self.output_dir / "metrics.json").read_text(encoding="utf-8"))
         values = {name: value for name, value in summary["metrics"].items() if value is not None}
         table = "\n".join(f"| {name.replace('_', ' ')} | {value:.3f} |" for name, value in sorted(values.items()))
-        about = f"Test split of {summary['model'].get('data', 'the datalist')}: {summary['items']} scans or images of "
-        about += f"{summary['groups']} patients."
+        about = f"Test split of {datalist_name(self.datalist)} (sha256 {datalist_hash(self.datalist)[:12]}): "
+        about += f"{summary['items']} scans or images of {summary['groups']} patients."
         head = self.card.read_text(encoding="utf-8").split(_SCORES)[0] if self.card.is_file() else ""
-        with replacing(self.card) as part:
-            part.write_text(f"{head}{_SCORES}\n\n{about}\n\n| metric | |\n|---|---|\n{table}\n", encoding="utf-8")
+        try:
+            with replacing(self.card) as part:
+                part.write_text(f"{head}{_SCORES}\n\n{about}\n\n| metric | |\n|---|---|\n{table}\n", encoding="utf-8")
+        except OSError as error:  # as in a folder that may only be read
+            logger.warning("The scores are not in the model card: %s cannot be written (%s).", self.card, error)

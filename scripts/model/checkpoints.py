@@ -107,7 +107,7 @@ def restore(path: Path, objects: Mapping[str, Any], map_location: str | torch.de
     for name, item in objects.items():
         try:
             item.load_state_dict(checkpoint[name])
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError, KeyError) as error:
             raise ValueError(f"{path} does not fit: {_misfit(item, checkpoint, error)}") from error
     logger.info("Restored %s from %s", ", ".join(objects), path)
     return checkpoint
@@ -140,6 +140,8 @@ def _misfit(item: Any, checkpoint: Mapping[str, Any], error: Exception) -> str:
             f"its weights{f', trained as {trained},' if trained else ''} are not those of the {ours} that is "
             "configured. Take the configs of the model folder that it belongs to."
         )
+    if isinstance(error, KeyError):
+        return f"it lacks {error}, as one of another version. Train the model again."
     return str(error)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import logging
 import os
@@ -54,6 +55,7 @@ class NewModelFolder:
     Raises:
         FileExistsError: If ``path`` was given, or ``run_name``, and is there already.
         FileNotFoundError: If there is nothing to resume.
+        PermissionError: If it cannot be written.
         ValueError: If the name would mislead MONAI Label.
 
     >>> folder = NewModelFolder("models/brain", ".", None, False, Provenance(), {}, {})
@@ -87,7 +89,15 @@ class NewModelFolder:
                 "or leave --resume out."
             )
         if not resume:
-            self._avoid_others()
+            if self._option and self.path.exists():
+                raise FileExistsError(
+                    f"{self.path} exists: name another --{self._option}, go on with its training by --resume True, or "
+                    "remove the folder."
+                )
+            self.path = _free(self.path)
+        there = next(folder for folder in (self.path, *self.path.absolute().parents) if folder.exists())
+        if not os.access(there, os.W_OK):
+            raise PermissionError(f"{there} cannot be written: name another --model_dir.")
 
     @property
     def checkpoint(self) -> Path:
@@ -100,16 +110,17 @@ class NewModelFolder:
         return self.path / RESUME
 
     def write(self, save: Callable[[Path], None]) -> None:
-        """Makes the folder as a whole the first time, and replaces its checkpoints after that.
+        """Makes the folder as a whole or, where it is this training's own, replaces its checkpoints.
+
+        Where another training has made a folder of the name meanwhile, that one stays and this one's gets a number.
 
         Args:
             save: Writes ``models/model.pt`` and ``models/last.pt`` below the folder that it is given.
 
         Raises:
-            FileExistsError: If a folder of the name that was given has appeared meanwhile.
             OSError: If it cannot be written; no half of it is left.
         """
-        if self._made:
+        if self._made and self.path.exists():
             save(self.path)
             self._mark(self.path)
             return
@@ -123,26 +134,13 @@ class NewModelFolder:
             for name, content in configs.items():
                 (folder / "configs" / name).write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")
             save(folder)
-            self._avoid_others()  # of a training that ran meanwhile
+            if self.path.exists():
+                taken, self.path = self.path, _free(self.path)
+                logger.warning("Another training has made %s meanwhile: this one's is %s", taken, self.path)
             self._mark(folder)
             os.replace(folder, self.path)
         self._made = True
         logger.info("The model folder is %s", self.path)
-
-    def _avoid_others(self) -> None:
-        """Numbers a derived name that is taken.
-
-        Raises:
-            FileExistsError: If a name that was given is.
-        """
-        if self._option and self.path.exists():
-            raise FileExistsError(
-                f"{self.path} exists: name another --{self._option}, go on with its training by --resume True, or "
-                "remove the folder."
-            )
-        first, number = self.path, 2
-        while self.path.exists():
-            self.path, number = first.with_name(f"{first.name}-{number}"), number + 1
 
     def _remembered(self) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -168,6 +166,15 @@ class NewModelFolder:
             part.write_text(json.dumps(metadata, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
         with replacing(folder / "docs" / "README.md") as part:
             part.write_text(model_card(metadata), encoding="utf-8")
+
+
+def _free(path: Path) -> Path:
+    """The path itself, or, where it is taken, its first numbered one that is not."""
+    return next(
+        one
+        for n in itertools.count(1)
+        if not (one := path.with_name(f"{path.name}-{n}" if n > 1 else path.name)).exists()
+    )
 
 
 def _file_name(name: str) -> str:

@@ -122,6 +122,10 @@ class InferenceResults:
             except (FileNotFoundError, ValueError) as error:  # as a series whose headers no writer accepts
                 logger.error("%s: %s", item["name"], error)
                 self.failed[item["name"]] = f"{item['name']}: {error}"
+            except OSError as error:
+                raise OSError(
+                    f"Cannot write to {self.output_dir}: {error}. Make room there, or name another folder."
+                ) from error
 
     def _write_item(self, item: dict[str, Any]) -> None:
         image, name = item["image"].meta["filename_or_obj"], item["name"]
@@ -231,13 +235,20 @@ class InferenceResults:
             "notice": NOTICE,
         }
         (self.output_dir / "manifest.json").write_text(json.dumps(manifest, indent=4, default=str) + "\n")
-        logger.info("Scores, maps and overlays of %d inputs are in %s", len(rows), self.output_dir.resolve())
+        logger.info("%s Scores, maps and overlays are in %s", _verdicts(rows), self.output_dir.resolve())
 
     def _run_range(self) -> tuple[float, float]:
         """From the median item's low end, so that one odd image does not move it, to the highest of all."""
         percentiles = np.stack(self._percentiles)
         low, high = float(np.median(percentiles[:, 0])), float(percentiles[:, 1].max())
         return low, max(high, low + 1e-6)
+
+
+def _verdicts(rows: Sequence[dict[str, Any]]) -> str:
+    """Says how many inputs were scored, and how many of them are called abnormal."""
+    abnormal = [row["abnormal"] for row in rows]
+    counted = "no verdicts, as there is no scan threshold" if None in abnormal else f"{sum(abnormal)} abnormal"
+    return f"{len(rows)} scored, {counted}."
 
 
 def _slice_table(found: Result, image: str) -> pd.DataFrame:

@@ -3,11 +3,13 @@
 import getpass
 import logging
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import mlflow
+from filelock import FileLock
 from ignite.engine import Engine, Events
 from mlflow.entities import Metric, Param, RunStatus, RunTag
 from mlflow.tracking import MlflowClient
@@ -87,6 +89,8 @@ class Run:
         if self.tracking.uri.startswith(_SQLITE):
             Path(self.tracking.uri.removeprefix(_SQLITE)).parent.mkdir(parents=True, exist_ok=True)
         mlflow.set_tracking_uri(self.tracking.uri)
+        with _alone(self.tracking.uri):
+            experiment = experiment_id(self.client, self.tracking.uri, self.tracking.experiment)
         tags = {
             "kind": self.kind,
             "mlflow.user": getpass.getuser(),
@@ -96,7 +100,6 @@ class Run:
             **self.tags(),
             **({} if self.tracking.parent_run_id is None else {"mlflow.parentRunId": self.tracking.parent_run_id}),
         }
-        experiment = experiment_id(self.client, self.tracking.uri, self.tracking.experiment)
         self.run_name = self.run_name or self.default_name()
         self.run_id = self.client.create_run(experiment, run_name=self.run_name, tags=tags).info.run_id
         self._log_params()
@@ -154,6 +157,14 @@ class Run:
         untrained = self.network.untrained_teachers()
         if untrained:
             self.client.log_batch(self.run_id, tags=[RunTag("untrained_teachers", ", ".join(untrained))])
+
+
+def _alone(tracking_uri: str) -> AbstractContextManager[Any]:
+    """Keeps other runs waiting: of two that make a SQLite file or an experiment at once, MLflow lets one fail."""
+    if not tracking_uri.startswith(_SQLITE):
+        return nullcontext()
+    path = Path(tracking_uri.removeprefix(_SQLITE))
+    return FileLock(path.with_name(f".{path.name}.lock"))
 
 
 def experiment_id(client: MlflowClient, tracking_uri: str, name: str) -> str:

@@ -83,11 +83,13 @@ def test_an_evaluation_says_how_often_normal_patients_were_called_anomalous(used
 def test_without_a_calibration_there_are_maps_and_neither_masks_nor_verdicts(
     used: Any, infer: Callable[..., Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", "scripts.results")
     table = pd.read_csv(infer(used.inputs / "whole.png", calibration_path=str(tmp_path / "none.json")) / "scores.csv")
     empty = ["scan_threshold", "slice_threshold", "mask_threshold", "p_value", "abnormal"]
     assert list(table.columns) == ["image", "score", *empty, "map", "overlay"]
     assert table[empty].isna().all(axis=None)
     assert caplog.text.count("python -m bundle calibrate") == 1
+    assert "1 scored, no verdicts, as there is no scan threshold." in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -195,6 +197,7 @@ def test_inference_leaves_scores_maps_overlays_and_manifest(used: Any) -> None:
     levels = {f"{level}_threshold": found["threshold"] for level, found in calibration["levels"].items()}
     assert (table[thresholds] == pd.Series(levels)).all(axis=None)
     assert (table["abnormal"] == (table["score"] > levels["scan_threshold"])).all()
+    assert f"3 scored, {table['abnormal'].sum()} abnormal." in used.printed["infer"]
     columns = ["image", "score", "p_value", "map", "mask", "overlay"]
     for image, score, p_value, anomaly_map, mask, overlay in table[columns].itertuples(index=False):
         with Image.open(image) as original, Image.open(folder / overlay) as picture:

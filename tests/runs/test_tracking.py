@@ -54,6 +54,37 @@ def tracked(tracking_uri: str, tmp_path: Path) -> Callable[[], list[Run]]:
     return lambda: runs_of(tracking_uri, str(tmp_path))
 
 
+_FIRST_RUN = """
+import sys
+from types import SimpleNamespace
+from scripts.model.provenance import Provenance
+from scripts.tracking.run import Run, Tracking
+
+class First(Run):
+    kind = "first"
+
+network = SimpleNamespace(identities=list, untrained_teachers=list)
+print("ready", flush=True)
+sys.stdin.readline()
+run = First(Tracking(sys.argv[1], "ours"), Provenance(), network)
+run.start(None)
+"""
+
+
+def test_runs_that_start_at_once_share_a_new_store(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path}/new/mlruns.db"
+    command = [sys.executable, "-c", _FIRST_RUN, uri]
+    started = [subprocess.Popen(command, cwd=ROOT, text=True, stdin=-1, stdout=-1, stderr=-1) for _ in range(2)]
+    assert [process.stdout.readline() for process in started if process.stdout] == 2 * ["ready\n"]
+    for process in started:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    printed = [process.communicate() for process in started]
+    assert [process.returncode for process in started] == [0, 0], printed
+    assert len(runs_of(uri, "ours")) == 2
+
+
 @pytest.mark.parametrize("kind", ["training", "evaluation", "inference"])
 def test_a_run_is_finished_named_and_of_its_user(kind: str, used: Any, runs: dict[str, Run]) -> None:
     assert len(runs) == 3
@@ -128,6 +159,15 @@ def test_an_evaluation_leads_to_its_training_and_back(used: Any, runs: dict[str,
     calibration = json.loads((used.model / "models" / "calibration.json").read_text())
     assert evaluation.data.params["scan_threshold"] == str(calibration["levels"]["scan"]["threshold"])
     assert evaluation.data.params["checkpoint"] == calibration["scorer"]["checkpoint"]
+    summary = json.loads((used.model / "eval" / "test" / "metrics.json").read_text())
+    found = {name: f"**{100 * value:.3g} %**" for name, value in summary["calibration"]["observed"]["scan"].items()}
+    areas = ", ".join(f"{kind} AUROC **{metrics[f'{kind}_auroc']:.3f}**" for kind in ("patient", "image", "pixel"))
+    described = (
+        f"Test set: {areas}. Called abnormal: {found['sensitivity']} of anomalous patients and "
+        f"{found['false_positive_rate']} of normal patients (promised of normal ones: at most 50 %)."
+    )
+    assert evaluation.data.tags["mlflow.note.content"] == described
+    assert training.data.tags["mlflow.note.content"].endswith(f"\n\n{described} Pictures: Artifacts, test.")
 
 
 def test_artifacts_of_an_evaluation(used: Any, runs: dict[str, Run]) -> None:

@@ -205,3 +205,14 @@ def test_a_plain_tensor_is_scaled_like_a_scan(name: str) -> None:
 )
 def test_settings_survive_json(name: str, settings: dict[str, Any]) -> None:
     assert json.loads(json.dumps(TRANSFORMS[name].settings)) == TRANSFORMS[name].settings == settings
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64], ids=["8 bits", "16 bits, as they are read"])
+def test_grey_values_of_a_picture_are_no_hounsfield_units(dtype: torch.dtype) -> None:
+    def image(name: str, kind: torch.dtype) -> MetaTensor:
+        return MetaTensor(torch.full((1, 2, 2, 1), 40, dtype=kind), meta={"filename_or_obj": name})
+
+    with pytest.raises(ValueError, match=r"scan\.PNG holds grey values and no Hounsfield units.*NIfTI or DICOM"):
+        Windowedd("image", ["brain"])({"image": image("scan.PNG", dtype)})
+    for name, kind in (("scan.nii.gz", dtype), ("scan.tiff", torch.int16)):
+        assert Windowedd("image", ["brain"])({"image": image(name, kind)})["image"].unique().tolist() == [0.5]

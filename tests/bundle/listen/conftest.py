@@ -24,6 +24,7 @@ from bundle.listen.node import Node
 from bundle.listen.settings import Peer, Settings
 from bundle.phantom.dicom import write_series
 
+collect_ignore = ["application.py"]  # a program, which the search for examples would run
 ROOT = Path(__file__).parents[3]
 APPLICATION = str(Path(__file__).with_name("application.py"))
 VERB = """

@@ -151,7 +151,7 @@ def test_bad_files_are_listed_and_the_others_used(data, patients, run, capsys):
     told = capsys.readouterr().out
     for reason in (
         "p5 four/flair.nii.gz: has the shape (4, 4, 2, 3)",
-        "its foreground is 7 everywhere",
+        "p6/flair.nii: is empty, as every voxel is 7",
         "p8/mask.nii.gz: is not on the grid of",
         "p9/empty.nii.gz: is empty (0 bytes)",
         "p9/gone.nii: No such file",

@@ -22,7 +22,7 @@ def test_networks_losses_and_optimizers_are_those_of_the_configs_with_untrained_
     if overlay is not None:
         expected |= json.loads((CONFIGS / overlay).read_text())
     config = method_config(name, "cpu")
-    for part in ("loss", "optimizer", "learning_rate", "feature_cache", "feature_cache_gib"):
+    for part in ("loss", "optimizer", "learning_rate", "feature_cache", "lr_scheduler"):
         assert config[part] == expected[part]
     for part, value in expected["network_def"].items():
         if part.endswith("teacher"):
