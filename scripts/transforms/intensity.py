@@ -124,8 +124,8 @@ class Windowedd(_Intensityd):
         allow_missing_keys: Whether keys may be missing.
 
     Raises:
-        ValueError: If a window is unknown or has no width, there are neither one nor three, or an image holds grey values
-            in place of Hounsfield units.
+        ValueError: If a window is unknown or has no width, there are neither one nor three, or an image holds grey
+            values in place of Hounsfield units.
 
     >>> volume = torch.tensor([-1000, 0, 40, 80, 500]).view(1, 1, 5, 1)
     >>> Windowedd("image", ["brain"])({"image": volume})["image"].squeeze()
@@ -149,8 +149,8 @@ class Windowedd(_Intensityd):
         file = _name(image)
         if file.lower().endswith(IMAGE_SUFFIXES) and image.dtype in (torch.uint8, torch.int64):  # as unsigned are read
             raise ValueError(
-                f"{file} holds grey values and no Hounsfield units, which a model of CT windows needs: give the CT scan "
-                "as NIfTI or DICOM, or train a model of such images without configs/data/ct.json."
+                f"{file} holds grey values and no Hounsfield units, which CT windows need: give the scan as "
+                "NIfTI or DICOM, or train a model of such images without configs/data/ct.json."
             )
         level, width = torch.tensor(self.windows, device=image.device).T[..., None, None, None]
         return ((image.float() - level) / width + 0.5).clamp(0, 1)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from scripts.data.datalist import datalist_hash
 from scripts.model.card import EvaluatedCard, model_card
 
 
@@ -34,10 +35,12 @@ def test_a_folder_that_may_only_be_read_is_evaluated_all_the_same(
 ) -> None:
     metrics = {"metrics": {"image_auroc": 0.75}, "model": {"data": "heads"}, "items": 2, "groups": 2}
     (tmp_path / "metrics.json").write_text(json.dumps(metrics))
-    card = EvaluatedCard(tmp_path / "brain", tmp_path)
+    (tmp_path / "datalist.json").write_text(json.dumps({"name": "heads", "test": []}))
+    card = EvaluatedCard(tmp_path / "brain", tmp_path, tmp_path / "datalist.json")
     card()
     written = card.card.read_text()
     assert "| image auroc | 0.750 |" in written
+    assert f"Test split of heads (sha256 {datalist_hash(tmp_path / 'datalist.json')[:12]}): 2 scans" in written
 
     def read_only(*_: Any, **__: Any) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))

@@ -300,9 +300,8 @@ def test_a_given_name_that_is_taken_is_refused_and_a_derived_one_numbered(bare: 
         bare.new_folder(None, run_name=first.path.name)
     late = bare.new_folder(tmp_path / "late")
     (tmp_path / "late").mkdir()
-    with pytest.raises(FileExistsError, match="name another --model_dir"):
-        late.write(bare.save)
-    assert list((tmp_path / "late").iterdir()) == []
+    late.write(bare.save)  # rather than to lose what was trained
+    assert (late.path, list((tmp_path / "late").iterdir())) == (tmp_path / "late-2", [])
 
 
 def test_resuming_needs_a_training_to_go_on_with_and_keeps_the_folder(bare: Bare, tmp_path: Path) -> None:
@@ -370,9 +369,9 @@ def test_the_datalist_is_remembered_by_path_and_hash(
 
 
 def test_an_evaluation_puts_its_scores_into_the_card(
-    bare: Bare, tiny_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    bundle_args: dict[str, Any], tiny_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = bare.write(tmp_path / "model")
+    folder = bare_model([TRAIN], bundle_args).write(tmp_path / "model")
     changed = tiny_dataset.with_name("changed.json")
     changed.write_text(json.dumps(json.loads(tiny_dataset.read_text()) | {"made_by": "another"}))
     assert main(["evaluate", str(folder), "--datalist", str(changed)]) == 0  # as it is named

@@ -1,6 +1,7 @@
 """Trainings that share a name: each keeps a folder of its own."""
 
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -46,7 +47,8 @@ def test_two_trainings_of_one_name_keep_a_folder_each(
     assert second.checkpoint == tmp_path / "brain-2/models/model.pt"
     assert second.checkpoint.read_text() == second.last.read_text() == "second, later"
     assert json.loads((second.path / "configs/metadata.json").read_text())["model"]["name"] == "brain-2"
-    assert caplog.messages == [f"Another training has made {first.path} meanwhile: this one's is {second.path}"]
+    warned = [one.getMessage() for one in caplog.records if one.levelno == logging.WARNING]
+    assert warned == [f"Another training has made {first.path} meanwhile: this one's is {second.path}"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["brain", "brain-2"]
 
 
