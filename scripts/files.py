@@ -1,6 +1,8 @@
-"""Atomic writes and hashes of files."""
+"""Atomic writes, links and hashes of files."""
 
 import hashlib
+import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +29,14 @@ def replacing(path: Path) -> Iterator[Path]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def link_or_copy(source: str | Path, target: str | Path) -> None:
+    """Links a file a second time, which costs no room, or copies it to another disk or one without hard links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy(source, target)
 
 
 def file_sha256(path: str | Path) -> str:

@@ -119,9 +119,18 @@ def tiny_overlay(bundle_args: dict[str, Any], tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def config_in_process() -> Iterator[None]:
+    """Undoes what a config that runs in this process leaves behind: its import path and its seeds."""
+    path = list(sys.path)
+    yield
+    sys.path[:] = path
+    set_determinism(None)
+
+
+@pytest.fixture
 def workflow(
-    bundle_args: dict[str, Any], of_method: Callable[..., list[str]]
-) -> Iterator[Callable[..., ConfigWorkflow]]:
+    bundle_args: dict[str, Any], of_method: Callable[..., list[str]], config_in_process: None
+) -> Callable[..., ConfigWorkflow]:
     """``workflow("train.json", epochs=3)``: a training in this process, initialised and not yet run."""
 
     def build(*configs: str, **overrides: Any) -> ConfigWorkflow:
@@ -133,14 +142,11 @@ def workflow(
         made.initialize()
         return made
 
-    path = list(sys.path)
-    yield build
-    sys.path[:] = path
-    set_determinism(None)
+    return build
 
 
 @pytest.fixture
-def scoring() -> Iterator[Callable[..., ConfigWorkflow]]:
+def scoring(config_in_process: None) -> Callable[..., ConfigWorkflow]:
     """``scoring(model, "evaluate")``: a config of a model folder in this process, initialised and not yet run."""
 
     def build(model: Path, verb: str, **overrides: Any) -> ConfigWorkflow:
@@ -149,10 +155,7 @@ def scoring() -> Iterator[Callable[..., ConfigWorkflow]]:
         made.initialize()
         return made
 
-    path = list(sys.path)
-    yield build
-    sys.path[:] = path
-    set_determinism(None)
+    return build
 
 
 @pytest.fixture

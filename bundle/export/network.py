@@ -14,7 +14,7 @@ import torch
 from bundle.export.formats import FORMATS, Job
 from bundle.export.int8 import training_images
 from scripts.files import file_sha256
-from scripts.model.checkpoints import load_checkpoint, restore
+from scripts.model.checkpoints import restore
 from scripts.model.folder import MODEL, ModelFolder
 from scripts.model.provenance import git_commit, versions
 from scripts.networks.exported import ExportedDetector, facts_path
@@ -54,7 +54,7 @@ def export_network(
     config = folder.config("inference", device="$torch.device('cpu')")
     network: Any = config.get_parsed_content("network_def")
     preprocessing = config.get_parsed_content("preprocessing")
-    restore(checkpoint, {"model": network, "preprocessing": preprocessing})
+    model_sha256 = weights_hash(restore(checkpoint, {"model": network, "preprocessing": preprocessing})["model"])
     network.eval()
     side = config.get_parsed_content("image_size")
     job = Job(network, [3, side, side], folder, training_images(folder, images) if int8 else None)
@@ -69,7 +69,7 @@ def export_network(
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "git_commit": git_commit(),
             "checkpoint_sha256": file_sha256(checkpoint),
-            "model_sha256": weights_hash(load_checkpoint(checkpoint)["model"]),
+            "model_sha256": model_sha256,
             "method": folder.metadata[MODEL].get("method"),
             "teachers": network.identities(),
             "untrained_teachers": network.untrained_teachers(),

@@ -18,7 +18,7 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
-from scripts.files import file_sha256, replacing
+from scripts.files import file_sha256, link_or_copy, replacing
 from scripts.model.card import model_card
 from scripts.model.configs import ROOT, folder_configs, teachers
 from scripts.model.folder import CHECKPOINT, MODEL, RESUME
@@ -217,11 +217,4 @@ def _link_weights(configs: dict[str, dict[str, Any]], bundle_root: Path, models:
                 linked = models / f"{teacher['name']}-{file_sha256(source)[:12]}{source.suffix}"
                 teacher["weights"] = f"$@bundle_root + {f'/models/{linked.name}'!r}"
             if not linked.exists():
-                _link(source.resolve(), linked)
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # another disk, or one without links
-        shutil.copy(source, target)
+                link_or_copy(source.resolve(), linked)

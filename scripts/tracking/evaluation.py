@@ -3,25 +3,22 @@
 import json
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from ignite.engine import Engine
 
-from scripts.model.calibration import Calibration
-from scripts.tracking.run import Run
+from scripts.tracking.run import ResultsRun
 
 
-class EvaluationRun(Run):
+class EvaluationRun(ResultsRun):
     """Logs the metrics, also at the training run as ``test_...`` and in its name, and the files of the results.
 
     Args:
-        others: Arguments of ``Run``.
-        results_dir: Folder of those files, written before this handler's turn.
-        calibration: Thresholds, which become parameters.
+        others: Arguments of ``ResultsRun``.
 
     >>> from scripts.networks import RD4AD, Teacher
     >>> network = RD4AD(Teacher("test_resnet", weights="untrained", levels=[1, 2, 3]), 1, 1, "basic")
+    >>> from scripts.model.calibration import Calibration
     >>> from scripts.model.provenance import Provenance
     >>> from scripts.tracking.run import Tracking
     >>> tracking, trained = Tracking("sqlite:///eval/mlruns.db", "headct"), Provenance(mlflow_run_name="RD4AD headct")
@@ -30,13 +27,6 @@ class EvaluationRun(Run):
     """
 
     kind = "evaluation"
-
-    def __init__(self, *others: Any, results_dir: str | Path, calibration: Calibration, **more: Any) -> None:
-        super().__init__(*others, **more)
-        self.results_dir, self.calibration = Path(results_dir), calibration
-
-    def params(self) -> dict[str, Any]:
-        return {**self.calibration.thresholds, **self.calibration.scorer}
 
     def finish(self, engine: Engine) -> None:
         metrics = {name: value for name, value in engine.state.metrics.items() if math.isfinite(value)}

@@ -1,30 +1,27 @@
 """The MLflow run of an inference."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from ignite.engine import Engine
 
-from scripts.model.calibration import Calibration
-from scripts.tracking.run import Run
+from scripts.tracking.run import ResultsRun
 
 _NOT_LOGGED = "not logged, as it may tell who the patient is"
 _OVERLAYS = 20  # the run shows the highest scores; all of them stay where the inference wrote them
 
 
-class InferenceRun(Run):
+class InferenceRun(ResultsRun):
     """Logs the scores, the manifest, the number of abnormal scans, and the overlays of the highest scores.
 
     Args:
-        others: Arguments of ``Run``.
-        results_dir: Folder of ``InferenceResults``, which has its turn before this handler.
-        calibration: Thresholds, which become parameters.
+        others: Arguments of ``ResultsRun``, whose folder is that of ``InferenceResults``.
         private: Whether names of files may tell who a patient is, and so are not logged, as for DICOM.
 
     >>> from scripts.networks import RD4AD, Teacher
     >>> network = RD4AD(Teacher("test_resnet", weights="untrained", levels=[1, 2, 3]), 1, 1, "basic")
+    >>> from scripts.model.calibration import Calibration
     >>> from scripts.model.provenance import Provenance
     >>> from scripts.tracking.run import Tracking
     >>> tracking, trained = Tracking("sqlite:///eval/mlruns.db", "headct"), Provenance(mlflow_run_name="RD4AD headct")
@@ -34,19 +31,9 @@ class InferenceRun(Run):
 
     kind = "inference"
 
-    def __init__(
-        self,
-        *others: Any,
-        results_dir: str | Path,
-        calibration: Calibration,
-        private: bool = False,
-        **more: Any,
-    ) -> None:
+    def __init__(self, *others: Any, private: bool = False, **more: Any) -> None:
         super().__init__(*others, **more)
-        self.results_dir, self.calibration, self.private = Path(results_dir), calibration, private
-
-    def params(self) -> dict[str, Any]:
-        return {**self.calibration.thresholds, **self.calibration.scorer}
+        self.private = private
 
     def finish(self, engine: Engine) -> None:
         for table in self.results_dir.glob("s*.csv"):  # scores and slices

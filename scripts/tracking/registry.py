@@ -18,6 +18,7 @@ from mlflow.types import ColSpec, Schema
 from mlflow.types.schema import Array
 from PIL import Image
 
+from scripts.files import link_or_copy
 from scripts.model.folder import RESUME
 from scripts.model.predictor import Predictor
 
@@ -73,10 +74,9 @@ def register_model(model: Path, run_id: str, name: str) -> None:
         name: Name in the registry.
     """
     with tempfile.TemporaryDirectory() as folder, mlflow.start_run(run_id=run_id):
+        unwanted = shutil.ignore_patterns(Path(RESUME).name)
         for part in ("configs", "models"):
-            shutil.copytree(
-                model / part, Path(folder, part), ignore=shutil.ignore_patterns(Path(RESUME).name), copy_function=_link
-            )
+            shutil.copytree(model / part, Path(folder, part), ignore=unwanted, copy_function=link_or_copy)
         mlflow.pyfunc.log_model(
             name="model",
             python_model=str(Path(__file__).with_name("served_model.py")),
@@ -87,13 +87,6 @@ def register_model(model: Path, run_id: str, name: str) -> None:
             input_example=pd.DataFrame({"image": [_example()]}),
             registered_model_name=name,
         )
-
-
-def _link(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # another disk
-        shutil.copy(source, target)
 
 
 def _example() -> str:

@@ -14,6 +14,7 @@ from ignite.engine import Engine, Events
 from mlflow.entities import Metric, Param, RunStatus, RunTag
 from mlflow.tracking import MlflowClient
 
+from scripts.model.calibration import Calibration
 from scripts.model.provenance import Provenance, device_name, git_commit, versions
 from scripts.networks.detector import Detector
 
@@ -157,6 +158,23 @@ class Run:
         untrained = self.network.untrained_teachers()
         if untrained:
             self.client.log_batch(self.run_id, tags=[RunTag("untrained_teachers", ", ".join(untrained))])
+
+
+class ResultsRun(Run):
+    """Run of a trained model whose results lie in a folder.
+
+    Args:
+        others: Arguments of ``Run``.
+        results_dir: Folder of the results, which are written before this handler's turn.
+        calibration: Thresholds, which become parameters.
+    """
+
+    def __init__(self, *others: Any, results_dir: str | Path, calibration: Calibration, **more: Any) -> None:
+        super().__init__(*others, **more)
+        self.results_dir, self.calibration = Path(results_dir), calibration
+
+    def params(self) -> dict[str, Any]:
+        return {**self.calibration.thresholds, **self.calibration.scorer}
 
 
 def _alone(tracking_uri: str) -> AbstractContextManager[Any]:
