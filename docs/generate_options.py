@@ -25,17 +25,20 @@ CONFIGS = {
     "Inference": ["scoring.json", "inference.json"],
     "Overlay of CT": ["data/ct.json"],
     "Overlay of MR": ["data/mr.json"],
+    "Overlay of the memory": ["methods/memory.json"],
     "Overlay of RD4AD": ["methods/rd4ad.json"],
     "Overlay of SCRD4AD": ["methods/scrd4ad.json"],
+    "Overlay of light teachers": ["teachers/light.json"],
 }
 PARTS = (
-    *("intensity", "preprocessing", "scoring", "slices", "feature_cache", "network_def", "loss"),
+    *("intensity", "preprocessing", "reference", "scoring", "slices", "feature_cache", "network_def", "loss"),
     *("model_folder", "tracking"),
 )
 # Plain values that nobody sets: what MONAI runs, and what other values decide.
 _NO_OPTIONS = {
     *("imports", "initialize", "run", "finalize", "training", "calibrating", "evaluating", "inferring"),
-    *("items", "has_masks", "key_metric", "additional_metrics"),
+    *("items", "has_masks", "key_metric", "additional_metrics", "optimizer", "lr_scheduler"),
+    *("loss", "train"),
 }
 _FIXED = {"keys", "allow_missing_keys", "config"}  # arguments that the configs give for good
 _LONGEST = 50  # characters of a default that is shown
@@ -54,6 +57,11 @@ MEANINGS = {
     "device": "PyTorch device; by default a GPU where there is one.",
     "seed": "Seed of the students' weights, the order of the images and random transforms.",
     "amp": "Whether to compute in bfloat16.",
+    "local_teacher": "Local teacher of PDD and the memory, the only one of RD4AD and SCRD4AD; the name of a "
+    "timm model that supports `features_only`, including `vmamba_*`; a tag may follow a dot.",
+    "global_teacher": "Global teacher of PDD, second one of the memory; a name as `local_teacher`'s.",
+    "reference": "Standardisation of the maps by those of normal patients at the same place; None leaves maps as they "
+    "are. The overlays of CT and MR bring one.",
     "epochs": "Epochs of the training.",
     "batch_size": "Images of a training step, on each process.",
     "learning_rate": "Learning rate of Adam, from which cosine annealing goes to 0.",
@@ -118,9 +126,9 @@ def options(files: list[str]) -> Iterator[tuple[str, str, str]]:
         part, _, argument = name.partition("#")
         if part in PARTS and argument:
             yield name, _shown(value), arguments(_located(merged[part]["_target_"]))[argument]
-        elif part in PARTS:
+        elif part in PARTS and value is not None:
             yield from _of_part(name, value)
-        elif name not in _NO_OPTIONS and not isinstance(value, dict) and not _components(value):
+        elif part not in _NO_OPTIONS and not isinstance(value, dict) and not _components(value):
             yield name, _shown(value), MEANINGS[name]
 
 

@@ -1,5 +1,7 @@
 """Anomaly maps from the features of teachers and students, and anomaly scores from maps."""
 
+import re
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -65,20 +67,23 @@ def anomaly_score(anomaly_map: Tensor, pooling: str = "max") -> Tensor:
 
     Args:
         anomaly_map: Anomaly maps, (B, 1, H, W).
-        pooling: ``"max"`` of the map (PDD, RD4AD) or its ``"mean"`` (SCRD4AD).
+        pooling: ``"max"`` of the map (PDD, RD4AD), its ``"mean"`` (SCRD4AD), or ``"top_P%"``, the mean of its highest
+            P % (at least one pixel).
 
     Raises:
         ValueError: If there is no such pooling.
 
-    >>> anomaly_score(torch.tensor([[[[1.0, 3.0]]]]), "mean")
-    tensor([2.])
+    >>> anomaly_score(torch.tensor([[[[1.0, 3.0, 5.0, 0.0]]]]), "top_50%")
+    tensor([4.])
     """
     flat = anomaly_map.flatten(1)
     if pooling == "max":
         return flat.amax(1)
     if pooling == "mean":
         return flat.mean(1)
-    raise ValueError(f"Score pooling must be 'max' or 'mean', got '{pooling}'.")
+    if (share := _percent(pooling)) is not None:
+        return flat.topk(max(1, round(share * flat.shape[1] / 100)), 1).values.mean(1)
+    raise ValueError(f"Score pooling must be 'max', 'mean' or 'top_P%' (P in 0..100), got '{pooling}'.")
 
 
 def scan_score(maps: Tensor, slice_scores: Tensor, foreground: Tensor, rule: str = "max") -> Tensor:
@@ -88,8 +93,9 @@ def scan_score(maps: Tensor, slice_scores: Tensor, foreground: Tensor, rule: str
         maps: Anomaly maps of the slices, (D, H, W).
         slice_scores: Anomaly scores of the slices, (D,).
         foreground: Foreground of the scan, (D, H, W), bool.
-        rule: ``"max"`` of the slice scores; ``"top_N"``, the mean of their N highest; or ``"percentile_P"`` of the maps
-            inside the foreground, or of the whole maps if there is none.
+        rule: ``"max"`` of the slice scores; their ``"mean"`` over the slices with foreground; ``"top_N"``, the mean of
+            their N highest; ``"top_P%"``, the mean of the highest P % of the slices with foreground; or
+            ``"percentile_P"`` of the maps inside the foreground. Without any foreground all counts.
 
     Returns:
         Score, 0-dimensional.
@@ -103,9 +109,23 @@ def scan_score(maps: Tensor, slice_scores: Tensor, foreground: Tensor, rule: str
     name, _, number = rule.partition("_")
     if rule == "max":
         return slice_scores.max()
+    filled = foreground.flatten(1).any(1)
+    inside = slice_scores[filled] if filled.any() else slice_scores
+    if rule == "mean":
+        return inside.mean()
+    if (share := _percent(rule)) is not None:
+        return inside.topk(max(1, round(share * len(inside) / 100))).values.mean()
     if name == "top" and number.isdigit() and int(number) > 0:
         return slice_scores.topk(min(int(number), len(slice_scores))).values.mean()
     if name == "percentile" and number.replace(".", "", 1).isdigit() and float(number) <= 100:
         values = maps[foreground] if foreground.any() else maps
         return torch.tensor(np.percentile(values.cpu().numpy(), float(number)), dtype=maps.dtype)
-    raise ValueError(f"Scan pooling must be 'max', 'top_N' or 'percentile_P' (P in 0..100), got '{rule}'.")
+    raise ValueError(
+        f"Scan pooling must be 'max', 'mean', 'top_N', 'top_P%' or 'percentile_P' (P in 0..100), got '{rule}'."
+    )
+
+
+def _percent(rule: str) -> float | None:
+    """P of ``"top_P%"``, in (0, 100]; None of other rules."""
+    match = re.fullmatch(r"top_(\d+(?:\.\d+)?)%", rule)
+    return float(match[1]) if match and 0 < float(match[1]) <= 100 else None

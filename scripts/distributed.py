@@ -59,7 +59,7 @@ def data_parallel(network: Detector, device: torch.device) -> Detector | Distrib
     with batches of n x b.
     """
     network = network.to(device)
-    if not dist.is_initialized():
+    if not dist.is_initialized() or not any(parameter.requires_grad for parameter in network.parameters()):
         return network
     convert = nn.SyncBatchNorm.convert_sync_batchnorm if device.type == "cuda" else _convert_for_cpu
     network.distiller = convert(network.distiller)

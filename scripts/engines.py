@@ -10,9 +10,11 @@ from monai.inferers import SimpleInferer
 from monai.utils import convert_to_tensor
 from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from scripts.data.augmented import AugmentedDataset
 from scripts.data.feature_cache import FeatureCache
+from scripts.distributed import rank
 from scripts.networks.detector import Detector, Distillation
 
 ANOMALOUS = "anomalous"  # key of the images with an anomaly added
@@ -85,6 +87,18 @@ class DistillationTrainer(SupervisedTrainer):
         dataset = getattr(self.data_loader, "dataset", None)
         if isinstance(dataset, AugmentedDataset):
             self.add_event_handler(Events.EPOCH_STARTED, lambda: dataset.set_epoch(self.state.epoch))
+        self.add_event_handler(Events.STARTED, self._fit_scaling)
+
+    def _fit_scaling(self) -> None:
+        """Fits the scaling of the features, for detectors that have one, in a pass over the training images."""
+        if self.detector.scaling.mode == "off":
+            return
+        for batch in tqdm(self.data_loader, "features", disable=True if rank() else None):
+            self.detector.scaling.observe(self.inferer(_images(self, batch), self._features))
+        self.detector.scaling.settle()
+
+    def _features(self, images: Tensor) -> Any:
+        return self.feature_cache(self.detector, images)
 
     def _iteration(self, engine: SupervisedTrainer, batchdata: dict[str, Any]) -> dict[str, Any]:
         images = _images(engine, batchdata)
@@ -107,6 +121,34 @@ class DistillationTrainer(SupervisedTrainer):
         engine.optimizer.step()
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
         return _output(loss, parts, images)
+
+
+class MemoryTrainer(DistillationTrainer):
+    """Builds a ``Memory`` in one epoch: neither loss nor optimiser.
+
+    >>> from scripts.networks import Memory, Teacher
+    >>> network = Memory([Teacher("test_resnet", "untrained", levels=[2, 3])])
+    >>> batches, cache = [{"image": torch.rand(2, 3, 64, 64), "group": ["anna", "ben"]}], FeatureCache(gibibytes=0)
+    >>> device = torch.device("cpu")
+    >>> trainer = MemoryTrainer(device, 1, batches, network, None, None, detector=network, feature_cache=cache)
+    >>> trainer.run()
+    >>> len(network.bank)
+    32
+    """
+
+    def _fit_scaling(self) -> None:
+        """Does nothing: the memory fits its scaling to what it remembers."""
+
+    def _iteration(self, engine: SupervisedTrainer, batchdata: dict[str, Any]) -> dict[str, Any]:
+        memory: Any = self.detector
+        images = _images(engine, batchdata)
+        length = engine.state.epoch_length or 1
+        with torch.no_grad():
+            features = engine.inferer(images, self._features)
+            memory.remember(features, batchdata["group"], images=length * len(images))
+            if engine.state.iteration % length == 0:
+                memory.consolidate()
+        return {"batch_size": len(images)}
 
 
 class DistillationEvaluator(SupervisedEvaluator):

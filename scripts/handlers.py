@@ -2,9 +2,17 @@
 
 from typing import Any
 
+import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import EarlyStopping
 from ignite.handlers.tqdm_logger import ProgressBar as IgniteProgressBar
+from monai.utils import convert_to_tensor
+from tqdm import tqdm
+
+from scripts.data.feature_cache import FeatureCache
+from scripts.distributed import rank
+from scripts.networks.detector import Detector
+from scripts.reference import MapReference
 
 
 class ProgressBar:
@@ -73,3 +81,54 @@ class EarlyStop:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if self._handler and state:
             self._handler.load_state_dict(state)
+
+
+class ReferenceFitting:
+    """Fits the reference of maps at the end of a training, on normal slices that the maps were not learnt from.
+
+    Args:
+        reference: Reference to fit; None fits nothing.
+        detector: Detector that makes the maps; of patients whom it was trained on only if it can leave them out.
+        data_loader: Batches of ``image`` (B, 3, H, W), ``group``, the patients, and ``place`` (B,).
+        feature_cache: Cache of the teachers' features.
+        inferer: Runs the detector.
+        device: Device of the detector.
+
+    >>> ReferenceFitting(None, None, [], FeatureCache(0), None).attach(Engine(lambda engine, batch: None))
+    """
+
+    def __init__(
+        self,
+        reference: MapReference | None,
+        detector: Detector,
+        data_loader: Any,
+        feature_cache: FeatureCache,
+        inferer: Any,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        self.reference, self.detector, self.data_loader = reference, detector, data_loader
+        self.feature_cache, self.inferer, self.device = feature_cache, inferer, device
+        self._trained = False
+
+    def attach(self, engine: Engine) -> None:
+        if self.reference is not None:
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self._notice)
+            engine.add_event_handler(Events.COMPLETED, self)
+
+    def _notice(self) -> None:
+        self._trained = True
+
+    @torch.no_grad()
+    def __call__(self) -> None:
+        if not self._trained or self.reference is None:
+            return
+        self.detector.eval()
+        for batch in tqdm(self.data_loader, "maps of normal slices", disable=True if rank() else None):
+            images = convert_to_tensor(batch["image"], track_meta=False).to(self.device)
+
+            def mapped(part: torch.Tensor, patients: list[str] = batch["group"]) -> torch.Tensor:
+                features = self.feature_cache(self.detector, part)
+                return self.detector.maps(features, part.shape[-2:], without=patients)
+
+            self.reference.add(self.inferer(images, mapped), batch["place"])
+        self.reference.settle()

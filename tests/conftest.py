@@ -55,6 +55,9 @@ def tiny_network(method: str) -> dict[str, Any]:
     if method == "pdd":
         vmamba = {**resnet, "name": "vmamba_pico"}
         return {"network_def#local_teacher": resnet, "network_def#global_teacher": vmamba}
+    if method == "memory":
+        levels = {**resnet, "levels": [2, 3]}
+        return {"network_def#teachers": [levels, {**levels, "name": "vmamba_pico", "levels": [0, 1]}]}
     return {
         "network_def#teacher": {**resnet, "levels": [1, 2, 3]},
         "network_def#block": "basic",

@@ -41,7 +41,7 @@ def test_score_pools_each_image_by_itself() -> None:
     maps = torch.tensor([[[[0.0, 1.0], [2.0, 5.0]]], [[[1.0, 1.0], [1.0, 1.0]]]])
     assert anomaly_score(maps).tolist() == [5.0, 1.0]
     assert anomaly_score(maps, "mean").tolist() == [2.0, 1.0]
-    with pytest.raises(ValueError, match="'max' or 'mean', got 'sum'"):
+    with pytest.raises(ValueError, match="'max', 'mean' or 'top_P%'.*got 'sum'"):
         anomaly_score(maps, "sum")
 
 

@@ -17,6 +17,7 @@ from monai.utils import optional_import, set_determinism
 
 from scripts.model.command import merged
 from scripts.model.configs import folder_configs
+from scripts.networks import Memory
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").rglob("*.json"))
@@ -43,7 +44,7 @@ INFERENCE_KEYS = [
 ]
 
 # Overlays override what their base has; these they may add, and why.
-OVERLAYS = ("mlflow", "demo", "ct", "mr", "mr_landmarks", "rd4ad", "scrd4ad")
+OVERLAYS = ("mlflow", "demo", "ct", "mr", "mr_landmarks", "memory", "rd4ad", "scrd4ad", "light")
 ADDED = {"pixel_bins": "an option of the evaluation", "windows": "of the intensity transform that the overlay brings"}
 VERBS = {"calibrate": "calibrating", "evaluate": "evaluating", "inference": "inferring"}
 
@@ -246,7 +247,7 @@ print("inference", workflow.check_properties())
     assert f"Setting logging properties based on config: {folder}/configs/logging.conf" in done.stdout
 
 
-METHODS = ["pdd", "rd4ad", "scrd4ad"]
+METHODS = ["pdd", "rd4ad", "scrd4ad", "memory"]
 
 
 @pytest.mark.parametrize("method", METHODS, indirect=True)
@@ -274,7 +275,13 @@ def test_an_exported_network_computes_as_the_original(
     torch.manual_seed(0)
     network = parser.get_parsed_content("network_def")
     for _ in range(2):  # statistics of its own for every batch normalisation
-        network.train()(torch.rand(4, 3, 64, 64))
+        images = torch.rand(4, 3, 64, 64)
+        if isinstance(network, Memory):
+            network.remember(network.features(images), ["a"] * 4, images=8)
+        else:
+            network.train()(images)
+    if isinstance(network, Memory):
+        network.consolidate()
     torch.save({"model": network.state_dict()}, tmp_path / "model.pt")
     ckpt_export(
         net_id="network_def",

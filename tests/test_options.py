@@ -28,7 +28,7 @@ def test_options_of_training() -> None:
     found = {name: default for name, default, _ in options(["train.json"])}
     assert found["epochs"] == "`100`"
     assert found["preprocessing#pixel_spacing"] == "`null`"
-    assert found["network_def#local_teacher#name"] == "`wide_resnet50_2`"
+    assert found["local_teacher"] == "`wide_resnet50_2`"
     assert found["network_def#local_teacher#seed"] == "`0`"  # at its default in the class
     assert "preprocessing#image_size" not in found  # refers to image_size
 

@@ -12,7 +12,7 @@
     "data": {"HeadCT": {"values": {"datalist": "headct.json", "dataset_dir": "${HEADCT}"}}},
     "methods": {
       "RD4AD": {"configs": ["configs/methods/rd4ad.json"]},
-      "nearest neighbours": {"baseline": "nearest_neighbours"},
+      "memory": {"configs": ["configs/methods/memory.json"]},
       "mean image": {"baseline": "mean_image", "seeds": [0]}
     }
   }

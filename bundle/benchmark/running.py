@@ -131,7 +131,7 @@ class Bench:
         configs = ["configs/train.json", *cell.configs, str(folder / "cell.json")]
         started = time.time()
         if cell.baseline is not None:
-            words = ["bundle", "baseline", cell.baseline, "--config-file", *configs, "--seed", str(cell.seed)]
+            words = ["bundle", "baseline", cell.baseline, "--config-file", *configs]
             self._process(folder, [*words, "--results-dir", str(folder / "test")])
         else:
             resume = ["--resume", "True"] if (model / RESUME).is_file() else []

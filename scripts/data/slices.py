@@ -33,6 +33,10 @@ class NormalSlices:
         abnormal_subjects: Whether slices without anomaly are taken from scans with anomalies (label 1, with a mask).
         held_out: Share of each training scan's slices, in 0..1, that validate instead, for data of too few patients to
             spare one: neighbours of such a slice are trained on, so no calibration rests on them.
+        reference_fraction: Share of the training patients, in 0..1, whom nothing is trained on, as their maps tell what
+            is normal where (see ``MapReference``); 0 takes the maps of all, for a method that can leave a patient out
+            of what it has learnt.
+        seed: Seed of the choice of these patients.
 
     >>> from scripts.transforms import Preprocessing, ScaleToUnitd
     >>> slices = NormalSlices(Preprocessing(ScaleToUnitd("image"), image_size=64))
@@ -48,9 +52,13 @@ class NormalSlices:
         min_body_fraction: float = 0.0,
         abnormal_subjects: bool = False,
         held_out: float = 0.0,
+        reference_fraction: float = 0.0,
+        seed: int = 0,
     ) -> None:
-        if not 0 <= held_out < 1:
-            raise ValueError(f"held_out must be in [0, 1), got {held_out}.")
+        for name, share in (("held_out", held_out), ("reference_fraction", reference_fraction)):
+            if not 0 <= share < 1:
+                raise ValueError(f"{name} must be in [0, 1), got {share}.")
+        self.reference_fraction, self.seed = reference_fraction, seed
         self.cache_dir, self.plane = preprocessing.cache_dir, preprocessing.plane
         self.bias_correction = preprocessing.bias_correction
         self.slice_range, self.held_out = slice_range, held_out
@@ -65,7 +73,13 @@ class NormalSlices:
             ValueError: If a subject is abnormal and was not asked for or has no mask, a scan or mask cannot be read, or
                 no slice is left.
         """
-        return [item for slices in self._chosen(items) for item in _parted(slices, self.held_out)[0]]
+        trained, _ = self._split(items)
+        return [item for slices in self._chosen(trained) for item in _parted(slices, self.held_out)[0]]
+
+    def reference(self, items: Sequence[Item]) -> list[Item]:
+        """Slices of the training split whose maps tell what is normal where; raises as ``training``."""
+        _, apart = self._split(items)
+        return [item for slices in self._chosen(apart) for item in slices]
 
     def validation(self, items: Sequence[Item], training: Sequence[Item]) -> list[Item]:
         """Slices of the validation split, and those held out of the training split; raises as ``training``.
@@ -74,9 +88,24 @@ class NormalSlices:
         """
         parted = self.abnormal_subjects  # then an anomalous scan has slices without anomaly
         normals = [item for item in items if item["label"] == 0 or (parted and is_scan(item["image"]))]
-        apart = self._chosen(training) if self.held_out else []
+        apart = self._chosen(self._split(training)[0]) if self.held_out else []
         held_out = [item for slices in apart for item in _parted(slices, self.held_out)[1]]
         return [item for slices in self._chosen(normals) for item in slices] + held_out
+
+    def _split(self, items: Sequence[Item]) -> tuple[list[Item], list[Item]]:
+        """Items to train on, and items of the reference's patients; both are all of them where none are set apart."""
+        if not self.reference_fraction:
+            return list(items), list(items)
+        patients = sorted({str(item["group"]) for item in items})
+        count = max(1, round(self.reference_fraction * len(patients)))
+        if count >= len(patients):
+            raise ValueError(
+                f"reference_fraction {self.reference_fraction} of {len(patients)} training patients leaves nobody to "
+                "train on: add patients, or set slices#reference_fraction 0 and reference None."
+            )
+        chosen = set(np.random.default_rng(self.seed).permutation(patients)[:count].tolist())
+        apart = [item for item in items if str(item["group"]) in chosen]
+        return [item for item in items if str(item["group"]) not in chosen], apart
 
     def _chosen(self, items: Sequence[Item]) -> list[list[Item]]:
         """Slices of each item; an image file is its own only one."""

@@ -16,6 +16,7 @@ from torch import nn
 from scripts.files import replacing
 from scripts.model.provenance import Provenance
 from scripts.networks.detector import Detector
+from scripts.reference import MapReference
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ class Restored:
         provenance: Takes the facts of the training.
         amp: Whether the engine runs the network in bfloat16 autocast.
         device: Device of the restored tensors.
+        reference: Maps of normal patients, see ``AnomalyScored``; None where the model has none.
 
     >>> from scripts.networks import RD4AD, Teacher
     >>> from scripts.transforms import Preprocessing, ScaleToUnitd
@@ -70,9 +72,12 @@ class Restored:
         provenance: Provenance,
         amp: bool = False,
         device: str | torch.device = "cpu",
+        reference: MapReference | None = None,
     ) -> None:
         self.path, self.network, self.amp, self.device = Path(path), network, amp, device
         self.objects = {"model": network, "preprocessing": preprocessing, "provenance": provenance}
+        if reference is not None:
+            self.objects["reference"] = reference
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self)

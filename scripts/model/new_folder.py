@@ -204,17 +204,18 @@ def _link_weights(configs: dict[str, dict[str, Any]], bundle_root: Path, models:
         parser = ConfigParser(copy.deepcopy(content))
         parser["bundle_root"] = str(bundle_root)
         for name, teacher in teachers(content.get("network_def")):
+            model: Any = parser.get_parsed_content(f"{name}#name")
             weights: Any = parser.get_parsed_content(f"{name}#weights") if "weights" in teacher else PRETRAINED
             if weights == UNTRAINED:
                 continue
             if weights == PRETRAINED:
                 place: Any = parser.get_parsed_content(f"{name}#models_dir") if "models_dir" in teacher else "models"
-                source = teacher_weights(teacher["name"], place)
+                source = teacher_weights(model, place)
                 linked = models / source.name
                 teacher["models_dir"] = "$@bundle_root + '/models'"
             else:
                 source = Path(weights)  # named by its content: its own name may be another's, even the checkpoint's
-                linked = models / f"{teacher['name']}-{file_sha256(source)[:12]}{source.suffix}"
+                linked = models / f"{model}-{file_sha256(source)[:12]}{source.suffix}"
                 teacher["weights"] = f"$@bundle_root + {f'/models/{linked.name}'!r}"
             if not linked.exists():
                 link_or_copy(source.resolve(), linked)

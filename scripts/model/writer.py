@@ -14,6 +14,7 @@ from scripts.model.checkpoints import PROGRESS, RandomState, restore, resume, sa
 from scripts.model.folder import CHECKPOINT, RESUME
 from scripts.model.new_folder import NewModelFolder
 from scripts.networks.detector import Detector
+from scripts.reference import MapReference
 from scripts.transforms.preprocessing import Preprocessing
 
 
@@ -29,6 +30,7 @@ class ModelWriter:
         preprocessing: Way of the images to it.
         resumable: Further objects with ``state_dict()`` and ``load_state_dict()``, by name.
         device: Device of restored tensors.
+        reference: Maps of normal patients, fitted when the training ends; None where the model has none.
 
     >>> from scripts.model.provenance import Provenance
     >>> from scripts.networks import RD4AD, Teacher
@@ -47,14 +49,22 @@ class ModelWriter:
         preprocessing: Preprocessing,
         resumable: Mapping[str, Any],
         device: str | torch.device = "cpu",
+        reference: MapReference | None = None,
     ) -> None:
         self.folder, self.device = folder, device
         folder.provenance.facts |= {
             "teachers": network.identities(),
             "untrained_teachers": network.untrained_teachers(),
         }
-        self.trained = {"model": network, "preprocessing": preprocessing, "provenance": folder.provenance}
-        self.resumable = {**self.trained, **resumable, "random": RandomState()}
+        self.trained: dict[str, Any] = {
+            "model": network,
+            "preprocessing": preprocessing,
+            "provenance": folder.provenance,
+        }
+        if reference is not None:
+            self.trained["reference"] = reference
+        given = {name: item for name, item in resumable.items() if item is not None}
+        self.resumable = {**self.trained, **given, "random": RandomState()}
         self._saved = -1  # the iteration of the latest checkpoint
 
     def attach(self, engine: Engine) -> None:
@@ -64,10 +74,10 @@ class ModelWriter:
             return
         if self.folder.checkpoint_interval:
             engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.folder.checkpoint_interval), self)
-        engine.add_event_handler(Events.COMPLETED, self)
+        engine.add_event_handler(Events.COMPLETED, self, last=True)
 
-    def __call__(self, engine: Engine) -> None:
-        if self._saved == engine.state.iteration:
+    def __call__(self, engine: Engine, last: bool = False) -> None:
+        if self._saved == engine.state.iteration and not (last and "reference" in self.trained):
             return
         self._saved = engine.state.iteration
         states = {name: item.state_dict() for name, item in self.resumable.items()}

@@ -1,7 +1,7 @@
 """Base of every method: frozen teachers, a trainable distiller, and an anomaly map."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from scripts.anomaly_map import AnomalyMap
 from scripts.networks.folding import fold_sequences, keep_bfloat16_weights
+from scripts.networks.scaling import FeatureScaling
 from scripts.networks.teachers import Teacher
 
 
@@ -40,14 +41,23 @@ class Detector(nn.Module):
         distiller: Module that turns the teachers' features, one list a teacher, into a ``Distillation``.
         sigma: Standard deviation of the anomaly map's Gaussian, in pixels.
         stride: Stride of the deepest features in input pixels; None takes the deepest of the teachers.
+        scaling: Scaling of the features between teachers and distiller, see ``FeatureScaling``.
+        shrinkage: Shrinkage of the scaling.
     """
 
     def __init__(
-        self, teachers: list[Teacher], distiller: nn.Module, sigma: float = 4.0, stride: int | None = None
+        self,
+        teachers: list[Teacher],
+        distiller: nn.Module,
+        sigma: float = 4.0,
+        stride: int | None = None,
+        scaling: str = "off",
+        shrinkage: float = 0.3,
     ) -> None:
         super().__init__()
         self.teachers = nn.ModuleList(teachers)
         self.distiller = distiller
+        self.scaling = FeatureScaling([teacher.channels for teacher in teachers], scaling, shrinkage)
         self.anomaly_map = AnomalyMap(sigma)
         self.stride = stride or max(level for teacher in teachers for level in teacher.strides)
         self.to(memory_format=torch.channels_last)
@@ -75,12 +85,24 @@ class Detector(nn.Module):
 
     def anomalous_targets(self, image: Tensor) -> list[Tensor]:
         """Targets of images with an anomaly added, for methods whose targets are the features of a single teacher."""
-        (targets,) = self.features(image)
+        (targets,) = self.scaling(self.features(image))
         return targets
 
     def distill(self, features: list[list[Tensor]]) -> Distillation:
         """Computes targets and students from the teachers' features."""
-        return self.distiller(features)
+        return self.distiller(self.scaling(features))
+
+    def maps(self, features: list[list[Tensor]], size: Sequence[int], without: Sequence[str] | None = None) -> Tensor:
+        """Anomaly maps (B, 1, *size), float32, of the teachers' features of images.
+
+        Args:
+            features: Teachers' features of a batch.
+            size: Height and width of the images.
+            without: Patient of each image, who must not have been trained on; only a ``Memory`` can leave out one who
+                was.
+        """
+        distillation = self.distill(features)
+        return self.anomaly_map(distillation.targets, distillation.students, size=(size[0], size[1]))
 
     def forward(self, image: Tensor | list[list[Tensor]]) -> Distillation | Tensor:
         """Computes a ``Distillation`` in training mode and anomaly maps (B, 1, H, W), float32, in evaluation mode.
@@ -89,10 +111,10 @@ class Detector(nn.Module):
             image: Images, (B, 3, H, W), or the teachers' features of them; features lead to a ``Distillation`` in
                 either mode.
         """
-        distillation = self.distill(self.features(image) if isinstance(image, Tensor) else image)
+        features = self.features(image) if isinstance(image, Tensor) else image
         if self.training or not isinstance(image, Tensor):
-            return distillation
-        return self.anomaly_map(distillation.targets, distillation.students, size=image.shape[-2:])
+            return self.distill(features)
+        return self.maps(features, image.shape[-2:])
 
     def fold(self, amp: bool = False) -> "Detector":
         """Folds the distiller's batch normalisations in place; from then on the detector is for inference only.

@@ -95,6 +95,8 @@ class PDD(Detector):
         share_students: Whether both students share one decoder; see ``PDDDistiller``.
         detach_targets: Whether the targets pass no gradient; see ``PDDDistiller``.
         sigma: Standard deviation of the anomaly map's Gaussian, in pixels.
+        scaling: Scaling of the features: ``"off"``, ``"standardise"`` or ``"whiten"``; see ``FeatureScaling``.
+        shrinkage: Shrinkage of the scaling, see ``FeatureScaling``.
 
     >>> import torch
     >>> network = PDD(Teacher("test_resnet", "untrained"), Teacher("vmamba_pico", "untrained"))
@@ -111,8 +113,10 @@ class PDD(Detector):
         share_students: bool = False,
         detach_targets: bool = False,
         sigma: float = 4.0,
+        scaling: str = "off",
+        shrinkage: float = 0.3,
     ) -> None:
         distiller = PDDDistiller(
             local_teacher.channels, local_teacher.strides, global_teacher.channels, share_students, detach_targets
         )
-        super().__init__([local_teacher, global_teacher], distiller, sigma)
+        super().__init__([local_teacher, global_teacher], distiller, sigma, scaling=scaling, shrinkage=shrinkage)

@@ -94,6 +94,8 @@ class RD4AD(Detector):
         embedding_blocks: Residual blocks of the embedding.
         block: Type of the residual blocks, a key of ``BLOCKS``.
         sigma: Standard deviation of the anomaly map's Gaussian, in pixels.
+        scaling: Scaling of the features: ``"off"``, ``"standardise"`` or ``"whiten"``; see ``FeatureScaling``.
+        shrinkage: Shrinkage of the scaling, see ``FeatureScaling``.
 
     >>> network = RD4AD(Teacher("test_resnet", "untrained"), decoder_blocks=1, embedding_blocks=1)
     >>> network.stride, network.eval()(torch.rand(1, 3, 64, 64)).shape
@@ -107,6 +109,9 @@ class RD4AD(Detector):
         embedding_blocks: int = 3,
         block: str = "bottleneck",
         sigma: float = 4.0,
+        scaling: str = "off",
+        shrinkage: float = 0.3,
     ) -> None:
         distiller = ReverseDistiller(teacher.channels, teacher.strides, decoder_blocks, embedding_blocks, block)
-        super().__init__([teacher], distiller, sigma, stride=EMBEDDING_STRIDE * teacher.strides[-1])
+        stride = EMBEDDING_STRIDE * teacher.strides[-1]
+        super().__init__([teacher], distiller, sigma, stride, scaling, shrinkage)

@@ -54,6 +54,8 @@ class SCRD4AD(Detector):
         block: Type of the residual blocks, a key of ``BLOCKS``.
         scale_floor: Share of the level weights, in [0, 1], that is spread evenly over the levels.
         sigma: Standard deviation of the anomaly map's Gaussian, in pixels.
+        scaling: Scaling of the features: ``"off"``, ``"standardise"`` or ``"whiten"``; see ``FeatureScaling``.
+        shrinkage: Shrinkage of the scaling, see ``FeatureScaling``.
 
     >>> import torch
     >>> network = SCRD4AD(Teacher("test_resnet", "untrained"), decoder_blocks=1, embedding_blocks=1)
@@ -69,8 +71,11 @@ class SCRD4AD(Detector):
         block: str = "bottleneck",
         scale_floor: float = 0.3,
         sigma: float = 4.0,
+        scaling: str = "off",
+        shrinkage: float = 0.3,
     ) -> None:
         distiller = ScaleAwareDistiller(
             teacher.channels, teacher.strides, decoder_blocks, embedding_blocks, block, scale_floor=scale_floor
         )
-        super().__init__([teacher], distiller, sigma, stride=EMBEDDING_STRIDE * teacher.strides[-1])
+        stride = EMBEDDING_STRIDE * teacher.strides[-1]
+        super().__init__([teacher], distiller, sigma, stride, scaling, shrinkage)

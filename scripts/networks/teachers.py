@@ -10,11 +10,12 @@ import timm
 import torch
 from monai.utils import ensure_tuple
 from timm.layers import Format
+from timm.models._features import FeatureDictNet, FeatureGetterNet, FeatureHookNet, FeatureListNet
 from torch import Tensor, nn
 
 import scripts.networks.vmamba  # noqa: F401  registers VMamba with timm
 from scripts.networks.folding import folded
-from scripts.networks.weights import WeightsError, load_state_dict, teacher_weights, weights_hash
+from scripts.networks.weights import WeightsError, load_state_dict, teacher_weights, timm_names, weights_hash
 
 PRETRAINED = "pretrained"  # value of `weights` for released weights
 UNTRAINED = "untrained"  # value of `weights` for random weights
@@ -24,13 +25,17 @@ logger = logging.getLogger(__name__)
 FINEST_STRIDE = 4  # the stem, at stride 2, is used only on request
 
 
+_STRICT = (FeatureListNet, FeatureDictNet, FeatureHookNet, FeatureGetterNet)
+
+
 class Teacher(nn.Module):
     """Frozen timm backbone: passes no gradient and always stays in evaluation mode.
 
     Args:
         name: Name of a timm model that supports ``features_only``, including ``vmamba_*``; a tag may follow a dot.
-        weights: ``"pretrained"`` downloads the released weights to ``models_dir`` once, ``"untrained"`` draws random
-            weights from ``seed``; anything else is the path of a ``.safetensors`` or ``.pth`` file.
+        weights: ``"pretrained"`` takes the weights of an installed package for ``tf_efficientnet_lite0`` to ``2``, and
+            else downloads the released ones to ``models_dir`` once; ``"untrained"`` draws random weights from
+            ``seed``; anything else is the path of a ``.safetensors`` or ``.pth`` file.
         levels: Indices of timm's features to use (``out_indices``); by default all at stride 4 and coarser.
         options: Further arguments of ``timm.create_model``.
         seed: Seed of untrained weights.
@@ -135,16 +140,25 @@ def _create_trained(name: str, path: Path, arguments: dict[str, Any]) -> nn.Modu
     state_dict = load_state_dict(path)
     backbone = timm.create_model(name, **arguments)
     try:
+        state_dict = timm_names(name, state_dict)
         if state_dict.keys() == backbone.state_dict().keys():  # a file written for exactly these levels
             backbone.load_state_dict(state_dict)
             return backbone
         # A whole model: timm converts old key names, but it loads features_only leniently, so that whatever the file
-        # lacks would stay random. Without a classifier on either side it loads strictly.
+        # lacks would stay random. Without a classifier on either side it loads strictly, but for models whose features
+        # are a class of their own: of these the whole model tells whether anything is missing.
         cfg = timm.get_pretrained_cfg(name)
         heads = tuple(f"{head}." for head in ensure_tuple(cfg and cfg.classifier))
         headless = {key: value for key, value in state_dict.items() if not key.startswith(heads)}
-        overlay = {"state_dict": headless, "classifier": None}
-        return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0, **arguments)
+        given: dict[str, Any] = {
+            "pretrained_cfg_overlay": {"state_dict": headless, "classifier": None},
+            "num_classes": 0,
+        }
+        if not isinstance(backbone, _STRICT):
+            whole = timm.create_model(name, pretrained=True, **given).state_dict()
+            backbone.load_state_dict({key: whole[key] for key in backbone.state_dict()})
+            return backbone
+        return timm.create_model(name, pretrained=True, **given, **arguments)
     except (RuntimeError, KeyError) as error:
         raise WeightsError(
             f"{path} does not hold weights of {name}: {error}. Set network_def#..._teacher#weights to the file of this "

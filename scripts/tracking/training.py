@@ -21,7 +21,7 @@ class TrainingRun(Run):
     Args:
         others: Arguments of ``Run``.
         folder: Model folder, written before this handler's turn.
-        optimizer: Optimizer whose learning rate is logged.
+        optimizer: Optimizer whose learning rate is logged; None of methods without.
         validator: Engine whose metrics are logged, if it ran.
 
     >>> from scripts.networks import RD4AD, Teacher
@@ -42,13 +42,14 @@ class TrainingRun(Run):
         self,
         *others: Any,
         folder: NewModelFolder,
-        optimizer: torch.optim.Optimizer,
+        optimizer: torch.optim.Optimizer | None,
         validator: Engine | None = None,
         **more: Any,
     ) -> None:
         super().__init__(*others, **more)
         self.folder, self.optimizer, self.validator = folder, optimizer, validator
         self._images, self._seconds, self._epoch_started = 0, 0.0, 0.0
+        self._learning_rate: float | None = None
 
     def attach(self, engine: Engine) -> None:
         if rank() > 0:
@@ -103,10 +104,13 @@ class TrainingRun(Run):
 
     def _start_epoch(self) -> None:
         self._images, self._seconds, self._epoch_started = 0, 0.0, time.perf_counter()
-        self._learning_rate = self.optimizer.param_groups[0]["lr"]  # at the end the schedule has already moved on
+        if self.optimizer is not None:  # at the end the schedule has already moved on
+            self._learning_rate = self.optimizer.param_groups[0]["lr"]
 
     def _log_epoch(self, engine: Engine) -> None:
-        values = {**engine.state.metrics, "learning_rate": self._learning_rate}
+        values = {**engine.state.metrics}
+        if self._learning_rate is not None:
+            values["learning_rate"] = self._learning_rate
         values["images_per_second"] = self._images / self._seconds
         if self.validator is not None and self.validator.state.epoch == engine.state.epoch:
             values |= self.validator.state.metrics

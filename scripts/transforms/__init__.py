@@ -3,6 +3,7 @@
 from scripts.transforms.channels import SliceToImaged, ToThreeChannelsd
 from scripts.transforms.geometry import CropToForegroundd, ResizeInPlaned
 from scripts.transforms.intensity import MatchLandmarksd, ScaleByForegroundd, ScaleToUnitd, Windowedd
+from scripts.transforms.places import SlicePlaced
 from scripts.transforms.preprocessing import Preprocessing
 from scripts.transforms.reading import LoadScand, ToPlaned
 from scripts.transforms.scoring import (
@@ -42,6 +43,7 @@ __all__ = [
     "ScaleByForegroundd",
     "ScaleToUnitd",
     "SliceLabelsd",
+    "SlicePlaced",
     "SliceToImaged",
     "ToPlaned",
     "ToThreeChannelsd",

@@ -15,6 +15,8 @@ from scipy.ndimage import binary_fill_holes, label
 from torch import Tensor
 
 from scripts.anomaly_map import anomaly_score, scan_score
+from scripts.reference import MapReference
+from scripts.transforms.places import slice_places
 from scripts.transforms.reading import LoadScand, ToPlaned
 
 
@@ -24,13 +26,15 @@ class AnomalyScored(Transform):
     without foreground.
 
     Args:
-        pooling: Score of a slice or image: ``max`` or ``mean`` of its anomaly map.
-        scan_pooling: Score of a scan: ``max`` of its slices, ``top_N`` (mean of the N highest) or ``percentile_P`` of
-            the anomaly map inside the foreground.
+        pooling: Score of a slice or image: ``max`` or ``mean`` of its anomaly map, or ``top_P%``, the mean of the
+            highest P % of it.
+        scan_pooling: Score of a scan: ``max`` or ``mean`` of its slices, ``top_N`` (mean of the N highest), ``top_P%``
+            (mean of the highest P % of the slices) or ``percentile_P`` of the anomaly map inside the foreground.
         foreground_only: Whether the anomaly map becomes 0 outside the foreground, for scans whose background was never
             trained on. The foreground is the largest connected part of where ``image`` (3, H, W, D) is above 0, with
             the holes of each slice filled.
         top: Largest number of slices that results list.
+        reference: Maps of normal patients that the maps are standardised by; None takes them as they are.
 
     >>> maps = torch.tensor([0.2, 0.9]).view(1, 1, 1, 2)
     >>> scored = AnomalyScored()({"pred": maps, "image": torch.ones(3, 1, 1, 2)})
@@ -39,19 +43,31 @@ class AnomalyScored(Transform):
     """
 
     def __init__(
-        self, pooling: str = "max", scan_pooling: str = "max", foreground_only: bool = False, top: int = 6
+        self,
+        pooling: str = "max",
+        scan_pooling: str = "max",
+        foreground_only: bool = False,
+        top: int = 6,
+        reference: MapReference | None = None,
     ) -> None:
         self.pooling, self.scan_pooling, self.top = pooling, scan_pooling, top
-        self.foreground_only = foreground_only
+        self.foreground_only, self.reference = foreground_only, reference
 
     @property
     def settings(self) -> dict[str, Any]:
         """All that changes a score, as JSON values."""
-        return {"pooling": self.pooling, "scan_pooling": self.scan_pooling, "foreground_only": self.foreground_only}
+        return {
+            "pooling": self.pooling,
+            "scan_pooling": self.scan_pooling,
+            "foreground_only": self.foreground_only,
+            "reference": self.reference and self.reference.settings,
+        }
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         maps = convert_to_tensor(data["pred"], track_meta=False).permute(3, 0, 1, 2)  # (D, 1, H, W)
         foreground = _foreground(data["image"]).to(maps.device)
+        if self.reference is not None:
+            maps = self.reference(maps, slice_places(data["image"]))
         if self.foreground_only:
             maps = maps * foreground[:, None]
         scores = anomaly_score(maps, self.pooling)

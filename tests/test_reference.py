@@ -1,0 +1,91 @@
+"""The reference of normal maps: weighted statistics by hand, and what a map becomes by them."""
+
+import numpy as np
+import pytest
+import torch
+
+from scripts.reference import MapReference
+
+PLACES = torch.linspace(0, 1, 500)
+
+
+def maps_of(places: torch.Tensor, seed: int = 0) -> torch.Tensor:
+    """Normal maps (N, 1, 4, 4) whose mean and spread grow along the axis."""
+    noise = torch.randn(len(places), 1, 4, 4, generator=torch.Generator().manual_seed(seed))
+    return (1 + places).view(-1, 1, 1, 1) * (5 + noise)
+
+
+def fitted(**options: object) -> MapReference:
+    reference = MapReference(**{"stride": 1, "floor": 0.0, **options})  # type: ignore[arg-type]
+    for part in range(0, 500, 70):
+        reference.add(maps_of(PLACES)[part : part + 70], PLACES[part : part + 70])
+    reference.settle()
+    return reference
+
+
+@pytest.mark.parametrize("place", [0.0, 0.5, 1.0])
+def test_a_map_is_standardised_by_the_normals_near_its_place(place: float) -> None:
+    new, normal = torch.full((1, 1, 4, 4), 7.0), maps_of(PLACES).double().numpy()[:, 0]
+    weights = np.exp(-0.5 * ((PLACES.double().numpy() - place) / 0.1) ** 2)
+    mean = np.average(normal, 0, weights)
+    deviation = np.sqrt(np.average((normal - mean) ** 2, 0, weights))
+    expected = np.log1p(np.exp((7 - mean) / deviation))
+    found = fitted(bandwidth=0.1)(new, torch.tensor([place]))
+    np.testing.assert_allclose(found[0, 0].numpy(), expected, rtol=1e-4)
+
+
+def test_normal_maps_look_alike_at_all_places() -> None:
+    raw = maps_of(PLACES, seed=1)
+    new = fitted(bandwidth=0.05)(raw, PLACES)
+    assert new[:100].mean() == pytest.approx(float(new[-100:].mean()), abs=0.1)
+    assert raw[-100:].mean() > 1.5 * raw[:100].mean()
+
+
+def test_the_order_of_anomalies_is_kept_and_the_result_is_positive() -> None:
+    values = torch.linspace(-500, 500, 16).view(1, 1, 4, 4)
+    flat = MapReference(bandwidth=10, floor=0.0, stride=1)
+    flat.add(torch.randn(300, 1, 1, 1).expand(-1, -1, 4, 4), torch.zeros(300))
+    flat.settle()
+    found = flat(values, torch.tensor([0.0])).flatten()
+    assert (found.diff() >= 0).all()
+    assert found.min() >= 0
+    assert found.isfinite().all()
+
+
+def test_deviations_are_no_smaller_than_the_floor() -> None:
+    reference = MapReference(floor=0.5, stride=1)
+    maps = torch.randn(400, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+    maps[..., 0] = 1.0
+    reference.add(maps, torch.full((400,), 0.5))
+    reference.settle()
+    assert reference.deviation is not None
+    at = reference.deviation[16]
+    np.testing.assert_allclose(at[:, 0], 0.5 * float(reference.deviation.mean() / 1.25) * 1.25, rtol=0.3)
+    assert (at[:, 1] > 0.8).all()
+
+
+def test_pixels_share_statistics_by_the_stride() -> None:
+    reference = MapReference(stride=4)
+    reference.add(torch.rand(10, 1, 32, 16), torch.rand(10))
+    reference.settle()
+    assert reference.mean is not None
+    assert reference.mean.shape[1:] == (8, 4)
+    assert reference(torch.rand(3, 1, 32, 16), torch.tensor([0.1, 0.2, 1.0])).shape == (3, 1, 32, 16)
+
+
+def test_the_state_restores_it_and_other_settings_are_refused() -> None:
+    reference, other = fitted(), MapReference(stride=1, floor=0.0)
+    other.load_state_dict(reference.state_dict())
+    new = maps_of(PLACES, seed=2)
+    torch.testing.assert_close(other(new, PLACES), reference(new, PLACES), rtol=0, atol=0)
+    with pytest.raises(ValueError, match="other settings"):
+        MapReference(bandwidth=0.5).load_state_dict(reference.state_dict())
+
+
+def test_without_normals_it_says_what_to_do() -> None:
+    with pytest.raises(ValueError, match="--resume True"):
+        MapReference()(torch.rand(1, 1, 8, 8), torch.tensor([0.5]))
+    with pytest.raises(ValueError, match="no normal map"):
+        MapReference().settle()
+    with pytest.raises(ValueError, match="bandwidth > 0"):
+        MapReference(bandwidth=0)
