@@ -60,6 +60,8 @@ MEANINGS = {
     "local_teacher": "Local teacher of PDD and the memory, the only one of RD4AD and SCRD4AD; the name of a "
     "timm model that supports `features_only`, including `vmamba_*`; a tag may follow a dot.",
     "global_teacher": "Global teacher of PDD, second one of the memory; a name as `local_teacher`'s.",
+    "levels": "Levels of PDD's teachers, as timm counts them; None takes all at stride 4 and coarser. The other "
+    "methods name theirs in `network_def`.",
     "reference": "Standardisation of the maps by those of normal patients at the same place; None leaves maps as they "
     "are. The overlays of CT and MR bring one.",
     "epochs": "Epochs of the training.",

@@ -18,7 +18,10 @@
   }
 
 "configs" are overlays of configs/train.json; "values" override single ids. Those of a method override those of its data
-set, which override those of the suite. ${NAME} is replaced from the environment. Baselines train nothing.
+set, which override those of the suite. ${NAME} is replaced from the environment. Baselines train nothing. In place of
+a datalist, a data set may have "prepare": arguments of `python -m bundle prepare`, which then makes other splits for
+each seed, the same for all methods. With "calibrate", arguments of `python -m bundle calibrate`, trained models are
+calibrated before they are evaluated.
 
 Each cell (data set, method, seed) is an MLflow run nested in one run of the suite, and a folder below --out. An
 interrupted suite continues where it stopped, even in the middle of a training. A failed cell does not stop the others.

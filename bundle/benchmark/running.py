@@ -52,6 +52,7 @@ class Bench:
         missing = [cell for cell in cells if not self._is_finished(cell)]
         logger.info("%d of %d cells are finished already", len(cells) - len(missing), len(cells))
         failed: dict[str, str] = {}
+        self._prepare(missing)
         with ThreadPoolExecutor(self.jobs) as pool, tqdm(total=len(missing), unit="cell", smoothing=0) as bar:
             running = {pool.submit(self._run, cell): cell for cell in missing}
             try:
@@ -65,6 +66,20 @@ class Bench:
                 pool.shutdown(cancel_futures=True)
                 raise
         return failed
+
+    def _prepare(self, cells: Sequence[Cell]) -> None:
+        """Prepares the datalists that are missing: one for each data set and seed, for all methods alike.
+
+        Raises:
+            RuntimeError: If a data set cannot be prepared.
+        """
+        wanted = {cell.datalist: cell for cell in cells if cell.prepare is not None}
+        for name, cell in wanted.items():
+            path = self.out / name
+            if not path.is_file():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                words = [*(cell.prepare or []), "--seed", str(cell.seed), "--out", str(path), "--force"]
+                self._process(path.parent, ["bundle", "prepare", *words])
 
     def finished(self, cells: Sequence[Cell]) -> list[Path]:
         """The folders of evaluations that are whole."""
@@ -94,7 +109,9 @@ class Bench:
         return str(run_id)
 
     def _asked(self, cell: Cell) -> dict[str, Any]:
-        return {"configs": cell.configs, "baseline": cell.baseline, "values": cell.values, "seed": cell.seed}
+        asked = {"configs": cell.configs, "baseline": cell.baseline, "values": cell.values, "seed": cell.seed}
+        more = {"prepare": cell.prepare, "calibrate": cell.calibrate}
+        return asked | {name: value for name, value in more.items() if value is not None}
 
     def _is_finished(self, cell: Cell) -> bool:
         path = self.out / cell.folder / _DONE
@@ -116,7 +133,9 @@ class Bench:
         folder = self.out / cell.folder
         folder.mkdir(parents=True, exist_ok=True)
         model = folder / "model"
+        prepared = {} if cell.prepare is None else {"datalist": str(self.out / cell.datalist)}
         overlay = {
+            **prepared,
             **cell.values,
             "seed": cell.seed,
             "run_name": f"{cell.method} {cell.data} seed {cell.seed}",
@@ -136,6 +155,8 @@ class Bench:
         else:
             resume = ["--resume", "True"] if (model / RESUME).is_file() else []
             self._process(folder, ["monai.bundle", "run", "training", "--config_file", str(configs), *resume])
+            if cell.calibrate is not None:
+                self._process(folder, ["bundle", "calibrate", str(model), *cell.calibrate])
             parent = ["--set", "tracking#parent_run_id", self.run_id]
             self._process(folder, ["bundle", "evaluate", str(model), "-o", str(folder / "test"), *parent])
         seconds = time.time() - started

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from bundle.baseline import POOLING
 
 _PARTS = {"configs", "values", "seeds", "baseline"}
+_PARTS_OF_DATA = {"prepare", "calibrate"}
 
 
 class Cell(NamedTuple):
@@ -20,6 +21,8 @@ class Cell(NamedTuple):
         baseline: Key of ``bundle.baseline.POOLING``, or None for a method that is trained.
         configs: overlays, in order.
         values: id to value, set after the overlays.
+        prepare: Arguments of ``bundle prepare``, which makes the datalist of each seed; None where values name one.
+        calibrate: Arguments of ``bundle calibrate`` after the training; None calibrates nothing.
     """
 
     data: str
@@ -28,6 +31,8 @@ class Cell(NamedTuple):
     baseline: str | None
     configs: list[str]
     values: dict[str, Any]
+    prepare: list[str] | None = None
+    calibrate: list[str] | None = None
 
     @property
     def name(self) -> str:
@@ -37,6 +42,11 @@ class Cell(NamedTuple):
     def folder(self) -> Path:
         """Where it keeps its files, below the suite's folder."""
         return Path(_file_name(self.data), _file_name(self.method), f"seed{self.seed}")
+
+    @property
+    def datalist(self) -> Path:
+        """The datalist that is prepared for its seed, below the suite's folder; the same for all methods."""
+        return Path(_file_name(self.data), "datalists", f"seed{self.seed}.json")
 
 
 def load_suite(path: Path) -> dict[str, Any]:
@@ -57,8 +67,10 @@ def load_suite(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: no suite, it lacks {', '.join(missing)}; see python -m bundle benchmark --help.")
     for kind in ("data", "methods"):
         for name, part in suite[kind].items():
-            if unknown := part.keys() - _PARTS:
-                raise ValueError(f"{path}: {kind}, {name}: unknown {', '.join(sorted(unknown))}; there are {_PARTS}.")
+            known = _PARTS | (_PARTS_OF_DATA if kind == "data" else set())
+            if unknown := part.keys() - known:
+                there = ", ".join(sorted(known))
+                raise ValueError(f"{path}: {kind}, {name}: unknown {', '.join(sorted(unknown))}; there are {there}.")
             for config in part.get("configs", []):
                 if not Path(config).is_file():
                     raise FileNotFoundError(f"{path}: {kind}, {name}: there is no overlay {config}.")
@@ -75,7 +87,8 @@ def cells(suite: dict[str, Any]) -> list[Cell]:
             values = {**suite.get("values", {}), **of_data.get("values", {}), **of_method.get("values", {})}
             configs = [*of_data.get("configs", []), *of_method.get("configs", [])]
             seeds = of_method.get("seeds", suite["seeds"])
-            found += [Cell(data, method, seed, of_method.get("baseline"), configs, values) for seed in seeds]
+            more = (of_data.get("prepare"), of_data.get("calibrate"))
+            found += [Cell(data, method, seed, of_method.get("baseline"), configs, values, *more) for seed in seeds]
     return sorted(found, key=lambda cell: cell.seed)
 
 

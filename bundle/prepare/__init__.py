@@ -24,6 +24,7 @@ from typing import Any
 from bundle.prepare import source, splits, survey
 from bundle.prepare.contact_sheet import contact_sheet
 from bundle.prepare.layouts import Sample
+from bundle.prepare.slice_labels import label_slices
 from scripts.data.datalist import SPLITS
 from scripts.data.scans import is_scan
 from scripts.files import replacing
@@ -103,6 +104,11 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"{args.folder}: no {noun} can be used: {why}")
     notes += _listing("Left out", left_out)
     notes += _listing("Unreadable, left out", list(unreadable.values()))
+
+    if args.slice_labels is not None:
+        if noun != "scan":
+            raise ValueError("--slice-labels is for scans; an image has one label. Leave it out.")
+        samples = label_slices(args.slice_labels, args.slice_label_column, samples, facts)
 
     same = survey.duplicates(samples, facts)
     n_duplicates = sum(len(copies) - 1 for copies in same)
@@ -270,6 +276,7 @@ def _item(sample: Sample, root: Path) -> dict[str, Any]:
         "label": sample.label,
         **({} if sample.mask is None else {"mask": _relative(sample.mask, root)}),
         "group": sample.group,
+        **({} if sample.slice_labels is None else {"slice_labels": sample.slice_labels}),
         **({} if sample.organ is None else {"class": sample.organ}),
     }
 

@@ -93,6 +93,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         choices=(0, 1),
         help="label of scans without mask and class word: 0 normal, 1 anomalous",
     )
+    nifti.add_argument(
+        "--slice-labels",
+        type=Path,
+        metavar="CSV",
+        help="table with columns patient,slice,label: 0 or 1 for every axial slice, counted from 0 at the lowest, of "
+        "scans without masks",
+    )
+    nifti.add_argument("--slice-label-column", default="label", metavar="NAME", help="column of its labels")
     dicom = parser.add_argument_group(
         "DICOM",
         "In folders of any nesting. Each selected series becomes scans/<modality>-<hash>.nii beside JSON.\n"

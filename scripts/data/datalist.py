@@ -98,8 +98,8 @@ def load_items(
 def load_test_items(path: str | Path, dataset_dir: str | Path | None = None) -> list[Item]:
     """Items of the test split, checked to allow metrics.
 
-    All have the same keys: `image`, `label`, `group`; `mask`, empty for a normal item, where every anomaly has one; and
-    `class` where every item has one.
+    All have the same keys: `image`, `label`, `group`; `mask`, empty for a normal item, where every anomaly has one, or
+    else `slice_labels`, a digit a slice, where every item has them; and `class` where every item has one.
 
     Args:
         path: Path of the datalist.
@@ -111,7 +111,8 @@ def load_test_items(path: str | Path, dataset_dir: str | Path | None = None) -> 
     """
     items = load_items(path, "test", dataset_dir)
     masked = has_masks(items)
-    keys = ["image", "label", "group", *["mask"] * masked, *["class"] * has_classes(items)]
+    sliced = not masked and all(item.get("slice_labels") for item in items)
+    keys = ["image", "label", "group", *["mask"] * masked, *["slice_labels"] * sliced, *["class"] * has_classes(items)]
     items = [{key: item.get(key, "") for key in keys} for item in items]
     if not (masked and all(is_scan(item["image"]) for item in items)):  # scans with masks have slices of both classes
         require_both_classes(items, path)

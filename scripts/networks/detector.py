@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from scripts.anomaly_map import AnomalyMap
+from scripts.networks.blocks import rectified
 from scripts.networks.folding import fold_sequences, keep_bfloat16_weights
 from scripts.networks.scaling import FeatureScaling
 from scripts.networks.teachers import Teacher
@@ -85,8 +86,7 @@ class Detector(nn.Module):
 
     def anomalous_targets(self, image: Tensor) -> list[Tensor]:
         """Targets of images with an anomaly added, for methods whose targets are the features of a single teacher."""
-        (targets,) = self.scaling(self.features(image))
-        return targets
+        return rectified(*self.scaling(self.features(image)))
 
     def distill(self, features: list[list[Tensor]]) -> Distillation:
         """Computes targets and students from the teachers' features."""

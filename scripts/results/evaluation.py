@@ -147,8 +147,8 @@ class EvaluationResults:
             ]
             self._false_alarms.add(item)
             if self.calibration.patients:
-                # Without masks the one row stands for the whole scan, with its highest slice.
-                sliced = "ground_truth" in item
+                # Without masks or labels of slices the one row stands for the whole scan, with its highest slice.
+                sliced = "ground_truth" in item or "slice_labels" in item
                 values = self.calibration.slice_p_values(np.array(scores)).tolist() if sliced else [p_value["p_value"]]
                 rows = [{**row, "p_value": value} for row, value in zip(rows, values, strict=True)]
             self._images += rows

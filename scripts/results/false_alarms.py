@@ -24,12 +24,12 @@ class FalseAlarms:
         self._anomalous: set[str] = set()
 
     def add(self, item: dict[str, Any]) -> None:
-        """Adds an item of ``EvaluationResults``; the slices of a scan only count where masks label them."""
+        """Adds an item of ``EvaluationResults``; slices of a scan only count where masks or labels tell them apart."""
         patient, label = str(item["patient"]), int(item["label"])
         if label:
             self._anomalous.add(patient)
         self._units["scan"].append((patient, label, float(item["score"])))
-        if "ground_truth" in item:
+        if "ground_truth" in item or "slice_labels" in item:
             labels, scores = item["image_labels"].tolist(), item["image_scores"].tolist()
         elif not is_scan(item["image"].meta["filename_or_obj"]):
             labels, scores = [label], item["slice_scores"].tolist()

@@ -169,9 +169,10 @@ class SliceLabelsd(Transform):
     """Adds what metrics rank, as vectors of equal length: ``image_scores``, ``image_labels`` and ``image_numbers``; and
     ``patient``, the item's ``group``; and ``organ``, its ``class``, where it has one.
 
-    With ``ground_truth`` (1, H, W, D) these are slices, each labelled by its mask; an image file is one. Empty slices
-    of a scan are left out, since anything tells them from an anomaly. Without it, they are the score and the label of
-    the item, and the number of the slice with the highest score.
+    With ``ground_truth`` (1, H, W, D) these are slices, each labelled by its mask, and with ``slice_labels``, a digit a
+    slice, by these; an image file is one. Empty slices of a scan are left out, since anything tells them from an
+    anomaly. Without either, they are the score and the label of the item, and the number of the slice with the highest
+    score.
 
     Args:
         min_area: Smallest area of an anomalous slice's mask, in square millimetres; 0 takes any voxel.
@@ -187,12 +188,10 @@ class SliceLabelsd(Transform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         scores, labels, numbers = data["score"].reshape(1), torch.tensor([bool(data["label"])]), data["top_slices"][:1]
-        if "ground_truth" in data:
-            truth = data["ground_truth"]
-            area = convert_to_tensor(truth, track_meta=False)[0].sum(dim=(0, 1)) * float(truth.pixdim[:2].prod())
-            anomalous = (area > 0) & (area >= self.min_area)
-            counts = ~data["empty_slices"].to(area.device) | anomalous
-            numbers = torch.arange(len(area)) if len(area) == 1 else counts.nonzero()[:, 0].cpu()
+        anomalous = self._of_slices(data)
+        if anomalous is not None:
+            counts = ~data["empty_slices"].to(anomalous.device) | anomalous
+            numbers = torch.arange(len(counts)) if len(counts) == 1 else counts.nonzero()[:, 0].cpu()
             scores, labels = data["slice_scores"][numbers], anomalous[numbers]
         more: dict[Hashable, Any] = {
             "image_scores": scores,
@@ -204,6 +203,22 @@ class SliceLabelsd(Transform):
             # A name of its own, as MONAI leaves keys of the batch out of the engine's output.
             more["organ"] = data["class"]
         return {**data, **more}
+
+    def _of_slices(self, data: Mapping[Hashable, Any]) -> Tensor | None:
+        """Whether each slice is anomalous, (D,); None where that is not known."""
+        if "ground_truth" in data:
+            truth = data["ground_truth"]
+            area = convert_to_tensor(truth, track_meta=False)[0].sum(dim=(0, 1)) * float(truth.pixdim[:2].prod())
+            return (area > 0) & (area >= self.min_area)
+        if "slice_labels" not in data:
+            return None
+        labels = torch.tensor([digit == "1" for digit in data["slice_labels"]])
+        if len(labels) != len(data["slice_scores"]):
+            raise ValueError(
+                f"{data['image'].meta['filename_or_obj']} has {len(data['slice_scores'])} slices in this plane, and "
+                f"the datalist has labels of {len(labels)} axial ones."
+            )
+        return labels
 
 
 def _foreground(image: Tensor) -> Tensor:

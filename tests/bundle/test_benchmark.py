@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from bundle.__main__ import main
+from bundle.benchmark.running import Bench
 from bundle.benchmark.suite import Cell, cells, load_suite
 
 SUITE: dict[str, Any] = {
@@ -287,3 +288,37 @@ def test_a_training_that_was_broken_off_goes_on_from_its_last_epoch(ran: Ran, mo
     trainings = [words for words in commands if "training" in words]
     assert [words[-2:] == ["--resume", "True"] for words in trainings] == [False, True]
     assert [words[2] if "training" in words else words[1] for words in commands] == ["training", "evaluate"] * 2
+
+
+def test_a_data_set_is_prepared_once_a_seed_and_calibrated_where_asked(
+    tmp_path: Path, tracking_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite = {
+        "name": "splits",
+        "seeds": [3, 4],
+        "data": {
+            "A": {"prepare": ["folder", "--train-count", "5"], "calibrate": ["--scan-false-positive-rate", "0.2"]}
+        },
+        "methods": {"RD4AD": {"configs": []}, "PDD": {"configs": []}},
+    }
+    processes: list[list[str]] = []
+
+    def process(_: Bench, folder: Path, words: list[str]) -> None:
+        processes.append(words)
+        if words[1] == "prepare":
+            Path(words[words.index("--out") + 1]).write_text("{}")
+
+    monkeypatch.setattr(Bench, "_process", process)
+    bench = Bench("splits", tmp_path, tracking_uri)
+    assert bench.run(cells(suite)) == {}
+    prepared = [words for words in processes if words[1] == "prepare"]
+    datalists = [tmp_path / "A" / "datalists" / f"seed{seed}.json" for seed in (3, 4)]
+    assert prepared == [
+        ["bundle", "prepare", "folder", "--train-count", "5", "--seed", str(seed), "--out", str(path), "--force"]
+        for seed, path in zip((3, 4), datalists, strict=True)
+    ]
+    for cell in cells(suite):
+        values = json.loads((tmp_path / cell.folder / "cell.json").read_text())
+        assert values["datalist"] == str(datalists[cell.seed - 3])
+        model = str(tmp_path / cell.folder / "model")
+        assert ["bundle", "calibrate", model, "--scan-false-positive-rate", "0.2"] in processes
