@@ -30,8 +30,8 @@ def label_slices(table: Path, column: str, samples: Sequence[Sample], facts: Map
     rows = pd.read_csv(table, dtype={"patient": str})
     if missing := [name for name in ("patient", "slice", column) if name not in rows]:
         raise ValueError(
-            f"{table}: has no column {', '.join(missing)}, only {', '.join(rows)}. It needs patient, slice and the "
-            "labels, whose column --slice-label-column names."
+            f"{table}: has no column {', '.join(missing)}, only {', '.join(map(str, rows))}. It needs patient, slice "
+            "and the labels, whose column --slice-label-column names."
         )
     if not rows[column].isin((0, 1)).all():
         raise ValueError(f"{table}: {column} is 0 (normal) or 1, not {sorted(set(rows[column]) - {0, 1})}.")

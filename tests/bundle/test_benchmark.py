@@ -314,7 +314,7 @@ def test_a_data_set_is_prepared_once_a_seed_and_calibrated_where_asked(
     prepared = [words for words in processes if words[1] == "prepare"]
     datalists = [tmp_path / "A" / "datalists" / f"seed{seed}.json" for seed in (3, 4)]
     assert prepared == [
-        ["bundle", "prepare", "folder", "--train-count", "5", "--seed", str(seed), "--out", str(path), "--force"]
+        ["bundle", "prepare", "data", "--train-count", "5", "--seed", str(seed), "--out", str(path), "--force"]
         for seed, path in zip((3, 4), datalists, strict=True)
     ]
     for cell in cells(suite):

@@ -204,3 +204,36 @@ def test_anomalies_of_a_labelled_validation_split_do_not_validate(
     anomaly = {"image": "anomaly.png", "label": 1, "group": "c"}
     slices = NormalSlices(read(tmp_path), abnormal_subjects=abnormal_subjects)
     assert slices.validation([normal, anomaly], [scan]) == [normal]
+
+
+def patients(tmp_path: Path, count: int = 8) -> list[dict[str, Any]]:
+    array = np.random.default_rng(0).random((6, 5, 3)).astype(np.float32) + 1
+    images = [write(tmp_path / f"{number}.nii", array + number) for number in range(count)]
+    return [{"image": image, "label": 0, "group": f"p{number}"} for number, image in enumerate(images)]
+
+
+def test_patients_of_the_reference_are_not_trained_on_and_come_from_the_seed(tmp_path: Path) -> None:
+    items = patients(tmp_path)
+
+    def groups(seed: int) -> tuple[set[str], set[str]]:
+        slices = NormalSlices(read(tmp_path), reference_fraction=0.25, seed=seed)
+        return tuple({item["group"] for item in part(items)} for part in (slices.training, slices.reference))  # type: ignore[return-value]
+
+    trained, apart = groups(0)
+    assert len(apart) == 2
+    assert trained | apart == {item["group"] for item in items}
+    assert not trained & apart
+    assert groups(0) == (trained, apart)
+    assert any(groups(seed)[1] != apart for seed in range(1, 5))
+
+
+def test_without_a_fraction_the_reference_is_of_all_that_is_trained_on(tmp_path: Path) -> None:
+    slices = NormalSlices(read(tmp_path))
+    assert slices.reference(patients(tmp_path)) == slices.training(patients(tmp_path))
+
+
+def test_a_reference_needs_more_than_one_patient(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="1 training patients leaves nobody.*reference_fraction 0"):
+        NormalSlices(read(tmp_path), reference_fraction=0.5).training(patients(tmp_path, 1))
+    with pytest.raises(ValueError, match="reference_fraction must be in"):
+        NormalSlices(read(tmp_path), reference_fraction=1.0)

@@ -12,6 +12,7 @@ from monai.transforms import Compose
 from PIL import Image
 
 from scripts.anomaly_map import scan_score
+from scripts.reference import MapReference
 from scripts.transforms import (
     AnomalyScored,
     CropToForegroundd,
@@ -23,8 +24,10 @@ from scripts.transforms import (
     ToPlaned,
 )
 
+BOX = np.array([[-0.5, -0.5, -0.5], [1.5, 1.5, 4.5]])  # of a foreground of 2 x 2 x 5 voxels
 
-@pytest.mark.parametrize(("pooling", "expected"), [("max", 3.0), ("mean", 1.5)])
+
+@pytest.mark.parametrize(("pooling", "expected"), [("max", 3.0), ("mean", 1.5), ("top_50%", 2.5), ("top_1%", 3.0)])
 def test_the_score_of_an_image_is_its_pooled_map(pooling: str, expected: float) -> None:
     pred = torch.tensor([[[0.0, 1.0], [2.0, 3.0]]])[..., None]
     data = AnomalyScored(pooling)({"pred": pred, "image": torch.ones(3, 2, 2, 1)})
@@ -33,7 +36,11 @@ def test_the_score_of_an_image_is_its_pooled_map(pooling: str, expected: float) 
 
 
 @pytest.mark.parametrize(
-    ("rule", "expected"), [("max", 5.0), ("top_1", 5.0), ("top_2", 4.0), ("top_9", 2.75), ("percentile_100", 5.0)]
+    ("rule", "expected"),
+    [
+        *[("max", 5.0), ("mean", 2.75), ("top_1", 5.0), ("top_2", 4.0), ("top_9", 2.75), ("percentile_100", 5.0)],
+        *[("top_50%", 4.0), ("top_1%", 5.0), ("top_100%", 2.75)],
+    ],
 )
 def test_the_score_of_a_scan_is_that_of_its_slices_by_the_rule(rule: str, expected: float) -> None:
     maps = torch.zeros(4, 2, 2)
@@ -49,7 +56,39 @@ def test_a_percentile_is_that_of_the_foreground_as_numpy_has_it() -> None:
     assert score == pytest.approx(np.percentile(maps[1, 2:5, 3:8].numpy(), 90.5))
 
 
-@pytest.mark.parametrize("rule", ["best", "top_0", "top_", "percentile_101", "percentile_x", "max_2"])
+def test_empty_slices_do_not_count_for_a_mean_over_slices() -> None:
+    foreground = torch.zeros(4, 2, 2, dtype=torch.bool)
+    foreground[1:3, 0] = True
+    scores = torch.tensor([9.0, 1.0, 2.0, 9.0])
+    found = [scan_score(torch.zeros(4, 2, 2), scores, foreground, rule).item() for rule in ("mean", "top_50%", "max")]
+    assert found == [1.5, 2.0, 9.0]
+    assert scan_score(torch.zeros(4, 2, 2), scores, foreground & False, "mean").item() == 5.25
+
+
+def test_a_map_is_standardised_before_it_is_pooled_and_cut_to_the_foreground() -> None:
+    reference = MapReference(stride=1, floor=0.0)
+    places = torch.linspace(0, 1, 200)
+    reference.add(places.view(-1, 1, 1, 1) + 0.1 * torch.randn(200, 1, 2, 2), places)
+    reference.settle()
+    image = MetaTensor(torch.ones(3, 2, 2, 5), affine=torch.eye(4), meta={"foreground_box": BOX})
+    image[:, 0, 0] = 0
+    pred = torch.linspace(0, 1, 5).expand(1, 2, 2, 5).clone()  # as normal at each place
+    pred[..., 1, 2] += 0.5
+    found = AnomalyScored("max", foreground_only=True, reference=reference)({"pred": pred, "image": image})
+    assert found["top_slices"][0] == 2
+    assert found["slice_scores"][2] > 3
+    assert found["slice_scores"][[0, 1, 3, 4]].max() < 2
+    assert (found["pred"][0, 0, 0] == 0).all()
+    expected = reference(pred.permute(3, 0, 1, 2), torch.tensor([0.1, 0.3, 0.5, 0.7, 0.9]))
+    torch.testing.assert_close(found["pred"][0, 1, 1], expected[:, 0, 1, 1])
+
+
+def test_the_reference_is_part_of_what_a_calibration_counts_for() -> None:
+    assert AnomalyScored().settings["reference"] is None
+    assert AnomalyScored(reference=MapReference(bandwidth=0.1)).settings["reference"]["bandwidth"] == 0.1
+
+
+@pytest.mark.parametrize("rule", ["best", "top_0", "top_", "top_0%", "top_101%", "percentile_101", "max_2"])
 def test_an_unknown_rule_is_refused(rule: str) -> None:
     with pytest.raises(ValueError, match=f"top_N.*got '{rule}'"):
         scan_score(torch.ones(1, 1, 1), torch.ones(1), torch.ones(1, 1, 1) > 0, rule)
