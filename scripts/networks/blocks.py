@@ -14,14 +14,6 @@ def resize_like(x: Tensor, reference: Tensor) -> Tensor:
     return F.interpolate(x, size=reference.shape[-2:], mode="bilinear", align_corners=False)
 
 
-def rectified(levels: list[Tensor]) -> list[Tensor]:
-    """Levels with negative values set to 0, as students that end in a ReLU can reach no others.
-
-    Levels of ResNets are so already; those of EfficientNets, whose blocks end without an activation, are not.
-    """
-    return [F.relu(level) for level in levels]
-
-
 def conv_bn(in_channels: int, out_channels: int, kernel: int = 1, dilation: int = 1, stride: int = 1) -> nn.Sequential:
     """Convolution without bias, followed by batch normalisation; keeps the size at stride 1."""
     padding = dilation * (kernel // 2)

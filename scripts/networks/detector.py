@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from scripts.anomaly_map import AnomalyMap
-from scripts.networks.blocks import rectified
 from scripts.networks.folding import fold_sequences, keep_bfloat16_weights
 from scripts.networks.scaling import FeatureScaling
 from scripts.networks.teachers import Teacher
@@ -86,7 +85,8 @@ class Detector(nn.Module):
 
     def anomalous_targets(self, image: Tensor) -> list[Tensor]:
         """Targets of images with an anomaly added, for methods whose targets are the features of a single teacher."""
-        return rectified(*self.scaling(self.features(image)))
+        (targets,) = self.scaling(self.features(image))
+        return targets
 
     def distill(self, features: list[list[Tensor]]) -> Distillation:
         """Computes targets and students from the teachers' features."""

@@ -4,7 +4,7 @@ import itertools
 
 from torch import Tensor, nn
 
-from scripts.networks.blocks import Adapter, ReverseDecoder, initialise, rectified, resize_like
+from scripts.networks.blocks import Adapter, ReverseDecoder, initialise, resize_like
 from scripts.networks.detector import Detector, Distillation
 from scripts.networks.teachers import Teacher
 
@@ -31,8 +31,7 @@ class ManifoldPriorAffine(nn.Module):
 class PDDDistiller(nn.Module):
     """InA, MMU, MPA and the two students, for any two teachers with the same number of levels.
 
-    With n levels, features f_c^i of the local teacher, of which the positive part counts (see ``rectified``), and f_m^i
-    of the global teacher:
+    With n levels, features f_c^i of the local teacher and f_m^i of the global teacher:
     the targets are ``f_b^i = resize(Adapter_i(f_m^i)) + f_c^i`` for i < n (InA), and the input of the students is
     ``f_t = resize(Adapter_n(f_m^n)) + f_c^n`` (MMU). Student 1 decodes f_t; student 2 decodes f_t with the MPA priors.
 
@@ -75,7 +74,7 @@ class PDDDistiller(nn.Module):
             self.adapters[:-1].requires_grad_(False)
 
     def forward(self, features: list[list[Tensor]]) -> Distillation:
-        local, global_ = rectified(features[0]), features[1]
+        local, global_ = features
         fused = [
             resize_like(adapter(f_m), f_c) + f_c
             for adapter, f_m, f_c in zip(self.adapters, global_, local, strict=True)

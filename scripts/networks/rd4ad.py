@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from scripts.networks.blocks import BLOCKS, ReverseDecoder, conv_bn, initialise, rectified
+from scripts.networks.blocks import BLOCKS, ReverseDecoder, conv_bn, initialise
 from scripts.networks.detector import Detector, Distillation
 from scripts.networks.teachers import Teacher
 
@@ -81,7 +81,7 @@ class ReverseDistiller(nn.Module):
         initialise(self)
 
     def forward(self, features: list[list[Tensor]]) -> Distillation:
-        levels = rectified(*features)
+        (levels,) = features
         return Distillation(levels, [self.student(self.bottleneck(levels))])
 
 

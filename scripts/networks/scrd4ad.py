@@ -5,7 +5,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from scripts.networks.blocks import rectified
 from scripts.networks.detector import Detector, Distillation
 from scripts.networks.rd4ad import EMBEDDING_STRIDE, ReverseDistiller
 from scripts.networks.teachers import Teacher
@@ -37,7 +36,7 @@ class ScaleAwareDistiller(ReverseDistiller):
         self.scale_head = nn.Linear(2 * channels[-1], len(channels))
 
     def forward(self, features: list[list[Tensor]]) -> Distillation:
-        levels = rectified(*features)
+        (levels,) = features
         embedding = self.bottleneck(levels)
         softmax = self.scale_head(embedding.amax((2, 3))).float().softmax(1)
         weights = self.scale_floor / len(levels) + (1 - self.scale_floor) * softmax
