@@ -33,6 +33,8 @@ class PDDLoss(nn.Module):
         prp_cosine: Factor b of L_prp. The released code has -0.05, which pushes student 2 away from its target.
         tau_low: Similarity of the students above which the shallowest level is penalised.
         tau_high: Similarity of the students below which the deeper levels are penalised.
+        per_pixel: Whether both students are compared with their targets by ``1 - cos`` over the channels at each place,
+            as the anomaly map does, in place of both terms above.
 
     >>> levels = [torch.ones(2, 3, 8, 8), torch.ones(2, 5, 4, 4)]
     >>> total, parts = PDDLoss()(Distillation(targets=levels, students=[levels, levels]))
@@ -49,8 +51,10 @@ class PDDLoss(nn.Module):
         prp_cosine: float = 0.05,
         tau_low: float = 0.75,
         tau_high: float = 0.30,
+        per_pixel: bool = False,
     ) -> None:
         super().__init__()
+        self.per_pixel = per_pixel
         self.kr, self.prp, self.div = kr, prp, div
         self.prp_mse, self.prp_cosine = prp_mse, prp_cosine
         self.tau_low, self.tau_high = tau_low, tau_high
@@ -59,13 +63,19 @@ class PDDLoss(nn.Module):
         """Computes the total, with gradient, and its unweighted parts ``kr``, ``prp`` and ``div``, without."""
         targets = [target.float() for target in distillation.targets]
         student1, student2 = ([feature.float() for feature in student] for student in distillation.students)
-        kr = torch.stack([F.mse_loss(s, t) for s, t in zip(student1, targets, strict=True)]).sum()
-        prp = torch.stack(
-            [
-                self.prp_mse * F.mse_loss(s, t) + self.prp_cosine * (1 - flat_cosine(s, t)).mean()
-                for s, t in zip(student2, targets, strict=True)
-            ]
-        ).sum()
+        if self.per_pixel:
+            kr, prp = (
+                torch.stack([1 - F.cosine_similarity(s, t).mean() for s, t in zip(student, targets, strict=True)]).sum()
+                for student in (student1, student2)
+            )
+        else:
+            kr = torch.stack([F.mse_loss(s, t) for s, t in zip(student1, targets, strict=True)]).sum()
+            prp = torch.stack(
+                [
+                    self.prp_mse * F.mse_loss(s, t) + self.prp_cosine * (1 - flat_cosine(s, t)).mean()
+                    for s, t in zip(student2, targets, strict=True)
+                ]
+            ).sum()
         div = diversity_loss(student1, student2, self.tau_low, self.tau_high)
         total = self.kr * kr + self.prp * prp + self.div * div
         return total, {"kr": kr.detach(), "prp": prp.detach(), "div": div.detach()}

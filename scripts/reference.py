@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
+
+logger = logging.getLogger(__name__)
 
 _KNOTS = 33  # places along the axis, evenly spread over [0, 1]
 
@@ -21,36 +25,44 @@ class MapReference:
     map m becomes ``log(1 + exp((m - mean) / deviation))``, which is positive and, well above normal, the number of
     deviations; 0.69 is the mean.
 
+    It takes many patients to know what is normal at a place. Of fewer than ``patients``, mean and deviation are those
+    of all places together, which leaves the order of all values as it is.
+
     Args:
         bandwidth: Standard deviation of the kernel along the axis, in parts of the scan's foreground.
         floor: Least deviation, in parts of the mean deviation.
         stride: Pixels of the maps, in each direction, that share their statistics.
+        patients: Least number of normal patients to tell places apart.
 
     >>> reference = MapReference()
     >>> normal = torch.rand(200, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    >>> reference.add(normal, torch.rand(200, generator=torch.Generator().manual_seed(1)))
+    >>> patients = [str(number % 10) for number in range(200)]
+    >>> reference.add(normal, torch.rand(200, generator=torch.Generator().manual_seed(1)), patients)
     >>> reference.settle()
     >>> reference(torch.full((1, 1, 8, 8), 5.0), torch.tensor([0.5])).min() > 5
     tensor(True)
     """
 
-    def __init__(self, bandwidth: float = 0.06, floor: float = 0.5, stride: int = 4) -> None:
+    def __init__(self, bandwidth: float = 0.06, floor: float = 1.0, stride: int = 4, patients: int = 8) -> None:
         if not bandwidth > 0 or floor < 0 or stride < 1:
             raise ValueError(
                 f"A reference needs bandwidth > 0, floor >= 0 and stride >= 1, got {bandwidth}, {floor} and {stride}."
             )
-        self.bandwidth, self.floor, self.stride = bandwidth, floor, stride
+        self.bandwidth, self.floor, self.stride, self.patients = bandwidth, floor, stride, patients
         self.mean: Tensor | None = None
         self.deviation: Tensor | None = None
         self._sums: list[Tensor] = []
+        self._seen: set[str] = set()
 
     @property
     def settings(self) -> dict[str, Any]:
         """All that changes a map, as JSON values."""
-        return {"bandwidth": self.bandwidth, "floor": self.floor, "stride": self.stride}
+        names = ("bandwidth", "floor", "stride", "patients")
+        return {name: getattr(self, name) for name in names}
 
-    def add(self, maps: Tensor, places: Tensor) -> None:
-        """Adds maps (B, 1, H, W) of normal slices at places (B,) in [0, 1]."""
+    def add(self, maps: Tensor, places: Tensor, patients: Sequence[str]) -> None:
+        """Adds maps (B, 1, H, W) of normal slices of patients (B) at places (B,) in [0, 1]."""
+        self._seen.update(patients)
         coarse = F.avg_pool2d(maps.detach().float().cpu(), self.stride)[:, 0].double()
         weights = self._weights(places.detach().cpu().double())  # (B, knots)
         parts = [weights.sum(0), *(torch.einsum("bk,bhw->khw", weights, power) for power in (coarse, coarse.square()))]
@@ -67,13 +79,25 @@ class MapReference:
         if dist.is_initialized():
             for part in self._sums:
                 dist.all_reduce(part)
+            everyone: list[Any] = [None] * dist.get_world_size()
+            dist.all_gather_object(everyone, self._seen)
+            self._seen = set().union(*everyone)
         total, maps, squares = self._sums
+        if len(self._seen) < self.patients:
+            logger.warning(
+                "Maps of %d normal patients do not tell what is normal at which place, %d would: they are standardised "
+                "all over alike.",
+                len(self._seen),
+                self.patients,
+            )
+            total = total.sum().expand_as(total)
+            maps, squares = (part.sum(0).mean().expand_as(part) for part in (maps, squares))
         total = total.clamp(min=1e-12).view(-1, 1, 1)
         mean = maps / total
         deviation = (squares / total - mean.square()).clamp(min=0).sqrt()
         self.mean = mean.float()
         self.deviation = deviation.clamp(min=max(self.floor * float(deviation.mean()), 1e-12)).float()
-        self._sums = []
+        self._sums, self._seen = [], set()
 
     def __call__(self, maps: Tensor, places: Tensor) -> Tensor:
         """Standardises maps (D, 1, H, W) of slices at places (D,) in [0, 1].

@@ -11,7 +11,7 @@ from monai.bundle import ConfigWorkflow
 
 Workflow = Callable[..., ConfigWorkflow]
 MEMORY = pytest.mark.parametrize("method", ["memory"], indirect=True)
-REFERENCE = {"_target_": "scripts.reference.MapReference", "stride": 4}
+REFERENCE = {"_target_": "scripts.reference.MapReference", "stride": 4, "patients": 2}
 
 
 def stored(path: Path) -> dict[str, Any]:

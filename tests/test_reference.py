@@ -7,6 +7,7 @@ import torch
 from scripts.reference import MapReference
 
 PLACES = torch.linspace(0, 1, 500)
+PATIENTS = [str(number % 8) for number in range(500)]
 
 
 def maps_of(places: torch.Tensor, seed: int = 0) -> torch.Tensor:
@@ -18,9 +19,20 @@ def maps_of(places: torch.Tensor, seed: int = 0) -> torch.Tensor:
 def fitted(**options: object) -> MapReference:
     reference = MapReference(**{"stride": 1, "floor": 0.0, **options})  # type: ignore[arg-type]
     for part in range(0, 500, 70):
-        reference.add(maps_of(PLACES)[part : part + 70], PLACES[part : part + 70])
+        reference.add(maps_of(PLACES)[part : part + 70], PLACES[part : part + 70], PATIENTS[part : part + 70])
     reference.settle()
     return reference
+
+
+def test_few_patients_leave_the_order_of_values_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    reference, normal = MapReference(stride=1), maps_of(PLACES)
+    reference.add(normal, PLACES, [str(number % 7) for number in range(500)])
+    reference.settle()
+    assert "7 normal patients" in caplog.text
+    new = maps_of(PLACES, seed=1)
+    assert (reference(new, PLACES).flatten().argsort() == new.flatten().argsort()).all()
+    middle = reference(normal.mean().expand(1, 1, 4, 4), torch.tensor([0.3]))
+    assert float(middle.mean()) == pytest.approx(np.log(2), abs=0.05)
 
 
 @pytest.mark.parametrize("place", [0.0, 0.5, 1.0])
@@ -44,7 +56,7 @@ def test_normal_maps_look_alike_at_all_places() -> None:
 def test_the_order_of_anomalies_is_kept_and_the_result_is_positive() -> None:
     values = torch.linspace(-500, 500, 16).view(1, 1, 4, 4)
     flat = MapReference(bandwidth=10, floor=0.0, stride=1)
-    flat.add(torch.randn(300, 1, 1, 1).expand(-1, -1, 4, 4), torch.zeros(300))
+    flat.add(torch.randn(300, 1, 1, 1).expand(-1, -1, 4, 4), torch.zeros(300), PATIENTS[:300])
     flat.settle()
     found = flat(values, torch.tensor([0.0])).flatten()
     assert (found.diff() >= 0).all()
@@ -56,7 +68,7 @@ def test_deviations_are_no_smaller_than_the_floor() -> None:
     reference = MapReference(floor=0.5, stride=1)
     maps = torch.randn(400, 1, 2, 2, generator=torch.Generator().manual_seed(0))
     maps[..., 0] = 1.0
-    reference.add(maps, torch.full((400,), 0.5))
+    reference.add(maps, torch.full((400,), 0.5), PATIENTS[:400])
     reference.settle()
     assert reference.deviation is not None
     at = reference.deviation[16]
@@ -66,7 +78,7 @@ def test_deviations_are_no_smaller_than_the_floor() -> None:
 
 def test_pixels_share_statistics_by_the_stride() -> None:
     reference = MapReference(stride=4)
-    reference.add(torch.rand(10, 1, 32, 16), torch.rand(10))
+    reference.add(torch.rand(10, 1, 32, 16), torch.rand(10), PATIENTS[:10])
     reference.settle()
     assert reference.mean is not None
     assert reference.mean.shape[1:] == (8, 4)

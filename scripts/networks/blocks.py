@@ -155,15 +155,30 @@ class ReverseDecoder(nn.Module):
         scales: Up-sampling factors from level i + 1 to level i, one fewer than ``channels``.
         blocks: Residual blocks of each decoded level, shallow to deep, or one number for all levels.
         block: Type of the residual blocks, a key of ``BLOCKS``.
+        width: Channels inside the decoder in multiples of ``channels``, to which a linear 1x1 convolution then leads,
+            for teachers of few channels or with negative features; None ends in the blocks' own ReLU.
+
+    Attributes:
+        inner: Channels of the levels inside the decoder, and of its input.
 
     Raises:
         ValueError: If ``blocks`` does not have one number a decoded level.
     """
 
     def __init__(
-        self, channels: list[int], scales: list[int], blocks: int | Sequence[int] = 2, block: str = "bottleneck"
+        self,
+        channels: list[int],
+        scales: list[int],
+        blocks: int | Sequence[int] = 2,
+        block: str = "bottleneck",
+        width: int | None = None,
     ) -> None:
         super().__init__()
+        self.inner = [*((width or 1) * one for one in channels[:-1]), channels[-1]]
+        self.heads = nn.ModuleList(
+            nn.Conv2d(wide, narrow, 1) if width else nn.Identity()
+            for wide, narrow in zip(self.inner[:-1], channels[:-1], strict=True)
+        )
         numbers = [blocks] * len(scales) if isinstance(blocks, int) else list(blocks)
         if len(numbers) != len(scales):
             raise ValueError(
@@ -171,7 +186,7 @@ class ReverseDecoder(nn.Module):
             )
         make = BLOCKS[block].inverted
         self.levels = nn.ModuleList()  # deep to shallow
-        levels = list(zip(channels[:-1], channels[1:], scales, numbers, strict=True))
+        levels = list(zip(self.inner[:-1], self.inner[1:], scales, numbers, strict=True))
         for out_channels, in_channels, scale, number in reversed(levels):
             tail = [make(out_channels, out_channels) for _ in range(number - 1)]
             self.levels.append(nn.Sequential(make(in_channels, out_channels, scale), *tail))
@@ -192,7 +207,7 @@ class ReverseDecoder(nn.Module):
                 x = x + priors[index - 1]
             x = level(x)
             features.insert(0, x)
-        return features
+        return [head(level) for head, level in zip(self.heads, features, strict=True)]
 
 
 def initialise(module: nn.Module) -> None:

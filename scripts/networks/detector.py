@@ -51,7 +51,7 @@ class Detector(nn.Module):
         distiller: nn.Module,
         sigma: float = 4.0,
         stride: int | None = None,
-        scaling: str = "off",
+        scaling: str | list[list[str]] = "off",
         shrinkage: float = 0.3,
     ) -> None:
         super().__init__()

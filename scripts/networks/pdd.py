@@ -13,7 +13,7 @@ class ManifoldPriorAffine(nn.Module):
     """MPA: predicts priors for the inner levels of the second student from the unified deepest features.
 
     Args:
-        channels: Channels of each level, shallow to deep.
+        channels: Channels of each level of the student, shallow to deep, the last being those of its input.
     """
 
     def __init__(self, channels: list[int]) -> None:
@@ -42,6 +42,9 @@ class PDDDistiller(nn.Module):
         share_students: Whether both students are one decoder run twice, as in the released code; their deepest levels
             are then the same.
         detach_targets: Whether the targets pass no gradient, so that the InA adapters keep their initial weights.
+        adapt_levels: Whether the targets hold the global teacher's features (InA); else they are the local teacher's
+            own. Trained adapters make targets easy to imitate where the loss is free of their scale.
+        student_width: See ``ReverseDecoder``.
 
     Raises:
         ValueError: If the teachers differ in their number of levels, or have fewer than two.
@@ -54,6 +57,8 @@ class PDDDistiller(nn.Module):
         global_channels: list[int],
         share_students: bool = False,
         detach_targets: bool = False,
+        adapt_levels: bool = True,
+        student_width: int | None = None,
     ) -> None:
         super().__init__()
         if len(local_channels) != len(global_channels) or len(local_channels) < 2:
@@ -62,23 +67,21 @@ class PDDDistiller(nn.Module):
                 f"{len(local_channels)}, the global one {len(global_channels)}. Set the teachers' 'levels'."
             )
         scales = [deep // shallow for shallow, deep in itertools.pairwise(local_strides)]
-        self.detach_targets = detach_targets
-        self.adapters = nn.ModuleList(
-            Adapter(global_, local) for global_, local in zip(global_channels, local_channels, strict=True)
-        )
-        self.mpa = ManifoldPriorAffine(local_channels)
-        self.student1 = ReverseDecoder(local_channels, scales)
-        self.student2 = self.student1 if share_students else ReverseDecoder(local_channels, scales)
+        self.detach_targets, self.adapt_levels = detach_targets, adapt_levels
+        levels = list(zip(global_channels, local_channels, strict=True))
+        self.adapters = nn.ModuleList(Adapter(*level) for level in (levels if adapt_levels else levels[-1:]))
+        self.student1 = ReverseDecoder(local_channels, scales, width=student_width)
+        self.student2 = self.student1 if share_students else ReverseDecoder(local_channels, scales, width=student_width)
+        self.mpa = ManifoldPriorAffine(self.student1.inner)
         initialise(self)
         if detach_targets:  # they never get a gradient, and optimisers and DDP must know that in advance
             self.adapters[:-1].requires_grad_(False)
 
     def forward(self, features: list[list[Tensor]]) -> Distillation:
         local, global_ = features
-        fused = [
-            resize_like(adapter(f_m), f_c) + f_c
-            for adapter, f_m, f_c in zip(self.adapters, global_, local, strict=True)
-        ]
+        plain = len(local) - len(self.adapters)  # levels without an adapter
+        adapted = zip(self.adapters, global_[plain:], local[plain:], strict=True)
+        fused = [*local[:plain], *(resize_like(adapter(f_m), f_c) + f_c for adapter, f_m, f_c in adapted)]
         targets, unified = fused[:-1], fused[-1]
         if self.detach_targets:
             targets = [target.detach() for target in targets]
@@ -94,8 +97,12 @@ class PDD(Detector):
         global_teacher: State-space or other model that adds global context to these features.
         share_students: Whether both students share one decoder; see ``PDDDistiller``.
         detach_targets: Whether the targets pass no gradient; see ``PDDDistiller``.
+        adapt_levels: Whether the targets hold the global teacher's features (InA); see ``PDDDistiller``.
+        student_width: Channels inside the students in multiples of their targets', to which a linear layer then leads;
+            None has students as in the paper.
         sigma: Standard deviation of the anomaly map's Gaussian, in pixels.
-        scaling: Scaling of the features: ``"off"``, ``"standardise"`` or ``"whiten"``; see ``FeatureScaling``.
+        scaling: Scaling of the targets: ``"off"``, ``"divide"``, ``"standardise"`` or ``"whiten"``; see
+            ``FeatureScaling``. Unless it is off, the other features are divided by their root mean square.
         shrinkage: Shrinkage of the scaling, see ``FeatureScaling``.
 
     >>> import torch
@@ -112,11 +119,22 @@ class PDD(Detector):
         global_teacher: Teacher,
         share_students: bool = False,
         detach_targets: bool = False,
+        adapt_levels: bool = True,
+        student_width: int | None = None,
         sigma: float = 4.0,
         scaling: str = "off",
         shrinkage: float = 0.3,
     ) -> None:
         distiller = PDDDistiller(
-            local_teacher.channels, local_teacher.strides, global_teacher.channels, share_students, detach_targets
+            local_teacher.channels,
+            local_teacher.strides,
+            global_teacher.channels,
+            share_students,
+            detach_targets,
+            adapt_levels,
+            student_width,
         )
-        super().__init__([local_teacher, global_teacher], distiller, sigma, scaling=scaling, shrinkage=shrinkage)
+        inputs = "off" if scaling == "off" else "divide"  # of the students, which know them as they are
+        targets = [*[scaling] * (len(local_teacher.channels) - 1), inputs]
+        modes = [targets, [inputs] * len(global_teacher.channels)]
+        super().__init__([local_teacher, global_teacher], distiller, sigma, scaling=modes, shrinkage=shrinkage)

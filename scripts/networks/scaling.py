@@ -7,7 +7,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-SCALINGS = ("off", "standardise", "whiten")
+SCALINGS = ("off", "divide", "standardise", "whiten")
 
 
 class FeatureScaling(nn.Module):
@@ -15,11 +15,13 @@ class FeatureScaling(nn.Module):
 
     With the mean m and the covariance C of a level's c channels over all places of all images, ``"whiten"`` computes
     ``W (f - m)`` with ``W = (C + shrinkage * trace(C) / c * I)^(-1/2)``, and ``"standardise"`` takes the diagonal of C
-    alone. The result is divided by the root of its mean squared norm, so that no level outweighs another.
+    alone. The result is divided by its root mean square, so that no level outweighs another; ``"divide"`` does nothing
+    else.
 
     Args:
         channels: Channels of each level of each teacher.
-        mode: ``"off"``, ``"standardise"`` or ``"whiten"``.
+        mode: ``"off"``, ``"divide"``, ``"standardise"`` or ``"whiten"``; of all levels, or a list of them for each
+            teacher.
         shrinkage: Share of the mean variance that is added to each channel's own; more keeps noise down.
 
     Raises:
@@ -32,22 +34,32 @@ class FeatureScaling(nn.Module):
     >>> scaling.observe([[features]])
     >>> scaling.settle()
     >>> [round(value, 3) for value in scaling([[features]])[0][0].var((0, 2, 3)).tolist()]
-    [0.5, 0.5]
+    [1.0, 1.0]
     """
 
-    def __init__(self, channels: list[list[int]], mode: str = "off", shrinkage: float = 0.3) -> None:
+    def __init__(self, channels: list[list[int]], mode: str | list[list[str]] = "off", shrinkage: float = 0.3) -> None:
         super().__init__()
-        if mode not in SCALINGS:
-            raise ValueError(f"scaling must be {', '.join(SCALINGS)}, got '{mode}'.")
+        modes = [[mode] * len(levels) for levels in channels] if isinstance(mode, str) else mode
+        for one in {one for levels in modes for one in levels}:
+            if one not in SCALINGS:
+                raise ValueError(f"scaling must be {', '.join(SCALINGS)}, got '{one}'.")
         if shrinkage < 0:
             raise ValueError(f"shrinkage must not be negative, got {shrinkage}.")
-        self.mode, self.shrinkage = mode, shrinkage
-        flat = [one for levels in channels for one in levels] if mode != "off" else []
-        self.levels = nn.ModuleList(_Level(one) for one in flat)
+        self.shrinkage = shrinkage
+        self.levels = nn.ModuleList(
+            nn.Identity() if one == "off" else _Level(count, one)
+            for counts, levels in zip(channels, modes, strict=True)
+            for count, one in zip(counts, levels, strict=True)
+        )
+
+    @property
+    def fitted(self) -> bool:
+        """Whether any level is scaled, so that a fit is needed."""
+        return any(isinstance(scale, _Level) for scale in self.levels)
 
     def forward(self, features: list[list[Tensor]]) -> list[list[Tensor]]:
         """Scales features (B, C_i, H_i, W_i) of each teacher's levels."""
-        if self.mode == "off":
+        if not self.fitted:
             return features
         scales = iter(self.levels)
         return [[next(scales)(level) for level in levels] for levels in features]
@@ -55,8 +67,9 @@ class FeatureScaling(nn.Module):
     def observe(self, features: list[list[Tensor]]) -> None:
         """Adds the features of a batch of normal images to the statistics."""
         flat = [level for levels in features for level in levels]
-        for index, scale in enumerate(self._scales()):
-            scale.observe(flat[index])
+        for scale, level in zip(self.levels, flat, strict=True):
+            if isinstance(scale, _Level):
+                scale.observe(level)
 
     def settle(self) -> None:
         """Fits the scaling to what was observed, in all processes, and forgets the statistics.
@@ -64,11 +77,9 @@ class FeatureScaling(nn.Module):
         Raises:
             ValueError: If nothing was observed.
         """
-        for scale in self._scales():
-            scale.settle(self.mode, self.shrinkage)
-
-    def _scales(self) -> list[_Level]:
-        return [scale for scale in self.levels if isinstance(scale, _Level)]
+        for scale in self.levels:
+            if isinstance(scale, _Level):
+                scale.settle(self.shrinkage)
 
 
 class _Level(nn.Module):
@@ -80,8 +91,9 @@ class _Level(nn.Module):
     total: Tensor
     products: Tensor
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, mode: str) -> None:
         super().__init__()
+        self.mode = mode
         self.register_buffer("weight", torch.eye(channels))
         self.register_buffer("bias", torch.zeros(channels))
         self._forget()
@@ -95,7 +107,7 @@ class _Level(nn.Module):
         self.total = self.total + places.sum(0)
         self.products = self.products + places.T @ places
 
-    def settle(self, mode: str, shrinkage: float) -> None:
+    def settle(self, shrinkage: float) -> None:
         total, products = self.total, self.products
         count = torch.tensor(float(self.count), dtype=torch.float64)
         if dist.is_initialized():
@@ -103,17 +115,19 @@ class _Level(nn.Module):
                 dist.all_reduce(part)
         if not count:
             raise ValueError("No normal image was seen, so features cannot be scaled.")
-        mean = total / count
+        mean = total / count if self.mode != "divide" else torch.zeros_like(total)
         covariance = products / count - torch.outer(mean, mean)
         variance = covariance.diagonal().clamp(min=0)
         ridge = max(shrinkage * float(variance.mean()), torch.finfo(torch.float32).tiny)
-        if mode == "standardise":
+        if self.mode == "divide":
+            weight = torch.eye(len(mean), dtype=torch.float64)
+        elif self.mode == "standardise":
             weight = torch.diag((variance + ridge).rsqrt())
         else:
             values, vectors = torch.linalg.eigh(covariance)
             weight = (vectors * (values.clamp(min=0) + ridge).rsqrt()) @ vectors.T
-        squared_norm = torch.einsum("ij,jk,ik->", weight, covariance, weight)  # of W (f - m), its mean
-        weight = weight / squared_norm.clamp(min=torch.finfo(torch.float32).tiny).sqrt()
+        square = torch.einsum("ij,jk,ik->", weight, covariance, weight) / len(mean)  # of W (f - m), on average
+        weight = weight / square.clamp(min=torch.finfo(torch.float32).tiny).sqrt()
         self.weight.copy_(weight)
         self.bias.copy_(-weight @ mean)
         self._forget()

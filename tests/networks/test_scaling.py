@@ -35,7 +35,7 @@ def test_whitening_is_the_inverse_root_of_the_shrunk_covariance(shrinkage: float
     ridge = shrinkage * np.trace(covariance) / len(covariance)
     values, directions = np.linalg.eigh(covariance + ridge * np.eye(len(covariance)))
     expected = (places - places.mean(0)) @ (directions / np.sqrt(values)) @ directions.T
-    expected /= np.sqrt((expected**2).sum(1).mean())
+    expected /= np.sqrt((expected**2).mean())
     found = vectors(fitted("whiten", shrinkage, features)([[features]])[0][0])
     np.testing.assert_allclose(found, expected, atol=2e-4)
 
@@ -43,9 +43,27 @@ def test_whitening_is_the_inverse_root_of_the_shrunk_covariance(shrinkage: float
 def test_standardising_leaves_correlations_and_equalises_variances() -> None:
     features = correlated()
     places = vectors(features)
-    expected = (places - places.mean(0)) / places.std(0) / np.sqrt(features.shape[1])
+    expected = (places - places.mean(0)) / places.std(0)
     found = vectors(fitted("standardise", 0.0, features)([[features]])[0][0])
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_dividing_leaves_mean_and_correlations_and_has_a_mean_square_of_one() -> None:
+    features = correlated()
+    places = vectors(features)
+    found = vectors(fitted("divide", 0.3, features)([[features]])[0][0])
+    np.testing.assert_allclose(found, places / np.sqrt((places**2).mean()), rtol=1e-5)
+
+
+def test_each_level_may_have_a_scaling_of_its_own() -> None:
+    features = correlated()
+    scaling = FeatureScaling([[6, 6], [6]], [["whiten", "off"], ["divide"]], 0.3)
+    scaling.observe([[features, features], [features]])
+    scaling.settle()
+    (first, second), (third,) = scaling([[features, features], [features]])
+    torch.testing.assert_close(first, fitted("whiten", 0.3, features)([[features]])[0][0])
+    assert second is features
+    torch.testing.assert_close(third, fitted("divide", 0.3, features)([[features]])[0][0])
 
 
 def test_batches_do_not_matter() -> None:

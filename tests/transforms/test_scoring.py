@@ -68,7 +68,9 @@ def test_empty_slices_do_not_count_for_a_mean_over_slices() -> None:
 def test_a_map_is_standardised_before_it_is_pooled_and_cut_to_the_foreground() -> None:
     reference = MapReference(stride=1, floor=0.0)
     places = torch.linspace(0, 1, 200)
-    reference.add(places.view(-1, 1, 1, 1) + 0.1 * torch.randn(200, 1, 2, 2), places)
+    reference.add(
+        places.view(-1, 1, 1, 1) + 0.1 * torch.randn(200, 1, 2, 2), places, [str(one % 9) for one in range(200)]
+    )
     reference.settle()
     image = MetaTensor(torch.ones(3, 2, 2, 5), affine=torch.eye(4), meta={"foreground_box": BOX})
     image[:, 0, 0] = 0
