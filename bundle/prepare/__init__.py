@@ -30,6 +30,7 @@ from scripts.data.scans import is_scan
 from scripts.files import replacing
 
 DEFAULT_TRAIN_FRACTION = 0.75
+_FIRST = ("configs/teachers/light.json", "configs/methods/memory.json")
 _LISTED = 20  # most files that a note on the terminal names
 
 
@@ -151,6 +152,7 @@ def run(args: argparse.Namespace) -> int:
         notes.append(f"Intensities: add the overlay {survey.intensity_overlay(facts.values(), data.modality)}.")
     else:
         notes.append(f'intensity_range: {intensity_range}; train with --intensity#intensity_range "{intensity_range}"')
+    notes.append(f"Start with what is built in minutes: add the overlays {', '.join(_FIRST)}.")
     print("\n".join([*notes, f"Written: {args.out}, {sheet}"]))
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
