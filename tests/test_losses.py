@@ -176,3 +176,18 @@ def test_cosine_distances_of_bfloat16_features_are_taken_in_float32() -> None:
     assert ratio.dtype == torch.float32
     expected = distances(targets, student).sum() / distances(odd, student).sum()
     assert ratio.item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_pdds_loss_by_place_is_what_the_map_measures() -> None:
+    torch.manual_seed(0)
+    targets, first, second = ([torch.randn(2, 3, 4, 4), torch.randn(2, 5, 2, 2)] for _ in range(3))
+    total, parts = PDDLoss(kr=2.0, prp=3.0, div=0.5, per_pixel=True)(Distillation(targets, [first, second]))
+    expected = [
+        sum(1 - (t * s).sum(1).div(t.norm(dim=1) * s.norm(dim=1)).mean() for t, s in zip(targets, student, strict=True))
+        for student in (first, second)
+    ]
+    torch.testing.assert_close(parts["kr"], torch.as_tensor(expected[0]))
+    torch.testing.assert_close(parts["prp"], torch.as_tensor(expected[1]))
+    torch.testing.assert_close(total, 2 * parts["kr"] + 3 * parts["prp"] + 0.5 * parts["div"])
+    scaled = [[level * 7 for level in student] for student in (first, second)]
+    torch.testing.assert_close(PDDLoss(per_pixel=True, div=0)(Distillation(targets, scaled))[1]["kr"], parts["kr"])

@@ -153,3 +153,45 @@ def test_training_mode_reaches_the_distiller_alone() -> None:
     network = small_pdd().train()
     assert network.distiller.training
     assert not any(module.training for module in network.teachers[0].modules())
+
+
+def with_options(**options: object) -> PDD:
+    torch.manual_seed(0)
+    local, global_ = (Teacher(name, weights="untrained") for name in ("test_resnet", "vmamba_pico"))
+    return PDD(local, global_, **options)  # type: ignore[arg-type]
+
+
+def test_without_adapted_levels_targets_are_the_local_teachers_own() -> None:
+    network, image = with_options(adapt_levels=False), torch.rand(2, 3, 64, 64)
+    local, _ = network.features(image)
+    distillation = network.distill(network.features(image))
+    for target, level in zip(distillation.targets, local[:-1], strict=True):
+        torch.testing.assert_close(target, level, rtol=0, atol=0)
+    assert len(network.distiller.adapters) == 1  # MMU's
+    adapted = with_options().distill(network.features(image)).targets
+    assert not any(torch.equal(a, b) for a, b in zip(adapted, local[:-1], strict=True))
+
+
+def test_wide_students_end_in_a_linear_layer_of_the_targets_channels() -> None:
+    network, image = with_options(student_width=3), torch.rand(2, 3, 64, 64)
+    distillation = network.distill(network.features(image))
+    for student in distillation.students:
+        assert [level.shape for level in student] == [target.shape for target in distillation.targets]
+        assert all(level.min() < 0 for level in student)
+    plain = with_options().distill(network.features(image))
+    assert all(level.min() >= 0 for student in plain.students for level in student)
+    assert network.distiller.student1.inner[:-1] == [3 * one for one in network.teachers[0].channels[:-1]]
+    assert [head.out_channels for head in network.distiller.mpa.heads] == network.distiller.student1.inner[-2:0:-1]
+
+
+def test_scaled_targets_are_whitened_and_the_students_inputs_only_divided() -> None:
+    network, image = with_options(adapt_levels=False, scaling="whiten"), torch.rand(6, 3, 64, 64)
+    network.scaling.observe(network.features(image))
+    network.scaling.settle()
+    (*targets, deepest), global_ = network.scaling(network.features(image))
+    raw = network.features(image)
+    for target in targets:
+        assert target.mean((0, 2, 3)).abs().max() < 1e-4
+        assert float(target.square().mean()) == pytest.approx(1, abs=1e-3)
+    for scaled, level in zip([deepest, *global_], [raw[0][-1], *raw[1]], strict=True):
+        torch.testing.assert_close(scaled, level / level.square().mean().sqrt(), rtol=1e-4, atol=1e-5)
