@@ -14,6 +14,7 @@ from scripts.model.command import merged
 from scripts.model.folder import CHECKPOINT
 from scripts.model.new_folder import NewModelFolder
 from scripts.model.provenance import Provenance
+from scripts.networks import Memory
 
 ROOT = Path(__file__).parents[1]
 TRAIN = str(ROOT / "configs" / "train.json")
@@ -72,7 +73,14 @@ def bare_model(files: Sequence[str], values: Mapping[str, Any]) -> Bare:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         for _ in range(2):
-            network(torch.rand(4, 3, side, side))
+            images = torch.rand(4, 3, side, side)
+            if isinstance(network, Memory):  # other images than random ones of the same seed, whose maps would be 0
+                images = images.sqrt()
+                network.remember(network.features(images), ["a"] * 4, images=8)
+            else:
+                network(images)
+        if isinstance(network, Memory):
+            network.consolidate()
     provenance = get("model_folder#provenance")
     provenance.facts |= {"teachers": network.identities(), "untrained_teachers": network.untrained_teachers()}
     return Bare(config, network.eval(), get("preprocessing"), provenance)

@@ -89,6 +89,7 @@ class Memory(Detector):
         self.channels = [teacher.channels for teacher in teachers]
         self.register_buffer("bank", torch.zeros(1, sum(map(sum, self.channels))))
         self.register_buffer("coordinates", torch.zeros(1, 3))
+        self.compares_coordinates = position > 0 or intensity > 0
         weights = torch.tensor([position, position, intensity]).sqrt()
         self.register_buffer("weights", weights, persistent=False)
         self._patients: list[str] = []  # of the bank's features; never saved
@@ -161,7 +162,7 @@ class Memory(Detector):
     def _distance(self, queries: Tensor, coordinates: Tensor, own: Tensor | None = None) -> Tensor:
         """Distance of vectors (..., N, C) at coordinates (..., N, 3) to the memory's but ``own`` ones: (..., N)."""
         similarity = queries @ self.bank.T
-        if self.weights.any():
+        if self.compares_coordinates:
             ours, theirs = coordinates * self.weights, self.coordinates * self.weights
             squares = ours.square().sum(-1, keepdim=True) + theirs.square().sum(-1)
             similarity = similarity - (squares - 2 * ours @ theirs.T)
@@ -184,11 +185,13 @@ class Memory(Detector):
         """
         *levels, (intensity,) = features
         size = intensity.shape[-2:]
-        smooth = [F.avg_pool2d(level.float(), 3, 1, 1, count_include_pad=False) for one in levels for level in one]
+        exact = [level.to(self.bank.dtype) for one in levels for level in one]  # may be half in mixed precision
+        smooth = [F.avg_pool2d(level, 3, 1, 1, count_include_pad=False) for level in exact]
         joined = torch.cat([F.interpolate(level, size=size, mode="bilinear") for level in smooth], 1)
         rows, columns = (torch.arange(side, device=joined.device).add(0.5) / side for side in size)
-        places = torch.stack(torch.meshgrid(rows, columns, indexing="ij")).expand(len(joined), -1, -1, -1)
-        return joined, torch.cat([places, intensity.float()], 1).flatten(2).mT
+        places = torch.stack(torch.meshgrid(rows, columns, indexing="ij"))
+        places = places.expand(joined.shape[0], -1, -1, -1)  # len() would fix the batch of exports
+        return joined, torch.cat([places, intensity], 1).to(joined).flatten(2).mT
 
     def _embedded(self, grid: Tensor) -> Tensor:
         """Scales joined levels (N, C, h, w) and divides them by their norm: (N, h w, C)."""

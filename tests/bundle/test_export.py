@@ -65,7 +65,14 @@ def mapped(path: Path, images: torch.Tensor) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("kind", "method"),
-    [("torchscript", "pdd"), ("onnx", "pdd"), ("openvino", "pdd"), ("onnx", "rd4ad"), ("onnx", "scrd4ad")],
+    [
+        ("torchscript", "pdd"),
+        ("onnx", "pdd"),
+        ("openvino", "pdd"),
+        ("onnx", "rd4ad"),
+        ("onnx", "scrd4ad"),
+        ("onnx", "memory"),
+    ],
     indirect=["method"],
 )
 def test_the_file_maps_images_as_the_network_does_in_float64(
