@@ -24,7 +24,7 @@ def test_a_memory_holds_the_training_images_and_is_the_same_from_the_same_seed(
 ) -> None:
     for name, seed in (("first", 3), ("same", 3), ("other", 4)):
         folder = str(tmp_path / name)
-        workflow("train.json", seed=seed, model_dir=folder, epochs=1, **{"network_def#size": 100}).run()
+        workflow("train.json", seed=seed, model_dir=folder, **{"network_def#size": 100}).run()
     first, same, other = (stored(tmp_path / name)["model"]["bank"] for name in ("first", "same", "other"))
     assert first.shape == (100, 48 + 192 + 32 + 64)
     torch.testing.assert_close(first, same, rtol=0, atol=0)
@@ -35,7 +35,7 @@ def test_a_memory_holds_the_training_images_and_is_the_same_from_the_same_seed(
 def test_its_folder_is_evaluated_as_any_other(
     workflow: Workflow, scoring: Callable[..., ConfigWorkflow], tmp_path: Path
 ) -> None:
-    workflow("train.json", epochs=1).run()
+    workflow("train.json").run()
     evaluation = scoring(tmp_path / "model", "evaluate")
     evaluation.run()
     metrics = json.loads((tmp_path / "model" / "eval" / "test" / "metrics.json").read_text())
@@ -45,7 +45,7 @@ def test_its_folder_is_evaluated_as_any_other(
 
 @MEMORY
 def test_the_reference_is_of_maps_that_leave_out_the_own_patient(workflow: Workflow, tmp_path: Path) -> None:
-    made = workflow("train.json", epochs=1, reference=REFERENCE)
+    made = workflow("train.json", reference=REFERENCE)
     made.run()
     get: Any = made.parser.get_parsed_content
     network, dataset = get("network_def").eval(), get("train#dataset")
@@ -61,7 +61,7 @@ def test_the_reference_is_of_maps_that_leave_out_the_own_patient(workflow: Workf
 
 
 def test_students_refer_to_patients_whom_they_were_not_trained_on(workflow: Workflow, tmp_path: Path) -> None:
-    made = workflow("train.json", epochs=1, reference=REFERENCE, **{"slices#reference_fraction": 0.25})
+    made = workflow("train.json", reference=REFERENCE, **{"slices#reference_fraction": 0.25})
     made.run()
     get: Any = made.parser.get_parsed_content
     trained, apart = (
@@ -82,5 +82,5 @@ def test_students_refer_to_patients_whom_they_were_not_trained_on(workflow: Work
 
 @MEMORY
 def test_there_is_no_reference_where_none_is_asked_for(workflow: Workflow, tmp_path: Path) -> None:
-    workflow("train.json", epochs=1).run()
+    workflow("train.json").run()
     assert "reference" not in stored(tmp_path / "model")
