@@ -29,8 +29,8 @@ class Sample:
     group: str  # patient or study; the image's path if neither is known
     mask: Path | None = None
     organ: str | None = None  # "class" in the datalist
-    slice_labels: str | None = None  # a digit, 0 or 1, for each axial slice from inferior on, where there is no mask
     split: str | None = None  # training, validation or test, if the data set has splits of its own
+    slice_labels: str | None = None  # a digit, 0 or 1, for each axial slice from inferior on, where there is no mask
 
 
 @dataclass(frozen=True)
