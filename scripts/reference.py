@@ -21,7 +21,7 @@ class MapReference:
 
     The place z of a slice is its position in the foreground of its scan, from 0 to 1 (see ``slice_places``). At each
     pixel the mean and the standard deviation of the normal maps are taken with weights
-    ``exp(-(z - z_i)^2 / (2 bandwidth^2))``; deviations below ``floor`` times the mean deviation are raised to it. A
+    ``exp(-(z - z_i)^2 / (2 bandwidth^2))``; deviations below ``floor`` times the slice's mean deviation are raised to it. A
     map m becomes ``log(1 + exp((m - mean) / deviation))``, which is positive and, well above normal, the number of
     deviations; 0.69 is the mean.
 
@@ -30,7 +30,7 @@ class MapReference:
 
     Args:
         bandwidth: Standard deviation of the kernel along the axis, in parts of the scan's foreground.
-        floor: Least deviation, in parts of the mean deviation.
+        floor: Least deviation, in parts of the mean over the slice.
         stride: Pixels of the maps, in each direction, that share their statistics.
         patients: Least number of normal patients to tell places apart.
 
@@ -96,7 +96,8 @@ class MapReference:
         mean = maps / total
         deviation = (squares / total - mean.square()).clamp(min=0).sqrt()
         self.mean = mean.float()
-        self.deviation = deviation.clamp(min=max(self.floor * float(deviation.mean()), 1e-12)).float()
+        least = (self.floor * deviation.mean((1, 2), keepdim=True)).clamp(min=1e-12)
+        self.deviation = torch.maximum(deviation, least).float()
         self._sums, self._seen = [], set()
 
     def __call__(self, maps: Tensor, places: Tensor) -> Tensor:

@@ -18,7 +18,9 @@ def main() -> None:
 
     imported = time.perf_counter()
     config = asked["config"]
-    parser = ConfigParser({name: config[name] for name in ("bundle_root", "device", "network_def", "network")})
+    teachers = ("local_teacher", "global_teacher", "levels")
+    names = ("bundle_root", "device", *teachers, "network_def", "network")
+    parser = ConfigParser({name: config[name] for name in names})
     network = parser.get_parsed_content("network").eval()
     built = time.perf_counter()
     with torch.no_grad():

