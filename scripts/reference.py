@@ -21,8 +21,8 @@ class MapReference:
 
     The place z of a slice is its position in the foreground of its scan, from 0 to 1 (see ``slice_places``). At each
     pixel the mean and the standard deviation of the normal maps are taken with weights
-    ``exp(-(z - z_i)^2 / (2 bandwidth^2))``; deviations below ``floor`` times the slice's mean deviation are raised to it. A
-    map m becomes ``log(1 + exp((m - mean) / deviation))``, which is positive and, well above normal, the number of
+    ``exp(-(z - z_i)^2 / (2 bandwidth^2))``; deviations below ``floor`` times the mean over the slice are raised to it.
+    A map m becomes ``log(1 + exp((m - mean) / deviation))``, which is positive and, well above normal, the number of
     deviations; 0.69 is the mean.
 
     It takes many patients to know what is normal at a place. Of fewer than ``patients``, mean and deviation are those
