@@ -35,9 +35,9 @@ def test_options_of_training() -> None:
 
 def test_an_overlay_gets_the_meanings_of_what_it_overrides() -> None:
     found = {name: (default, meaning) for name, default, meaning in options(["data/ct.json"])}
-    default, meaning = found["slices#min_body_fraction"]
-    assert default == "`0.05`"
-    assert meaning.startswith("Share of a slice that must be foreground")
+    default, meaning = found["slices#reference_fraction"]
+    assert default == "`0.25`"
+    assert meaning.startswith("Share of the training patients")
 
 
 def test_arguments_come_from_docstrings() -> None:
