@@ -347,7 +347,8 @@ def test_a_lesion_keeps_its_millimetre_in_every_output(
     write_series(tmp_path / "dicom", array, affine)
     nib.save(nib.Nifti1Image(array[::-1].transpose(2, 0, 1), affine @ _axes()), tmp_path / "scan.nii.gz")
     for path in (tmp_path / "dicom", tmp_path / "scan.nii.gz"):
-        folder = infer(path, plane=plane, ckpt_path=str(tmp_path / "model.pt"), mask_threshold=0.5)
+        given = {"ckpt_path": str(tmp_path / "model.pt"), "reference": None, "mask_threshold": 0.5}
+        folder = infer(path, plane=plane, **given)
         (row,) = pd.read_csv(folder / "scores.csv").to_dict("records")
         for kind in ("map", "mask"):
             image = nib.load(folder / row[kind])
