@@ -67,6 +67,9 @@ def convert(checkpoint: Path, files: Sequence[str], overrides: Sequence[tuple[st
             place = _MOVED.get(name, name)
             if name != "intensity" and place in parser:
                 parser[place] = value
+    parser["reference"] = None  # 0.5.0 took maps as they are, and pooled them by their maximum or mean
+    if parser["scoring#pooling"] not in ("max", "mean"):
+        parser["scoring#pooling"] = "max"
     get: Any = parser.get_parsed_content
     network, preprocessing = get("network_def"), get("preprocessing")
     ours = {name: preprocessing.settings.get(name) for name in settings}

@@ -296,9 +296,7 @@ def test_a_data_set_is_prepared_once_a_seed_and_calibrated_where_asked(
     suite = {
         "name": "splits",
         "seeds": [3, 4],
-        "data": {
-            "A": {"prepare": ["data", "--train-count", "5"], "calibrate": ["--scan-false-positive-rate", "0.2"]}
-        },
+        "data": {"A": {"prepare": ["data", "--train-count", "5"], "calibrate": ["--scan-false-positive-rate", "0.2"]}},
         "methods": {"RD4AD": {"configs": []}, "PDD": {"configs": []}},
     }
     processes: list[list[str]] = []
