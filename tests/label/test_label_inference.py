@@ -255,7 +255,7 @@ def test_a_result_comes_from_one_model_where_another_takes_its_place_meanwhile(
 ) -> None:
     file, calls = model_folder / CALIBRATION, []
     content = json.loads(file.read_text())
-    content["levels"]["mask"]["threshold"] *= 2
+    content["levels"]["mask"]["threshold"] *= 100
 
     def call(predictor: Predictor, image: str) -> Any:
         calls.append(image)
@@ -282,7 +282,7 @@ def test_without_calibration_there_is_a_map_but_no_mask(client: TestClient, mode
     answer = post(client, "anomaly_segmentation")
     assert answer.status_code == 409
     assert "not calibrated" in answer.json()["detail"]
-    assert volume(client, tmp_path, "anomaly_segmentation", mask_threshold=3.4).get_fdata().any()
+    assert volume(client, tmp_path, "anomaly_segmentation", mask_threshold=0.5).get_fdata().any()
     assert "Calibrated rates: none" in post(client, "anomaly_map", false_positive_rate=0.1).json()["detail"]
 
 
