@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,6 +34,7 @@ class MapReference:
         floor: Least deviation, in parts of the mean over the slice.
         stride: Pixels of the maps, in each direction, that share their statistics.
         patients: Least number of normal patients to tell places apart.
+        path: Checkpoint to take the statistics from where nobody restores them, as in MONAI Label's own app.
 
     >>> reference = MapReference()
     >>> normal = torch.rand(200, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -43,12 +45,15 @@ class MapReference:
     tensor(True)
     """
 
-    def __init__(self, bandwidth: float = 0.06, floor: float = 1.0, stride: int = 4, patients: int = 8) -> None:
+    def __init__(
+        self, bandwidth: float = 0.06, floor: float = 1.0, stride: int = 4, patients: int = 8, path: str = ""
+    ) -> None:
         if not bandwidth > 0 or floor < 0 or stride < 1:
             raise ValueError(
                 f"A reference needs bandwidth > 0, floor >= 0 and stride >= 1, got {bandwidth}, {floor} and {stride}."
             )
         self.bandwidth, self.floor, self.stride, self.patients = bandwidth, floor, stride, patients
+        self.path = Path(path)
         self.mean: Tensor | None = None
         self.deviation: Tensor | None = None
         self._sums: list[Tensor] = []
@@ -106,6 +111,9 @@ class MapReference:
         Raises:
             ValueError: If nothing was fitted.
         """
+        if self.mean is None and self.path.is_file():
+            state = torch.load(self.path, map_location="cpu", weights_only=True).get("reference")
+            self.load_state_dict(state or self.state_dict())
         if self.mean is None or self.deviation is None:
             raise ValueError(
                 "The model does not know the maps of normal patients, as its training did not reach its end: go on "

@@ -52,6 +52,8 @@ def folder_configs(trained: Mapping[str, Any], remembered: Mapping[str, Any]) ->
         for key, value in (_load(SCORING) | _load(f"{verb}.json")).items():
             if key not in merged:  # an option that the training was given stays
                 merge_kv(merged, key, copy.deepcopy(value))
+        if merged["reference"] is not None:
+            merged["reference#path"] = "@ckpt_path"
         configs[f"{verb}.json"] = _used(merged.get(), run_id)
     return configs
 
