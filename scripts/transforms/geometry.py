@@ -15,6 +15,8 @@ from monai.utils import convert_to_dst_type
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
+from scripts.transforms.places import foreground_corners
+
 
 class CropToForegroundd(MapTransform, InvertibleTransform):
     """Crops rows and columns of volumes (C, rows, columns, slices) to the foreground of the whole scan.
@@ -39,8 +41,7 @@ class CropToForegroundd(MapTransform, InvertibleTransform):
         result = dict(data)
         for key in self.key_iterator(result):
             image = result[key]
-            to_voxels = np.linalg.inv(np.asarray(image.affine, dtype=float))
-            corners = np.asarray(image.meta["foreground_box"]) @ to_voxels[:3, :3].T + to_voxels[:3, 3]
+            corners = foreground_corners(image)
             low = np.maximum(np.round(corners.min(0) + 0.5).astype(int) - self.margin, 0)
             high = np.round(corners.max(0) + 0.5).astype(int) + self.margin
             window = [slice(low[axis], min(high[axis], image.shape[1 + axis])) for axis in range(2)]

@@ -13,6 +13,12 @@ from monai.transforms import MapTransform
 from torch import Tensor
 
 
+def foreground_corners(image: MetaTensor) -> np.ndarray:
+    """Opposite corners of the foreground of the whole scan, in voxels of (C, rows, columns, slices): (2, 3)."""
+    to_voxels = np.linalg.inv(np.asarray(image.affine, dtype=float))
+    return np.asarray(image.meta["foreground_box"]) @ to_voxels[:3, :3].T + to_voxels[:3, 3]
+
+
 def slice_places(image: MetaTensor) -> Tensor:
     """Places of the slices of (C, rows, columns, slices) in the foreground of their whole scan: (slices,) in [0, 1].
 
@@ -22,8 +28,7 @@ def slice_places(image: MetaTensor) -> Tensor:
     >>> slice_places(MetaTensor(torch.zeros(1, 4, 5, 8), affine=torch.eye(4), meta={"foreground_box": box}))
     tensor([0.0000, 0.0000, 0.1250, 0.3750, 0.6250, 0.8750, 1.0000, 1.0000])
     """
-    to_voxels = np.linalg.inv(np.asarray(image.affine, dtype=float))
-    corners = np.asarray(image.meta["foreground_box"]) @ to_voxels[:3, :3].T + to_voxels[:3, 3]
+    corners = foreground_corners(image)
     low, high = corners[:, 2].min(), corners[:, 2].max()
     places = (torch.arange(image.shape[3]) - low) / max(high - low, 1e-6)
     return places.clamp(0, 1).float()
