@@ -130,5 +130,5 @@ class ReferenceFitting:
                 features = self.feature_cache(self.detector, part)
                 return self.detector.maps(features, part.shape[-2:], without=patients)
 
-            self.reference.add(self.inferer(images, mapped), batch["place"], batch["group"])
+            self.reference.add(self.inferer(images, mapped), images, batch["place"], batch["group"])
         self.reference.settle()

@@ -20,11 +20,14 @@ _KNOTS = 33  # places along the axis, evenly spread over [0, 1]
 class MapReference:
     """Standardises anomaly maps by those of normal patients at the same place of the body.
 
+    A second map is how bright a place is: the image, averaged over the places around. Its deviations are added to those
+    of the anomaly map, as a network trained on photographs says little of brightness, and blood is bright first of all.
+
     The place z of a slice is its position in the foreground of its scan, from 0 to 1 (see ``slice_places``). At each
     pixel the mean and the standard deviation of the normal maps are taken with weights
     ``exp(-(z - z_i)^2 / (2 bandwidth^2))``; deviations below ``floor`` times the mean over the slice are raised to it.
     A map m becomes ``log(1 + exp((m - mean) / deviation))``, which is positive and, well above normal, the number of
-    deviations; 0.69 is the mean.
+    deviations; 0.69 is the mean. Darker than normal is normal.
 
     It takes many patients to know what is normal at a place. Of fewer than ``patients``, mean and deviation are those
     of all places together, which leaves the order of all values as it is.
@@ -34,26 +37,34 @@ class MapReference:
         floor: Least deviation, in parts of the mean over the slice.
         stride: Pixels of the maps, in each direction, that share their statistics.
         patients: Least number of normal patients to tell places apart.
+        brightness: Weight of the deviations of the brightness; 0 leaves them out.
         path: Checkpoint to take the statistics from where nobody restores them, as in MONAI Label's own app.
 
     >>> reference = MapReference()
     >>> normal = torch.rand(200, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     >>> patients = [str(number % 10) for number in range(200)]
-    >>> reference.add(normal, torch.rand(200, generator=torch.Generator().manual_seed(1)), patients)
+    >>> images, places = torch.zeros(200, 3, 8, 8), torch.rand(200, generator=torch.Generator().manual_seed(1))
+    >>> reference.add(normal, images, places, patients)
     >>> reference.settle()
-    >>> reference(torch.full((1, 1, 8, 8), 5.0), torch.tensor([0.5])).min() > 5
+    >>> reference(torch.full((1, 1, 8, 8), 5.0), images[:1], torch.tensor([0.5])).min() > 5
     tensor(True)
     """
 
     def __init__(
-        self, bandwidth: float = 0.06, floor: float = 1.0, stride: int = 4, patients: int = 8, path: str = ""
+        self,
+        bandwidth: float = 0.06,
+        floor: float = 1.0,
+        stride: int = 4,
+        patients: int = 8,
+        brightness: float = 0.0,
+        path: str = "",
     ) -> None:
         if not bandwidth > 0 or floor < 0 or stride < 1:
             raise ValueError(
                 f"A reference needs bandwidth > 0, floor >= 0 and stride >= 1, got {bandwidth}, {floor} and {stride}."
             )
         self.bandwidth, self.floor, self.stride, self.patients = bandwidth, floor, stride, patients
-        self.path = Path(path)
+        self.brightness, self.path = brightness, Path(path)
         self.mean: Tensor | None = None
         self.deviation: Tensor | None = None
         self._sums: list[Tensor] = []
@@ -62,15 +73,18 @@ class MapReference:
     @property
     def settings(self) -> dict[str, Any]:
         """All that changes a map, as JSON values."""
-        names = ("bandwidth", "floor", "stride", "patients")
+        names = ("bandwidth", "floor", "stride", "patients", "brightness")
         return {name: getattr(self, name) for name in names}
 
-    def add(self, maps: Tensor, places: Tensor, patients: Sequence[str]) -> None:
-        """Adds maps (B, 1, H, W) of normal slices of patients (B) at places (B,) in [0, 1]."""
+    def add(self, maps: Tensor, images: Tensor, places: Tensor, patients: Sequence[str]) -> None:
+        """Adds maps (B, 1, H, W) of normal slices (B, C, H, W) of patients (B) at places (B,) in [0, 1]."""
         self._seen.update(patients)
-        coarse = F.avg_pool2d(maps.detach().float().cpu(), self.stride)[:, 0].double()
+        coarse = F.avg_pool2d(self._components(maps.detach().cpu(), images.detach().cpu()), self.stride).double()
         weights = self._weights(places.detach().cpu().double())  # (B, knots)
-        parts = [weights.sum(0), *(torch.einsum("bk,bhw->khw", weights, power) for power in (coarse, coarse.square()))]
+        parts = [
+            weights.sum(0),
+            *(torch.einsum("bk,bchw->kchw", weights, power) for power in (coarse, coarse.square())),
+        ]
         self._sums = [old + new for old, new in zip(self._sums, parts, strict=True)] if self._sums else parts
 
     def settle(self) -> None:
@@ -96,17 +110,17 @@ class MapReference:
                 self.patients,
             )
             total = total.sum().expand_as(total)
-            maps, squares = (part.sum(0).mean().expand_as(part) for part in (maps, squares))
-        total = total.clamp(min=1e-12).view(-1, 1, 1)
+            maps, squares = (part.sum(0).mean((1, 2), keepdim=True).expand_as(part) for part in (maps, squares))
+        total = total.clamp(min=1e-12).view(-1, 1, 1, 1)
         mean = maps / total
         deviation = (squares / total - mean.square()).clamp(min=0).sqrt()
         self.mean = mean.float()
-        least = (self.floor * deviation.mean((1, 2), keepdim=True)).clamp(min=1e-12)
+        least = (self.floor * deviation.mean((2, 3), keepdim=True)).clamp(min=1e-12)
         self.deviation = torch.maximum(deviation, least).float()
         self._sums, self._seen = [], set()
 
-    def __call__(self, maps: Tensor, places: Tensor) -> Tensor:
-        """Standardises maps (D, 1, H, W) of slices at places (D,) in [0, 1].
+    def __call__(self, maps: Tensor, images: Tensor, places: Tensor) -> Tensor:
+        """Standardises maps (D, 1, H, W) of slices (D, C, H, W) at places (D,) in [0, 1].
 
         Raises:
             ValueError: If nothing was fitted.
@@ -121,7 +135,9 @@ class MapReference:
             )
         statistics = (self.mean.to(maps.device), self.deviation.to(maps.device))
         mean, deviation = (self._at(statistic, places, maps.shape[-2:]) for statistic in statistics)
-        return F.softplus((maps - mean) / deviation)
+        found = F.softplus((self._components(maps, images) - mean) / deviation)
+        weights = found.new_tensor([1.0, self.brightness])[: found.shape[1]]
+        return torch.einsum("dchw,c->dhw", found, weights)[:, None]
 
     def state_dict(self) -> dict[str, Any]:
         return {"settings": self.settings, "mean": self.mean, "deviation": self.deviation}
@@ -135,14 +151,23 @@ class MapReference:
             raise ValueError(f"its reference was fitted by other settings ({state['settings']}, now {self.settings}).")
         self.mean, self.deviation = state["mean"], state["deviation"]
 
+    def _components(self, maps: Tensor, images: Tensor) -> Tensor:
+        """Maps and, where it counts, brightness: (D, 1 or 2, H, W), float32."""
+        if not self.brightness:
+            return maps.float()
+        grey = F.avg_pool2d(images.to(maps.device).float().mean(1, keepdim=True), self.stride)
+        around = F.avg_pool2d(grey, 3, 1, 1, count_include_pad=False)
+        whole = F.interpolate(around, size=maps.shape[-2:], mode="bilinear", align_corners=False)
+        return torch.cat([maps.float(), whole], 1)
+
     def _weights(self, places: Tensor) -> Tensor:
         knots = torch.linspace(0, 1, _KNOTS, dtype=places.dtype)
         return torch.exp(-0.5 * ((places[:, None] - knots) / self.bandwidth) ** 2)
 
     def _at(self, statistic: Tensor, places: Tensor, size: torch.Size) -> Tensor:
-        """Interpolates (knots, h, w) to places (D,) and the size of the maps: (D, 1, H, W)."""
+        """Interpolates (knots, C, h, w) to places (D,) and the size of the maps: (D, C, H, W)."""
         position = places.to(statistic).clamp(0, 1) * (_KNOTS - 1)
         below = position.floor().long().clamp(max=_KNOTS - 2)
-        share = (position - below).view(-1, 1, 1)
+        share = (position - below).view(-1, 1, 1, 1)
         between = torch.lerp(statistic[below], statistic[below + 1], share)
-        return F.interpolate(between[:, None], size=size, mode="bilinear", align_corners=False)
+        return F.interpolate(between, size=size, mode="bilinear", align_corners=False)

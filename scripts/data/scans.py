@@ -39,7 +39,7 @@ MASK_PATTERN = rf"(?<!{_LETTER})(lesions?|masks?|segs?|segmentations?|labels?)(?
 # Header fields that position the voxels, with the same names in NIfTI-1 and NIfTI-2.
 _PLACE = ("pixdim", "xyzt_units", "qform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y",
           "qoffset_z", "sform_code", "srow_x", "srow_y", "srow_z")  # fmt: skip
-_CACHE_VERSION = 1  # a new version invalidates the cache
+_CACHE_VERSION = 2  # a new version invalidates the cache
 
 
 class UnreadableScanError(ValueError):
@@ -60,6 +60,7 @@ class Scan:
             where it is not zero.
         box: First and one past the last index of the foreground along each axis; the whole scan if it has no
             foreground. For a single slice, the area between burnt-in borders.
+        key: Name in the cache, other for each state of the file.
     """
 
     source: str
@@ -69,6 +70,7 @@ class Scan:
     quantiles: list[float]
     foreground: list[list[int]]
     box: list[list[int]]
+    key: str
 
     def slices(self, axis: int, indices: list[int]) -> np.ndarray:
         """Slices at ``indices`` along ``axis``, stacked along it; an array of three axes in the order of the file."""
@@ -131,12 +133,44 @@ def open_scan(path: str | Path, cache_dir: str | Path, mask: bool = False, bias_
     """
     source = Path(path)
     key = _key(source, mask, bias_correction)
-    record = Path(cache_dir) / f"{key}.json"
+    return _cached(source, Path(cache_dir), key, lambda kept: _convert(source, kept, mask, bias_correction))
+
+
+def cached(scan: Scan, cache_dir: str | Path, kind: str, convert: Callable[[Path], dict[str, Any]]) -> Scan:
+    """Opens what a scan was converted to, and converts it the first time.
+
+    Args:
+        scan: Scan that is converted.
+        cache_dir: Folder of the cache.
+        kind: Name of the conversion, for the name of its file.
+        convert: Writes the uncompressed NIfTI to a path, and returns the ``Scan`` but its source as JSON values.
+
+    Raises:
+        OSError: If ``cache_dir`` cannot be written.
+    """
+    return _cached(Path(scan.source), Path(cache_dir), f"{scan.key}-{kind}", convert)
+
+
+def forget_scan(path: str | Path, cache_dir: str | Path) -> None:
+    """Removes a scan and what it was converted to from the cache, as long as its file still exists."""
+    for mask, bias_correction in itertools.product((False, True), repeat=2):
+        for kept in Path(cache_dir).glob(f"{_key(Path(path), mask, bias_correction)}*"):
+            kept.unlink(missing_ok=True)
+    _mapped.cache_clear()  # an open map would keep the space on the disk occupied
+
+
+def slice_counts(inside: np.ndarray) -> list[list[int]]:
+    """Number of voxels of a mask (i, j, k) in each slice, for each of the three axes."""
+    return [inside.sum(axis=tuple(other for other in range(3) if other != axis)).tolist() for axis in range(3)]
+
+
+def _cached(source: Path, cache_dir: Path, key: str, convert: Callable[[Path], dict[str, Any]]) -> Scan:
+    record = cache_dir / f"{key}.json"
     scan = _read_record(record, source)
     if scan is None:
         try:
-            Path(cache_dir).mkdir(mode=0o700, parents=True, exist_ok=True)  # images of patients
-            known = _convert(source, Path(cache_dir) / f"{key}.nii", mask, bias_correction)
+            cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)  # images of patients
+            known = convert(cache_dir / f"{key}.nii") | {"key": key}
             with replacing(record) as part:
                 part.write_text(json.dumps(known))
         except OSError as error:
@@ -146,14 +180,6 @@ def open_scan(path: str | Path, cache_dir: str | Path, mask: bool = False, bias_
             ) from error
         scan = _scan(known, source)
     return scan
-
-
-def forget_scan(path: str | Path, cache_dir: str | Path) -> None:
-    """Removes a scan from the cache of ``open_scan``, as long as its file still exists."""
-    for mask, bias_correction in itertools.product((False, True), repeat=2):
-        for suffix in (".json", ".nii"):
-            Path(cache_dir, _key(Path(path), mask, bias_correction) + suffix).unlink(missing_ok=True)
-    _mapped.cache_clear()  # an open map would keep the space on the disk occupied
 
 
 def _key(source: Path, mask: bool, bias_correction: bool) -> str:
@@ -204,14 +230,14 @@ def _convert(source: Path, kept: Path, mask: bool, bias_correction: bool) -> dic
         stored = array if array.dtype.kind in "iu" and array.dtype.itemsize <= 2 else array.astype(np.float32)
         with replacing(kept) as part:
             nib.save(_like(image, stored), part)
-    counts = [foreground.sum(axis=tuple(other for other in range(3) if other != axis)) for axis in range(3)]
+    counts = slice_counts(foreground)
     return {
         "path": str(kept.resolve()) if changed else None,
         "shape": list(array.shape),
         "affine": image.affine.tolist(),
         "quantiles": [] if mask else foreground_quantiles(array).tolist(),
-        "foreground": [count.tolist() for count in counts],
-        "box": _frame(array) if array.shape[2] == 1 and not mask else [_extent(count > 0) for count in counts],
+        "foreground": counts,
+        "box": _frame(array) if array.shape[2] == 1 and not mask else [_extent(np.array(one) > 0) for one in counts],
     }
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scripts.data.planes import plane_axis
+from scripts.data.reslicing import Grid, resliced_scan
 from scripts.data.scans import Scan, is_scan, open_all, open_scan
 
 if TYPE_CHECKING:
@@ -24,8 +25,8 @@ class NormalSlices:
     """Choice of each scan's slices without anomaly, which are trained on.
 
     Args:
-        preprocessing: Transform that reads the slices; its plane, cache and landmarks count here. The landmarks are
-            learnt at once from ``training``, before the first image needs them.
+        preprocessing: Transform that reads the slices. What it learns is learnt at once from ``training``, before the
+            first image needs it.
         training: Items of the training split.
         slice_range: First and last of a scan's slices that are taken: numbers from 0 on if both are integers, else
             parts of its length in 0..1; None takes all.
@@ -59,12 +60,10 @@ class NormalSlices:
             if not 0 <= share < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {share}.")
         self.reference_fraction, self.seed = reference_fraction, seed
-        self.cache_dir, self.plane = preprocessing.cache_dir, preprocessing.plane
-        self.bias_correction = preprocessing.bias_correction
+        self.preprocessing, self.plane = preprocessing, preprocessing.plane
         self.slice_range, self.held_out = slice_range, held_out
         self.min_body_fraction, self.abnormal_subjects = min_body_fraction, abnormal_subjects
-        if preprocessing.landmarks is not None:
-            preprocessing.landmarks.learn([scan.quantiles for scan in self._scans(training).values()])
+        preprocessing.learn([item["image"] for item in training])
 
     def training(self, items: Sequence[Item]) -> list[Item]:
         """Slices of the training split, each an item with ``slice``, without those held out.
@@ -122,13 +121,12 @@ class NormalSlices:
         return chosen
 
     def _scans(self, items: Sequence[Item]) -> dict[str, Scan]:
-        scans, unreadable = open_all([item["image"] for item in items if is_scan(item["image"])], self._open)
+        scans, unreadable = open_all(
+            [item["image"] for item in items if is_scan(item["image"])], self.preprocessing.open
+        )
         if unreadable:
             raise ValueError("\n".join(unreadable.values()))
         return scans
-
-    def _open(self, path: str) -> Scan:
-        return open_scan(path, self.cache_dir, bias_correction=self.bias_correction)
 
     def _check_abnormal(self, items: Sequence[Item]) -> None:
         if items and not self.abnormal_subjects:
@@ -148,8 +146,18 @@ class NormalSlices:
         wanted = _in_range(count, self.slice_range)
         wanted &= _counts(scan, axis, reverse) >= max(1, self.min_body_fraction * size)
         if item["label"] == 1:
-            wanted &= _counts(open_mask(item, scan, self.cache_dir), axis, reverse) == 0
+            wanted &= _counts(self._mask(item, scan), axis, reverse) == 0
         return [int(number) for number in np.flatnonzero(wanted)]
+
+    def _mask(self, item: Item, scan: Scan) -> Scan:
+        """Mask of an item on the grid of its scan, which may be that of a template."""
+        in_file, cache_dir = self.preprocessing.open_file(item["image"]), self.preprocessing.cache_dir
+        mask = open_mask(item, in_file, cache_dir)
+        return (
+            mask
+            if scan.key == in_file.key
+            else resliced_scan(mask, cache_dir, Grid(scan.shape, scan.affine), mask=True)
+        )
 
 
 def _parted(slices: list[Item], fraction: float) -> tuple[list[Item], list[Item]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -18,31 +17,12 @@ from scripts.networks.teachers import Teacher
 _COLLECTED = 8  # features collected for each that is kept, at most
 
 
-class Intensity(nn.Module):
-    """Mean intensity of the pixels around each place, in the place of a teacher: (B, 3, H, W) -> [(B, 1, h, w)].
-
-    Args:
-        stride: Stride of the grid in pixels.
-    """
-
-    name = "intensity"
-
-    def __init__(self, stride: int) -> None:
-        super().__init__()
-        self.stride, self.channels, self.strides = stride, [1], [stride]
-        self.level_hashes = [hashlib.sha256(f"mean intensity at stride {stride}".encode()).hexdigest()]
-
-    def forward(self, image: Tensor) -> list[Tensor]:
-        return [F.avg_pool2d(image.mean(1, keepdim=True), self.stride)]
-
-
 class Memory(Detector):
     """Keeps features of normal images, and maps how unlike the most similar of them a place is.
 
     The levels of all teachers are averaged over 3 x 3 places, brought to one grid, scaled (see ``FeatureScaling``),
-    joined and divided by their norm. The anomaly of a place p, in parts of the image's sides, with the vector q and the
-    intensity v in [0, 1] is the least ``1 - q . m + position * |p - p_m|^2 + intensity * (v - v_m)^2`` over the vectors
-    m of the memory.
+    joined and divided by their norm. The anomaly of a place with the vector q is the least ``1 - q . m`` over the
+    vectors m of the memory.
 
     It learns without gradients: ``remember`` takes the features of each batch, and ``consolidate`` makes the memory.
 
@@ -50,9 +30,6 @@ class Memory(Detector):
         teachers: Teachers whose features are compared.
         grid_stride: Stride of the grid in input pixels.
         size: Number of features that are kept, a random choice.
-        position: Weight of the squared distance in the image; 0 compares with all places alike.
-        intensity: Weight of the squared difference of the intensity; 0 compares features alone. Features say little of
-            how bright a place is.
         scaling: ``"off"``, ``"standardise"`` or ``"whiten"``, see ``FeatureScaling``.
         shrinkage: Shrinkage of the whitening, see ``FeatureScaling``.
         sigma: Standard deviation of the anomaly map's Gaussian, in pixels.
@@ -68,30 +45,21 @@ class Memory(Detector):
     """
 
     bank: Tensor
-    coordinates: Tensor
-    weights: Tensor
 
     def __init__(
         self,
         teachers: list[Teacher],
         grid_stride: int = 16,
         size: int = 10_000,
-        position: float = 0.0,
-        intensity: float = 0.0,
         scaling: str = "whiten",
         shrinkage: float = 0.3,
         sigma: float = 4.0,
         seed: int = 0,
     ) -> None:
         super().__init__(teachers, nn.Identity(), sigma, scaling=scaling, shrinkage=shrinkage)
-        self.teachers.append(Intensity(grid_stride))
-        self.grid_stride, self.size = grid_stride, size
+        self.size, self.share = size, teachers[0].strides[-1] / grid_stride  # of the deepest level's side
         self.channels = [teacher.channels for teacher in teachers]
         self.register_buffer("bank", torch.zeros(1, sum(map(sum, self.channels))))
-        self.register_buffer("coordinates", torch.zeros(1, 3))
-        self.compares_coordinates = position > 0 or intensity > 0
-        weights = torch.tensor([position, position, intensity]).sqrt()
-        self.register_buffer("weights", weights, persistent=False)
         self._patients: list[str] = []  # of the bank's features; never saved
         self._generator = torch.Generator().manual_seed(seed)
         self._forget()
@@ -111,14 +79,13 @@ class Memory(Detector):
             patients: Patient of each image of the batch.
             images: Number of images of the whole training.
         """
-        grid, coordinates = self._grid(features)
-        self.scaling.observe(features[:-1])
-        places = coordinates.shape[1]
+        grid = self._grid(features).flatten(2).mT
+        self.scaling.observe(features)
+        places = grid.shape[1]
         count = min(places, max(1, math.ceil(_COLLECTED * self.size / images)))
-        for image, where, patient in zip(grid.flatten(2).mT, coordinates, patients, strict=True):
+        for image, patient in zip(grid, patients, strict=True):
             kept = torch.randperm(places, generator=self._generator)[:count].to(grid.device)
             self._vectors.append(image[kept].cpu())
-            self._coordinates.append(where[kept].cpu())
             self._owners += [patient] * count
 
     def consolidate(self) -> None:
@@ -128,17 +95,16 @@ class Memory(Detector):
             ValueError: If nothing was remembered.
         """
         self.scaling.settle()
-        vectors, coordinates, owners = _gathered((self._vectors, self._coordinates, self._owners))
+        vectors, owners = _gathered((self._vectors, self._owners))
         kept = torch.randperm(len(owners), generator=self._generator)[: self.size]
         device = self.bank.device
         chosen = torch.cat(vectors)[kept].to(device)
         self.bank = self._embedded(chosen[:, :, None, None])[:, 0]
-        self.coordinates = torch.cat(coordinates)[kept].to(device)
         self._patients = [owners[index] for index in kept.tolist()]
         self._forget()
 
     def maps(self, features: list[list[Tensor]], size: Sequence[int], without: Sequence[str] | None = None) -> Tensor:
-        """Anomaly maps (B, 1, *size), float32, in [0, 2 + 2 * position + intensity].
+        """Anomaly maps (B, 1, *size), float32, in [0, 2].
 
         Args:
             features: Teachers' features of a batch.
@@ -149,23 +115,19 @@ class Memory(Detector):
         Raises:
             ValueError: If the memory holds features of no other patient.
         """
-        grid, coordinates = self._grid(features)
+        grid = self._grid(features)
         queries = self._embedded(grid)
         if without is None:
-            distance = self._distance(queries, coordinates)
+            distance = self._distance(queries)
         else:
-            parts = zip(queries, coordinates, without, strict=True)
-            distance = torch.stack([self._distance(image, where, self._of(patient)) for image, where, patient in parts])
+            parts = zip(queries, without, strict=True)
+            distance = torch.stack([self._distance(image, self._of(patient)) for image, patient in parts])
         coarse = distance.unflatten(-1, grid.shape[2:]).unsqueeze(1)
         return self.anomaly_map.smooth(F.interpolate(coarse, size=tuple(size), mode="bilinear", align_corners=False))
 
-    def _distance(self, queries: Tensor, coordinates: Tensor, own: Tensor | None = None) -> Tensor:
-        """Distance of vectors (..., N, C) at coordinates (..., N, 3) to the memory's but ``own`` ones: (..., N)."""
+    def _distance(self, queries: Tensor, own: Tensor | None = None) -> Tensor:
+        """Distance of vectors (..., N, C) to the memory's but ``own`` ones: (..., N)."""
         similarity = queries @ self.bank.T
-        if self.compares_coordinates:
-            ours, theirs = coordinates * self.weights, self.coordinates * self.weights
-            squares = ours.square().sum(-1, keepdim=True) + theirs.square().sum(-1)
-            similarity = similarity - (squares - 2 * ours @ theirs.T)
         if own is not None:
             similarity = similarity.masked_fill(own, -torch.inf)
         return 1 - similarity.amax(-1)
@@ -177,21 +139,12 @@ class Memory(Detector):
             raise ValueError("The memory holds one patient alone, so nothing of others to compare them with.")
         return own
 
-    def _grid(self, features: list[list[Tensor]]) -> tuple[Tensor, Tensor]:
-        """Joins all levels, averaged over 3 x 3 places, on one grid.
-
-        Returns:
-            Vectors (B, C, h, w), and row, column and intensity of each place (B, h w, 3).
-        """
-        *levels, (intensity,) = features
-        size = intensity.shape[-2:]
-        exact = [level.to(self.bank.dtype) for one in levels for level in one]  # may be half in mixed precision
+    def _grid(self, features: list[list[Tensor]]) -> Tensor:
+        """Joins all levels, averaged over 3 x 3 places, on one grid: (B, C, h, w)."""
+        size = [math.ceil(side * self.share) for side in features[0][-1].shape[-2:]]
+        exact = [level.to(self.bank.dtype) for one in features for level in one]  # may be half in mixed precision
         smooth = [F.avg_pool2d(level, 3, 1, 1, count_include_pad=False) for level in exact]
-        joined = torch.cat([F.interpolate(level, size=size, mode="bilinear") for level in smooth], 1)
-        rows, columns = (torch.arange(side, device=joined.device).add(0.5) / side for side in size)
-        places = torch.stack(torch.meshgrid(rows, columns, indexing="ij"))
-        places = places.expand(joined.shape[0], -1, -1, -1)  # len() would fix the batch of exports
-        return joined, torch.cat([places, intensity], 1).to(joined).flatten(2).mT
+        return torch.cat([F.interpolate(level, size=size, mode="bilinear") for level in smooth], 1)
 
     def _embedded(self, grid: Tensor) -> Tensor:
         """Scales joined levels (N, C, h, w) and divides them by their norm: (N, h w, C)."""
@@ -202,13 +155,11 @@ class Memory(Detector):
 
     def _forget(self) -> None:
         self._vectors: list[Tensor] = []
-        self._coordinates: list[Tensor] = []
         self._owners: list[str] = []
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
-        for name in ("bank", "coordinates"):  # as many features as were kept
-            if (stored := state_dict.get(prefix + name)) is not None:
-                setattr(self, name, getattr(self, name).new_empty(len(stored), getattr(self, name).shape[1]))
+        if (stored := state_dict.get(prefix + "bank")) is not None:  # as many features as were kept
+            self.bank = self.bank.new_empty(len(stored), self.bank.shape[1])
         super()._load_from_state_dict(state_dict, prefix, *others)
 
 

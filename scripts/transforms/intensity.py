@@ -39,6 +39,18 @@ WINDOWS = {
 }
 
 
+class ShiftToTemplated(MapTransform):
+    """Adds the ``shift`` of the metadata (see ``LoadScand``) to images in [0, 1], where they stay.
+
+    >>> image = MetaTensor(torch.tensor([[[[0.25, 0.875]]]]), meta={"shift": 0.25})
+    >>> ShiftToTemplated("image")({"image": image})["image"].tolist()
+    [[[[0.5, 1.0]]]]
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        return {**data, **{key: (data[key] + data[key].meta["shift"]).clamp(0, 1) for key in self.key_iterator(data)}}
+
+
 class _Intensityd(MapTransform):
     """Applies ``scaled`` to images (1, H, W, D)."""
 

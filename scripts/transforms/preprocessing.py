@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from monai.transforms import Compose, ResizeWithPadOrCropd
 
+from scripts.data.scans import Scan, is_scan, open_all, open_scan
+from scripts.data.template import Template
 from scripts.transforms.channels import ToThreeChannelsd
 from scripts.transforms.geometry import CropToForegroundd, ResizeInPlaned
+from scripts.transforms.intensity import ShiftToTemplated
 from scripts.transforms.reading import LoadScand, ToPlaned
 
 _LANDMARKS = "landmarks"
 _SETTINGS = "settings"
+_TEMPLATE = "template"
 
 
 class Preprocessing(Compose):
     """Reads ``image`` and brings it to (3, image_size, image_size, slices) in [0, 1]; can be inverted.
 
-    A checkpoint keeps the settings and what the intensity transform has learnt, and is refused by other settings.
+    With ``align``, scans are brought to a template, on whose grid ``image`` then lies, and whose slices a ``slice``
+    counts; a whole scan also gets ``scan``, as it lies in its file otherwise.
+
+    A checkpoint keeps the settings, what the intensity transform has learnt, and the template; it is refused by other
+    settings.
 
     Args:
         intensity: Transform of (C, rows, columns, slices) to [0, 1]; names its own ``settings``, and holds what it has
@@ -31,8 +40,10 @@ class Preprocessing(Compose):
         crop_to_foreground: Whether to cut away what is empty all over a scan.
         neighbours: Whether the channels are the slice below, the slice and the slice above (2.5D).
         bias_correction: Whether to correct the bias field of MR by N4, once a scan.
+        align: Whether to bring scans to a template, see ``Template``.
 
     Attributes:
+        template: The template; None where scans are not aligned.
         reading: The first part, which makes what a picture shows: (C, rows, columns, slices) in [0, 1].
         settings: All that changes the network's input, as JSON values.
 
@@ -52,6 +63,7 @@ class Preprocessing(Compose):
         crop_to_foreground: bool = False,
         neighbours: bool = False,
         bias_correction: bool = False,
+        align: bool = False,
     ) -> None:
         read = LoadScand("image", cache_dir, plane, neighbours=int(neighbours), bias_correction=bias_correction)
         self.reading = Compose([read, ToPlaned("image", plane), intensity])
@@ -66,6 +78,17 @@ class Preprocessing(Compose):
         )
         self.intensity, self.plane, self.cache_dir = intensity, plane, cache_dir
         self.bias_correction = bias_correction
+        self.template = Template(self._read, image_size, plane) if align else None
+        load = LoadScand("image", cache_dir, plane, int(neighbours), bias_correction, template=self.template)
+        self._aligned = Compose(
+            [
+                load,
+                ToPlaned("image", plane),
+                intensity,
+                ShiftToTemplated("image"),
+                ToThreeChannelsd("image", neighbours=neighbours),
+            ]
+        )
         own = dict(intensity.settings)
         self.settings: dict[str, Any] = {
             "image_size": image_size,
@@ -75,9 +98,50 @@ class Preprocessing(Compose):
             "crop_to_foreground": crop_to_foreground,
             "neighbours": neighbours,
             "bias_correction": bias_correction,
+            "align": align,
             "intensity": own.pop("name"),
             **own,
         }
+
+    def __call__(self, input_: Mapping[Any, Any], *others: Any, **more: Any) -> Any:  # type: ignore[override]
+        if self.template is None or not self.template.known or not is_scan(input_["image"]):
+            return super().__call__(input_, *others, **more)
+        aligned: Any = self._aligned(input_)
+        return aligned if "slice" in input_ else {**aligned, "scan": super().__call__(input_, *others, **more)["image"]}
+
+    def learn(self, files: Sequence[str]) -> None:
+        """Learns what the intensity transform and the template need from normal scans; of images they learn nothing.
+
+        Args:
+            files: Paths of the training images.
+
+        Raises:
+            ValueError: If they cannot be learnt from.
+        """
+        files = [file for file in files if is_scan(file)]
+        if self.landmarks is None and self.template is None:
+            return
+        scans, unreadable = open_all(files, self.open_file)
+        if unreadable:
+            raise ValueError("\n".join(unreadable.values()))
+        if self.landmarks is not None:
+            self.landmarks.learn([scan.quantiles for scan in scans.values()])
+        if self.template is not None and files:
+            self.template.learn(files)
+
+    def open(self, file: str) -> Scan:
+        """Opens a scan as the network sees it: on the grid of the template, if scans are aligned."""
+        scan = self.open_file(file)
+        return (
+            scan if self.template is None or not self.template.known else self.template.aligned(scan, self.cache_dir)[0]
+        )
+
+    def open_file(self, file: str) -> Scan:
+        """Opens a scan as it lies in its file."""
+        return open_scan(file, self.cache_dir, bias_correction=self.bias_correction)
+
+    def _read(self, file: str) -> Any:
+        return self.reading({"image": file})["image"]
 
     @property
     def landmarks(self) -> Any:
@@ -86,6 +150,8 @@ class Preprocessing(Compose):
 
     def state_dict(self) -> dict[str, Any]:
         learnt = {} if self.landmarks is None else {_LANDMARKS: self.landmarks.state_dict()}
+        if self.template is not None:
+            learnt[_TEMPLATE] = self.template.state_dict()
         return {_SETTINGS: self.settings, **learnt}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -100,3 +166,5 @@ class Preprocessing(Compose):
             raise ValueError(f"it was trained on images of other settings ({pairs}).")
         if self.landmarks is not None:
             self.landmarks.load_state_dict(state[_LANDMARKS])
+        if self.template is not None:
+            self.template.load_state_dict(state[_TEMPLATE])

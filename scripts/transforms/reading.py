@@ -19,6 +19,7 @@ from scripts.data.foreground import foreground_quantiles
 from scripts.data.images import read_image, read_mask
 from scripts.data.planes import AXCODES, check_plane, plane_axis, slice_name
 from scripts.data.scans import is_scan, open_scan
+from scripts.data.template import Template
 
 # An image file has no position in the patient; it is treated as an axial slice with pixels of 1 mm.
 IMAGE_AFFINE = np.array([[0.0, -1, 0, 0], [-1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
@@ -42,6 +43,8 @@ class LoadScand(MapTransform):
         neighbours: Number of slices to read on either side of the item's slice.
         bias_correction: Whether N4 corrects scans (not masks); see ``open_scan``.
         masks: Whether the files are masks, which become uint8, 1 where they are not zero.
+        template: Template that scans are brought to once it is known; their metadata then have ``shift`` too. None
+            reads them as they are.
         allow_missing_keys: Whether keys may be missing.
 
     Raises:
@@ -63,10 +66,12 @@ class LoadScand(MapTransform):
         neighbours: int = 0,
         bias_correction: bool = False,
         masks: bool = False,
+        template: Template | None = None,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         check_plane(plane)
+        self.template = template
         self.cache_dir, self.plane, self.neighbours, self.masks = cache_dir, plane, neighbours, masks
         self.bias_correction = bias_correction and not masks
 
@@ -87,11 +92,15 @@ class LoadScand(MapTransform):
         return result
 
     def _scan(self, path: str, index: int | None) -> MetaTensor:
+        shift = 0.0
         scan = open_scan(path, self.cache_dir, self.masks, self.bias_correction)
+        if self.template is not None and self.template.known:
+            scan, shift = self.template.aligned(scan, self.cache_dir)
         corners = np.array(scan.box, dtype=float).T - 0.5  # outer faces of the first and last voxels
         about: dict[str, Any] = {
             "foreground_quantiles": scan.quantiles,
             "foreground_box": nib.affines.apply_affine(scan.affine, corners),
+            "shift": shift,
         }
         if index is None:
             return self._tensor(scan.array()[None], scan.affine, path, about)
@@ -100,11 +109,11 @@ class LoadScand(MapTransform):
             raise ValueError(f"{slice_name(path, self.plane, index)}: it has {count} slices, numbered from 0.")
         wanted = np.clip(np.arange(index - self.neighbours, index + self.neighbours + 1), 0, count - 1)
         stored = sorted(int(count - 1 - one if reverse else one) for one in wanted)
-        shift = np.eye(4)
-        shift[axis, 3] = (count - 1 - index if reverse else index) - self.neighbours
+        from_first = np.eye(4)
+        from_first[axis, 3] = (count - 1 - index if reverse else index) - self.neighbours
         about["slice"] = index
         return self._tensor(
-            scan.slices(axis, stored)[None], scan.affine @ shift, slice_name(path, self.plane, index), about
+            scan.slices(axis, stored)[None], scan.affine @ from_first, slice_name(path, self.plane, index), about
         )
 
     def _image(self, path: str, _index: int | None) -> MetaTensor:

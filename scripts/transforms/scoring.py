@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai.transforms import Compose, Invertd, Transform
+from monai.transforms import Compose, Invertd, SpatialResample, Transform
 from monai.utils import convert_to_tensor
 from scipy.ndimage import binary_fill_holes, label
 from torch import Tensor
 
 from scripts.anomaly_map import anomaly_score, scan_score
+from scripts.data.template import Template
 from scripts.reference import MapReference
 from scripts.transforms.places import slice_places
 from scripts.transforms.reading import LoadScand, ToPlaned
@@ -35,6 +36,8 @@ class AnomalyScored(Transform):
             the holes of each slice filled.
         top: Largest number of slices that results list.
         reference: Maps of normal patients that the maps are standardised by; None takes them as they are.
+        template: Template that the scans were brought to. An item with a ``scan`` beside its ``image`` was: its map
+            becomes 0 outside the template's region, and both go back to the grid of the scan.
 
     >>> maps = torch.tensor([0.2, 0.9]).view(1, 1, 1, 2)
     >>> scored = AnomalyScored()({"pred": maps, "image": torch.ones(3, 1, 1, 2)})
@@ -49,7 +52,9 @@ class AnomalyScored(Transform):
         foreground_only: bool = False,
         top: int = 6,
         reference: MapReference | None = None,
+        template: Template | None = None,
     ) -> None:
+        self.template = template
         self.pooling, self.scan_pooling, self.top = pooling, scan_pooling, top
         self.foreground_only, self.reference = foreground_only, reference
 
@@ -64,10 +69,9 @@ class AnomalyScored(Transform):
         }
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        data = self._standardised(data)
         maps = convert_to_tensor(data["pred"], track_meta=False).permute(3, 0, 1, 2)  # (D, 1, H, W)
         foreground = _foreground(data["image"]).to(maps.device)
-        if self.reference is not None:
-            maps = self.reference(maps, slice_places(data["image"]))
         if self.foreground_only:
             maps = maps * foreground[:, None]
         scores = anomaly_score(maps, self.pooling)
@@ -79,6 +83,22 @@ class AnomalyScored(Transform):
             "score": scan_score(maps[:, 0], scores, foreground, self.scan_pooling),
             "top_slices": torch.argsort(scores, descending=True, stable=True)[: self.top],
         }
+
+    def _standardised(self, data: Mapping[Hashable, Any]) -> Mapping[Hashable, Any]:
+        """Standardises ``pred``, and brings it and ``image`` to the grid of the scan."""
+        maps, images = (convert_to_tensor(data[key], track_meta=False).permute(3, 0, 1, 2) for key in ("pred", "image"))
+        if self.reference is not None:
+            maps = self.reference(maps, images, slice_places(data["image"]))
+        if self.template is None or "scan" not in data:
+            return {**data, "pred": maps.permute(1, 2, 3, 0)}
+        places = slice_places(data["image"])
+        maps = maps * self.template.inside(places, maps.shape[-2:]).to(maps.device)
+        aligned = MetaTensor(maps.permute(1, 2, 3, 0), affine=data["image"].affine)
+        scan = data["scan"]
+        back = SpatialResample(mode="bilinear", padding_mode="zeros", dtype=np.float32)
+        pred = back(aligned, dst_affine=scan.affine, spatial_size=scan.shape[1:])
+        others = {key: value for key, value in data.items() if key != "scan"}
+        return {**others, "image": scan, "pred": convert_to_tensor(pred, track_meta=False)}
 
 
 class MapInverted(Invertd):

@@ -1,0 +1,259 @@
+"""A frame that all scans of a part of the body are brought to, so that a place is compared with the same place."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from monai.data import MetaTensor
+from monai.transforms import Orientation
+from numpy.typing import NDArray
+from scipy.ndimage import binary_dilation, binary_erosion, binary_fill_holes, label
+from torch import Tensor
+from tqdm.contrib.concurrent import thread_map
+
+from scripts.data.planes import AXCODES, plane_axis
+from scripts.data.registration import Coarse, Registered, body, coarse_extent, registered
+from scripts.data.reslicing import Grid, resliced, resliced_scan
+from scripts.data.scans import Scan
+from scripts.files import replacing
+
+logger = logging.getLogger(__name__)
+
+_SCANS = 24  # to learn from, enough for a mean
+_UNLIKE = 0.3  # correlation below which a scan was not found in the template
+_MARGIN = 0.06  # around the body, in parts of its size
+_STRIDE = 4  # pixels of the grid that share a place of the region
+_GREY = (0.1, 0.9)  # intensities that are neither black nor white
+_USUAL = 0.8  # share of the normal scans
+_SHIFT = 0.2  # largest change of intensity
+
+Read = Callable[[str], MetaTensor]
+
+
+class Template:
+    """Mean of the normal scans, and the way of each scan to it.
+
+    It is learnt from at most 24 normal scans: all are registered to the one of middle size, their mean is the template,
+    and its box is the grid of ``image_size`` pixels in the plane and as many slices as the scans have. The ``region``
+    is the largest body that most scans show neither black nor white: within the skull by a CT's brain window.
+
+    Args:
+        read: Reads a file as (C, i, j, k) in [0, 1], in any orientation, with its ``foreground_box``.
+        image_size: Rows and columns of the grid.
+        plane: axial, coronal or sagittal.
+
+    Attributes:
+        known: Whether it was learnt or restored.
+    """
+
+    def __init__(self, read: Read, image_size: int, plane: str = "axial") -> None:
+        self.read, self.image_size, self.plane = read, image_size, plane
+        self._mean = Coarse(np.zeros((0, 0, 0), np.float32), np.zeros(3))
+        self._grid = Grid((0, 0, 0), np.eye(4))
+        self._region = np.zeros((0, 0, 0), bool)
+        self._level = 0.0
+
+    @property
+    def known(self) -> bool:
+        return self._mean.array.size > 0
+
+    def learn(self, files: Sequence[str]) -> None:
+        """Learns from normal scans.
+
+        Args:
+            files: Their paths; of more than 24, evenly spread ones are taken.
+
+        Raises:
+            ValueError: If there are none.
+        """
+        if not files:
+            raise ValueError("There is no scan to learn a template from: set preprocessing#align False for images.")
+        chosen = [files[index] for index in np.unique(np.linspace(0, len(files) - 1, _SCANS).round().astype(int))]
+        scans = _each(self._coarse, chosen, "Reading for the template")
+        sizes = [np.count_nonzero(scan.volume.array) for scan in scans]
+        middle = scans[int(np.argsort(sizes, kind="stable")[len(sizes) // 2])]
+        fixed = middle.volume
+        found = _each(lambda scan: registered(fixed, scan.volume), scans, "Aligning to the first")
+        grid = Grid(fixed.array.shape, fixed.affine)
+        alike = [one for one in zip(scans, found, strict=True) if one[1].correlation >= _UNLIKE]
+        means = [resliced(scan.volume.array, scan.volume.affine, _moved(grid, one)) for scan, one in alike]
+        mean = np.mean(means, axis=0, dtype=np.float32)
+        self._mean = fixed._replace(array=mean.astype(np.float16).astype(np.float32))  # as a checkpoint keeps it
+        self._grid = self._box(fixed, float(np.median([scan.thickness for scan in scans])))
+        found = _each(lambda scan: registered(self._mean, scan.volume), scans, "Aligning to their mean")
+        seen = [self._seen(file, one) for file, one in zip(chosen, found, strict=True) if one.correlation >= _UNLIKE]
+        if len(seen) < len(chosen):
+            logger.warning(
+                "%d of %d scans are unlike the others, so the template leaves them out.",
+                len(chosen) - len(seen),
+                len(chosen),
+            )
+        grey = np.mean([(image > _GREY[0]) & (image < _GREY[1]) for image in seen], axis=0)
+        self._region = _largest(grey >= _USUAL)
+        self._level = self._median(np.mean(seen, axis=0))
+
+    def aligned(self, scan: Scan, cache_dir: str | Path) -> tuple[Scan, float]:
+        """Brings a scan to the template.
+
+        Args:
+            scan: Scan as it lies in its file.
+            cache_dir: Folder of its cache, where the result is kept too; see ``open_scan``.
+
+        Returns:
+            The scan on a grid in its own space whose voxels are those of the template, and what its intensities in
+            [0, 1] lack to those of the template.
+        """
+        placed = self._placed(scan, Path(cache_dir))
+        return resliced_scan(scan, cache_dir, placed.grid), placed.shift
+
+    def inside(self, places: Tensor, size: Sequence[int]) -> Tensor:
+        """Region of slices.
+
+        Args:
+            places: Places of the slices along the axis of the plane, in [0, 1]; (B,).
+            size: Height and width.
+
+        Returns:
+            Mask, (B, 1, *size), bool; all of a slice where the template has no region.
+        """
+        if not self._region.any():
+            return torch.ones(len(places), 1, *size, dtype=torch.bool, device=places.device)
+        region = MetaTensor(self._region[None].astype(np.float32), affine=torch.from_numpy(self._coarse_grid.affine))
+        turned = torch.as_tensor(Orientation(AXCODES[self.plane], labels=None)(region))[0]  # (rows, columns, slices)
+        numbers = (places.cpu() * turned.shape[2]).long().clamp(max=turned.shape[2] - 1)
+        chosen = turned[..., numbers].permute(2, 0, 1)[:, None]
+        return (F.interpolate(chosen, size=tuple(size), mode="bilinear", align_corners=False) > 0.5).to(places.device)
+
+    def _placed(self, scan: Scan, cache_dir: Path) -> _Placed:
+        file, record = scan.source, cache_dir / f"{scan.key}-{self._hash()}.json"
+        try:
+            known = json.loads(record.read_text())
+        except (OSError, ValueError):
+            found = registered(self._mean, self._coarse(file).volume)
+            missing = self._level - self._median(self._seen(file, found))
+            shift = float(np.clip(missing if np.isfinite(missing) else 0.0, -_SHIFT, _SHIFT))
+            known = {"matrix": found.matrix.tolist(), "correlation": found.correlation, "shift": shift}
+            with replacing(record) as part:
+                part.write_text(json.dumps(known))
+        if known["correlation"] < _UNLIKE:
+            logger.warning(
+                "%s: is unlike the scans that the model was trained on (correlation %.2f), so its maps may compare "
+                "it with other places.",
+                file,
+                known["correlation"],
+            )
+        grid = _moved(self._grid, Registered(np.array(known["matrix"]), known["correlation"]))
+        return _Placed(grid, known["shift"])
+
+    def state_dict(self) -> dict[str, Any]:
+        """State in plain types and tensors; empty until it is learnt."""
+        if not self.known:
+            return {}
+        (mean, origin), (shape, affine) = self._mean, self._grid
+        return {
+            "mean": torch.from_numpy(mean).half(),
+            "origin": origin.tolist(),
+            "shape": list(shape),
+            "affine": affine.tolist(),
+            "region": torch.from_numpy(self._region),
+            "level": self._level,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if not state:
+            return
+        self._mean = Coarse(state["mean"].cpu().float().numpy(), np.array(state["origin"]))
+        self._grid = Grid(tuple(state["shape"]), np.array(state["affine"]))
+        self._region, self._level = state["region"].cpu().numpy(), state["level"]
+
+    @property
+    def _coarse_grid(self) -> Grid:
+        """The grid, a quarter as fine in the plane."""
+        axis = plane_axis(self._grid.affine, self._grid.shape, self.plane)[0]
+        factors = np.array([1 if one == axis else _STRIDE for one in range(3)])
+        affine = self._grid.affine @ np.diag([*factors, 1.0])
+        affine[:3, 3] += self._grid.affine[:3, :3] @ ((factors - 1) / 2)
+        shape = tuple(int(size) for size in -(-np.array(self._grid.shape) // factors))
+        return Grid(shape, affine)  # type: ignore[arg-type]
+
+    def _coarse(self, file: str) -> _Scan:
+        image = self.read(file)
+        array, affine = image.as_tensor().mean(0).numpy(), np.asarray(image.affine, dtype=float)
+        corners = np.asarray(image.meta["foreground_box"])
+        origin, shape = coarse_extent(corners.min(0), corners.max(0))
+        volume = Coarse(np.zeros(shape, np.float32), origin)
+        volume = volume._replace(array=body(resliced(array, affine, Grid(volume.array.shape, volume.affine))))
+        axis = plane_axis(affine, array.shape, self.plane)[0]
+        return _Scan(volume, float(np.linalg.norm(affine[:3, axis])))
+
+    def _box(self, volume: Coarse, thickness: float) -> Grid:
+        """Grid of the body of a coarse volume."""
+        inside = np.argwhere(volume.array > 0)
+        corners = np.stack([inside.min(0) - 0.5, inside.max(0) + 0.5]) @ volume.affine[:3, :3] + volume.origin
+        axis = plane_axis(volume.affine, volume.array.shape, self.plane)[0]
+        margin = _MARGIN * (corners[1] - corners[0])
+        margin[axis] = 0
+        low, high = corners[0] - margin, corners[1] + margin
+        shape = np.full(3, self.image_size)
+        shape[axis] = max(1, round((high[axis] - low[axis]) / thickness))
+        spacing = (high - low) / shape
+        affine = np.diag([*spacing, 1.0])
+        affine[:3, 3] = low + spacing / 2
+        return Grid(tuple(int(size) for size in shape), affine)  # type: ignore[arg-type]
+
+    def _seen(self, file: str, found: Registered) -> NDArray[np.float32]:
+        """A scan on the coarse grid."""
+        image = self.read(file)
+        array, affine = image.as_tensor().mean(0).numpy(), np.asarray(image.affine, dtype=float)
+        return resliced(array, affine, _moved(self._coarse_grid, found))
+
+    def _median(self, image: NDArray[np.float32]) -> float:
+        """Median of what is grey in the region; NaN if nothing is."""
+        grey = image[self._region]
+        grey = grey[(grey > _GREY[0]) & (grey < _GREY[1])]
+        return float(np.median(grey)) if grey.size else float("nan")
+
+    def _hash(self) -> str:
+        mean, grid = self._mean, self._grid
+        content = [mean.array.astype(np.float16).tobytes(), mean.origin.tobytes(), np.array(grid.shape).tobytes()]
+        content += [np.round(grid.affine, 6).tobytes(), self._region.tobytes()]
+        return hashlib.sha256(b"".join(content)).hexdigest()[:12]
+
+
+class _Placed(NamedTuple):
+    """Grid of the template in the space of a scan, and what the scan's intensities lack to those of the template."""
+
+    grid: Grid
+    shift: float
+
+
+class _Scan(NamedTuple):
+    """Body of a scan, and the distance of its slices in millimetres."""
+
+    volume: Coarse
+    thickness: float
+
+
+def _moved(grid: Grid, found: Registered) -> Grid:
+    return Grid(grid.shape, found.matrix @ grid.affine)
+
+
+def _each(function: Callable[[Any], Any], values: Sequence[Any], description: str) -> list[Any]:
+    return thread_map(function, values, max_workers=2, desc=description, unit="scan", leave=False, disable=None)
+
+
+def _largest(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Largest connected part after thin bridges are cut, without holes; empty if there is none."""
+    parts, count = label(binary_erosion(inside))
+    if not count:
+        return np.zeros_like(inside)
+    largest = parts == np.bincount(parts.ravel())[1:].argmax() + 1
+    return binary_fill_holes(binary_dilation(largest) & inside)
