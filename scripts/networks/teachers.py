@@ -14,8 +14,9 @@ from timm.models._features import FeatureDictNet, FeatureGetterNet, FeatureHookN
 from torch import Tensor, nn
 
 import scripts.networks.vmamba  # noqa: F401  registers VMamba with timm
+from scripts.networks.downloads import WeightsError
 from scripts.networks.folding import folded
-from scripts.networks.weights import WeightsError, load_state_dict, teacher_weights, timm_names, weights_hash
+from scripts.networks.weights import load_state_dict, teacher_weights, timm_names, weights_hash
 
 PRETRAINED = "pretrained"  # value of `weights` for released weights
 UNTRAINED = "untrained"  # value of `weights` for random weights

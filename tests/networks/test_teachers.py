@@ -8,7 +8,7 @@ import timm
 import torch
 
 from scripts.networks import Teacher, teachers
-from scripts.networks.weights import WeightsError
+from scripts.networks.downloads import WeightsError
 
 
 @pytest.fixture
