@@ -141,7 +141,7 @@ def _create_trained(name: str, path: Path, arguments: dict[str, Any]) -> nn.Modu
     state_dict = load_state_dict(path)
     backbone = timm.create_model(name, **arguments)
     try:
-        state_dict = timm_names(name, state_dict)
+        state_dict = timm_names(backbone.state_dict(), state_dict)
         if state_dict.keys() == backbone.state_dict().keys():  # a file written for exactly these levels
             backbone.load_state_dict(state_dict)
             return backbone

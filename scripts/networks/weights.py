@@ -3,7 +3,7 @@
 import hashlib
 import importlib.util
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -195,11 +195,11 @@ def load_state_dict(path: str | Path) -> dict[str, Tensor]:
     return dict(content)
 
 
-def timm_names(name: str, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def timm_names(keys: Iterable[str], state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Renames the weights of an EfficientNet from the names of ``efficientnet_pytorch`` to timm's.
 
     Args:
-        name: Name of the timm model.
+        keys: Names of timm's weights; those of the blocks are enough.
         state_dict: State dict of a whole model; one in other names passes unchanged.
 
     Raises:
@@ -207,8 +207,6 @@ def timm_names(name: str, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]
     """
     if "_conv_stem.weight" not in state_dict:
         return dict(state_dict)
-    with torch.device("meta"):
-        keys = timm.create_model(name).state_dict()
     blocks = list(dict.fromkeys(match[0] for key in keys if (match := re.match(r"blocks\.\d+\.\d+\.", key))))
     renamed = {}
     for key, value in state_dict.items():
