@@ -91,7 +91,7 @@ class DistillationTrainer(SupervisedTrainer):
 
     def _fit_scaling(self) -> None:
         """Fits the scaling of the features, for detectors that have one, in a pass over the training images."""
-        if not self.detector.scaling.fitted:
+        if not self.detector.scaling.scales_any_level:
             return
         for batch in tqdm(self.data_loader, "features", disable=True if rank() else None):
             self.detector.scaling.observe(self.inferer(_images(self, batch), self._features))
