@@ -12,6 +12,8 @@ import pytest
 import torch
 from monai.bundle import ConfigWorkflow
 
+from scripts.networks.scaling import FeatureScaling
+
 EPOCHS, ITERATIONS = 3, 4
 
 Because = Callable[..., Any]
@@ -105,6 +107,34 @@ def test_resuming_with_other_settings_names_checkpoint_and_setting(
 ) -> None:
     with raises_because(ValueError, str(tmp_path / "model/models"), *texts):
         trained("train.json", **({"epochs": 4, "resume": True} | overrides)).run()
+
+
+def test_a_resumed_training_keeps_the_scaling_of_its_checkpoint_without_another_pass(
+    workflow: Workflow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    observed: list[int] = []
+    observe = FeatureScaling.observe
+
+    def counted(self: FeatureScaling, features: list[list[torch.Tensor]]) -> None:
+        observed.append(len(features[0][0]))
+        observe(self, features)
+
+    monkeypatch.setattr(FeatureScaling, "observe", counted)
+    whitened = {"network_def#scaling": "whiten"}
+    workflow("train.json", model_dir=str(tmp_path / "whole"), epochs=3, **whitened).run()
+    assert observed == [4] * ITERATIONS
+    workflow("train.json", epochs=1, **whitened).run()
+    path = tmp_path / "model/models/last.pt"
+    checkpoint = torch.load(path, weights_only=True)
+    scale = next(name for name in checkpoint["model"] if name.startswith("scaling.") and name.endswith("bias"))
+    assert checkpoint["model"][scale].abs().max() > 0
+    observed.clear()
+    workflow("train.json", epochs=3, resume=True, **whitened).run()
+    assert observed == []
+    resumed = torch.load(path, weights_only=True)["model"]
+    torch.testing.assert_close(resumed[scale], checkpoint["model"][scale], rtol=0, atol=0)
+    whole = torch.load(tmp_path / "whole/models/last.pt", weights_only=True)["model"]
+    torch.testing.assert_close(resumed[scale], whole[scale], rtol=0, atol=0)
 
 
 def test_a_training_that_was_killed_after_its_last_epoch_still_gives_its_model(
