@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 import stat
-import tempfile
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +22,7 @@ from scripts.model.card import model_card
 from scripts.model.configs import ROOT, folder_configs, teachers
 from scripts.model.folder import CHECKPOINT, MODEL, RESUME
 from scripts.model.provenance import Provenance
+from scripts.model.unfinished import remove_abandoned, unfinished
 from scripts.networks.teachers import PRETRAINED, UNTRAINED
 from scripts.networks.weights import teacher_weights
 
@@ -109,6 +109,10 @@ class NewModelFolder:
         """File that a training resumes from."""
         return self.path / RESUME
 
+    def begin(self) -> None:
+        """Removes what killed trainings have left where the folder will be; to be called by one process alone."""
+        remove_abandoned(self.path.parent)
+
     def write(self, save: Callable[[Path], None]) -> None:
         """Makes the folder as a whole or, where it is this training's own, replaces its checkpoints.
 
@@ -125,8 +129,8 @@ class NewModelFolder:
             self._mark(self.path)
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=self.path.parent, prefix=".new-") as temporary:
-            folder = Path(temporary) / self.path.name
+        with unfinished(self.path.parent) as temporary:
+            folder = temporary / self.path.name
             (folder / "models").mkdir(parents=True)
             _copy_code(folder)
             configs = folder_configs(self.config, self._remembered())

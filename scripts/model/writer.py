@@ -68,6 +68,8 @@ class ModelWriter:
         self._saved = -1  # the iteration of the latest checkpoint
 
     def attach(self, engine: Engine) -> None:
+        if rank() == 0:
+            engine.add_event_handler(Events.STARTED, self.folder.begin)
         if self.folder.resume:
             engine.add_event_handler(Events.STARTED, self._resume)
         if rank() > 0:
