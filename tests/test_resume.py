@@ -1,8 +1,11 @@
 """A training that was killed goes on as if nothing had happened, or says why it cannot."""
 
 import json
+import os
 import random
 import shutil
+import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,8 @@ import pytest
 import torch
 from monai.bundle import ConfigWorkflow
 
+from scripts.errors import cause_of
+from scripts.model import new_folder
 from scripts.networks.scaling import FeatureScaling
 
 EPOCHS, ITERATIONS = 3, 4
@@ -56,6 +61,39 @@ def test_a_training_killed_at_any_step_and_resumed_gives_the_unbroken_ones_weigh
     (run,) = client.search_runs([client.get_experiment_by_name(f"{tmp_path} killed").experiment_id])
     assert run.info.status == "FINISHED"
     assert [point.step for point in client.get_metric_history(run.info.run_id, "loss")] == [1, 2, 3]
+
+
+def test_a_folder_that_a_training_goes_on_in_is_refused_by_name_and_free_after_a_kill(
+    command: Callable[..., list[str]],
+    workflow: Workflow,
+    tiny_overlay: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    many = 10_000
+    tiny_overlay.write_text(json.dumps(json.loads(tiny_overlay.read_text()) | {"epochs": many}))
+    words, last = command("training", "train.json"), tmp_path / "model" / "models" / "last.pt"
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(words, cwd=Path(__file__).parents[1], env=environment, stdout=-3, stderr=-3) as process:
+        deadline = time.monotonic() + 120
+        while not (last.parents[1] / ".lock").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        monkeypatch.setattr(new_folder, "PATIENCE_S", 0.0)
+        try:
+            with pytest.raises(RuntimeError) as refused:
+                workflow("train.json", epochs=many, resume=True).run()
+            assert process.poll() is None
+        finally:
+            process.kill()
+    monkeypatch.undo()
+    assert str(cause_of(refused.value)) == (
+        f"Another training goes on in {tmp_path / 'model'}: wait for its end, or train into another --model_dir "
+        "without --resume."
+    )
+    done = torch.load(last, weights_only=True)["trainer"]["iteration"] // ITERATIONS
+    workflow("train.json", epochs=done + 1, resume=True).run()
+    assert torch.load(last, weights_only=True)["trainer"]["iteration"] == (done + 1) * ITERATIONS
+    assert not (tmp_path / "model" / ".lock").exists()
 
 
 @pytest.fixture(scope="module")
