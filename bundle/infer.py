@@ -6,7 +6,8 @@ INPUT is a NIfTI, an image, a DICOM file or DICOMDIR, a folder of any of these, 
 OUT receives scores.csv and slices.csv (score, thresholds, p-value, verdict), maps/ (float32) and masks/ on the grid of
 the scan (NIfTI) or image (TIFF, PNG), overlays/*.png, dicom/SERIES/ (segmentation, parametric map, structured report)
 and manifest.json. Masks and verdicts need a calibration. What cannot be read is named and does not stop the others; the
-exit code is then 3.
+exit code is then 3. A DICOM series of a modality that the model was not trained on is scored with a warning, which
+manifest.json repeats.
 """
 
 import argparse

@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 
 from scripts.files import file_sha256
-from scripts.networks.weights import RELEASES, WeightsError, teacher_weights
+from scripts.networks.downloads import WeightsError
+from scripts.networks.weights import RELEASES, teacher_weights
 
 DEFAULT_NAMES = ("wide_resnet50_2", "vmamba_tiny_v0")
 

@@ -49,17 +49,41 @@ class MixedPrecisionInferer(SimpleInferer):
             return maps.unflatten(0, (images.shape[0], images.shape[4])).permute(0, 2, 3, 4, 1)
 
 
-class DistillationTrainer(SupervisedTrainer):
-    """Trains a ``Detector`` with a loss that returns ``(total, {name: part})``.
-
-    ``engine.state.output`` holds ``loss`` (a float), ``parts`` (floats by name) and ``batch_size``. A loss that is not
-    finite stops the training before it reaches the weights, and the error names the files of the batch.
+class DetectorTrainer(SupervisedTrainer):
+    """Base of the trainings of a ``Detector``, on images whose features are cached.
 
     Args:
         others: Positional arguments of ``SupervisedTrainer``.
         detector: Detector to train, without the wrapper for several processes.
         feature_cache: Cache that keeps the teachers' features from one epoch to the next.
         more: Keyword arguments of ``SupervisedTrainer``.
+
+    Raises:
+        ValueError: If there is nothing to train on.
+    """
+
+    def __init__(self, *others: Any, detector: Detector, feature_cache: FeatureCache, **more: Any) -> None:
+        super().__init__(*others, **{"metric_cmp_fn": _lower, **more, "decollate": False})
+        if not self.state.epoch_length:
+            raise ValueError("There are no training images: check the datalist and --dataset_dir.")
+        self.detector, self.feature_cache = detector, feature_cache
+        dataset = getattr(self.data_loader, "dataset", None)
+        if isinstance(dataset, AugmentedDataset):
+            self.add_event_handler(Events.EPOCH_STARTED, lambda: dataset.set_epoch(self.state.epoch))
+
+    def _features(self, images: Tensor) -> Any:
+        return self.feature_cache(self.detector, images)
+
+
+class DistillationTrainer(DetectorTrainer):
+    """Trains a ``Detector`` with a loss that returns ``(total, {name: part})``.
+
+    ``engine.state.output`` holds ``loss`` (a float), ``parts`` (floats by name) and ``batch_size``. A loss that is not
+    finite stops the training before it reaches the weights, and the error names the files of the batch.
+
+    Args:
+        others: Positional arguments of ``DetectorTrainer``.
+        more: Keyword arguments of ``DetectorTrainer``.
 
     Raises:
         ValueError: If there is nothing to train on.
@@ -79,26 +103,18 @@ class DistillationTrainer(SupervisedTrainer):
     ['level1', 'level2', 'level3', 'level4']
     """
 
-    def __init__(self, *others: Any, detector: Detector, feature_cache: FeatureCache, **more: Any) -> None:
-        super().__init__(*others, **{"metric_cmp_fn": _lower, **more, "decollate": False})
-        if not self.state.epoch_length:
-            raise ValueError("There are no training images: check the datalist and --dataset_dir.")
-        self.detector, self.feature_cache = detector, feature_cache
-        dataset = getattr(self.data_loader, "dataset", None)
-        if isinstance(dataset, AugmentedDataset):
-            self.add_event_handler(Events.EPOCH_STARTED, lambda: dataset.set_epoch(self.state.epoch))
-        self.add_event_handler(Events.STARTED, self._fit_scaling)
+    def __init__(self, *others: Any, **more: Any) -> None:
+        super().__init__(*others, **more)
+        self.add_event_handler(Events.STARTED, self._fit_scaling)  # behind the handler that resumes
 
     def _fit_scaling(self) -> None:
         """Fits the scaling of the features, for detectors that have one, in a pass over the training images."""
-        if not self.detector.scaling.fitted:
+        resumed = self.state.epoch > 0  # with the scaling of the checkpoint
+        if resumed or not self.detector.scaling.scales_any_level:
             return
         for batch in tqdm(self.data_loader, "features", disable=True if rank() else None):
             self.detector.scaling.observe(self.inferer(_images(self, batch), self._features))
         self.detector.scaling.settle()
-
-    def _features(self, images: Tensor) -> Any:
-        return self.feature_cache(self.detector, images)
 
     def _iteration(self, engine: SupervisedTrainer, batchdata: dict[str, Any]) -> dict[str, Any]:
         images = _images(engine, batchdata)
@@ -123,8 +139,8 @@ class DistillationTrainer(SupervisedTrainer):
         return _output(loss, parts, images)
 
 
-class MemoryTrainer(DistillationTrainer):
-    """Builds a ``Memory`` in one epoch: neither loss nor optimiser.
+class MemoryTrainer(DetectorTrainer):
+    """Builds a ``Memory`` in one epoch, without loss and optimiser; the memory fits its own scaling.
 
     >>> from scripts.networks import Memory, Teacher
     >>> network = Memory([Teacher("test_resnet", "untrained", levels=[2, 3])])
@@ -135,9 +151,6 @@ class MemoryTrainer(DistillationTrainer):
     >>> len(network.bank)
     32
     """
-
-    def _fit_scaling(self) -> None:
-        """Does nothing: the memory fits its scaling to what it remembers."""
 
     def _iteration(self, engine: SupervisedTrainer, batchdata: dict[str, Any]) -> dict[str, Any]:
         memory: Any = self.detector

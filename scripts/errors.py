@@ -28,6 +28,15 @@ def cause_of(error: BaseException) -> BaseException:
     return error
 
 
+def in_one_line(error: BaseException) -> str:
+    """Kind of an error and the first line of its message.
+
+    >>> in_one_line(ValueError("no weights\\nat all")), in_one_line(EOFError())
+    ('ValueError: no weights', 'EOFError')
+    """
+    return f"{type(error).__name__}: {str(error).splitlines()[0]}" if str(error) else type(error).__name__
+
+
 def _excepthook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
     sys.__excepthook__(kind, error, traceback)
     cause = cause_of(error)

@@ -1,8 +1,11 @@
 """A training that was killed goes on as if nothing had happened, or says why it cannot."""
 
 import json
+import os
 import random
 import shutil
+import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,10 @@ import mlflow
 import pytest
 import torch
 from monai.bundle import ConfigWorkflow
+
+from scripts.errors import cause_of
+from scripts.model import new_folder
+from scripts.networks.scaling import FeatureScaling
 
 EPOCHS, ITERATIONS = 3, 4
 
@@ -54,6 +61,39 @@ def test_a_training_killed_at_any_step_and_resumed_gives_the_unbroken_ones_weigh
     (run,) = client.search_runs([client.get_experiment_by_name(f"{tmp_path} killed").experiment_id])
     assert run.info.status == "FINISHED"
     assert [point.step for point in client.get_metric_history(run.info.run_id, "loss")] == [1, 2, 3]
+
+
+def test_a_folder_that_a_training_goes_on_in_is_refused_by_name_and_free_after_a_kill(
+    command: Callable[..., list[str]],
+    workflow: Workflow,
+    tiny_overlay: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    many = 10_000
+    tiny_overlay.write_text(json.dumps(json.loads(tiny_overlay.read_text()) | {"epochs": many}))
+    words, last = command("training", "train.json"), tmp_path / "model" / "models" / "last.pt"
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(words, cwd=Path(__file__).parents[1], env=environment, stdout=-3, stderr=-3) as process:
+        deadline = time.monotonic() + 120
+        while not (last.parents[1] / ".lock").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        monkeypatch.setattr(new_folder, "PATIENCE_S", 0.0)
+        try:
+            with pytest.raises(RuntimeError) as refused:
+                workflow("train.json", epochs=many, resume=True).run()
+            assert process.poll() is None
+        finally:
+            process.kill()
+    monkeypatch.undo()
+    assert str(cause_of(refused.value)) == (
+        f"Another training goes on in {tmp_path / 'model'}: wait for its end, or train into another --model_dir "
+        "without --resume."
+    )
+    done = torch.load(last, weights_only=True)["trainer"]["iteration"] // ITERATIONS
+    workflow("train.json", epochs=done + 1, resume=True).run()
+    assert torch.load(last, weights_only=True)["trainer"]["iteration"] == (done + 1) * ITERATIONS
+    assert not (tmp_path / "model" / ".lock").exists()
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +145,34 @@ def test_resuming_with_other_settings_names_checkpoint_and_setting(
 ) -> None:
     with raises_because(ValueError, str(tmp_path / "model/models"), *texts):
         trained("train.json", **({"epochs": 4, "resume": True} | overrides)).run()
+
+
+def test_a_resumed_training_keeps_the_scaling_of_its_checkpoint_without_another_pass(
+    workflow: Workflow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    observed: list[int] = []
+    observe = FeatureScaling.observe
+
+    def counted(self: FeatureScaling, features: list[list[torch.Tensor]]) -> None:
+        observed.append(len(features[0][0]))
+        observe(self, features)
+
+    monkeypatch.setattr(FeatureScaling, "observe", counted)
+    whitened = {"network_def#scaling": "whiten"}
+    workflow("train.json", model_dir=str(tmp_path / "whole"), epochs=3, **whitened).run()
+    assert observed == [4] * ITERATIONS
+    workflow("train.json", epochs=1, **whitened).run()
+    path = tmp_path / "model/models/last.pt"
+    checkpoint = torch.load(path, weights_only=True)
+    scale = next(name for name in checkpoint["model"] if name.startswith("scaling.") and name.endswith("bias"))
+    assert checkpoint["model"][scale].abs().max() > 0
+    observed.clear()
+    workflow("train.json", epochs=3, resume=True, **whitened).run()
+    assert observed == []
+    resumed = torch.load(path, weights_only=True)["model"]
+    torch.testing.assert_close(resumed[scale], checkpoint["model"][scale], rtol=0, atol=0)
+    whole = torch.load(tmp_path / "whole/models/last.pt", weights_only=True)["model"]
+    torch.testing.assert_close(resumed[scale], whole[scale], rtol=0, atol=0)
 
 
 def test_a_training_that_was_killed_after_its_last_epoch_still_gives_its_model(

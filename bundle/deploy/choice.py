@@ -12,6 +12,7 @@ from typing import Any
 from scripts.dicom.conversion import series_name
 from scripts.dicom.rules import Rules
 from scripts.dicom.series import Series
+from scripts.model.modality import trained_modalities
 
 TRAINED = "trained"  # the word for what the model was trained on
 ORDERS = ("priority", "alternatives")
@@ -101,7 +102,7 @@ def read_choice(path: Path, modality: str | None, plane: str) -> Choice:
 
     Args:
         path: JSON file.
-        modality: Modality that the model was trained on, such as ``"CT"``; None for any.
+        modality: Modality that the model was trained on, see ``trained_modalities``.
         plane: Plane that the model looks at: axial, coronal or sagittal.
 
     Raises:
@@ -153,7 +154,7 @@ def _rule(what: str, given: Any, modality: str | None, plane: str) -> Rule:
 
 def _modality(given: Any, trained: str | None) -> tuple[str, ...] | None:
     if given == TRAINED:
-        given = trained
+        return trained_modalities(trained)
     names = [given] if isinstance(given, str) else given
     if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
         raise ValueError(f"modality {given!r} is neither a name nor a list of names.")

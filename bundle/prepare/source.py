@@ -15,6 +15,7 @@ from scripts.data.planes import AXCODES
 from scripts.data.scans import MASK_PATTERN
 from scripts.dicom.rules import Rules
 from scripts.dicom.salt import VARIABLE
+from scripts.model.modality import UNKNOWN
 
 _ONLY_FOR = {  # options for one layout alone
     "nifti": ("mask_pattern", "image_pattern", "label_without_mask"),
@@ -65,7 +66,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--modality",
-        default="unknown",
+        default=UNKNOWN,
         help="modality to note in the datalist, such as CT (default: from DICOM, else unknown)",
     )
     parser.add_argument(
@@ -203,7 +204,7 @@ def _of_dicom(args: argparse.Namespace, tree: DicomTree, samples: list[Sample]) 
         "dicom",
         tree.scans,
         args.out.stem,
-        "+".join(sorted(tree.modalities)) if args.modality == "unknown" else args.modality,
+        "+".join(sorted(tree.modalities)) if args.modality == UNKNOWN else args.modality,
         _command_without_names(args),
         samples,
         _tested(tested, samples),

@@ -10,12 +10,12 @@ import os
 import re
 import shutil
 import stat
-import tempfile
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from filelock import BaseFileLock, FileLock, Timeout
 from monai.bundle import ConfigParser
 
 from scripts.files import file_sha256, link_or_copy, replacing
@@ -23,11 +23,14 @@ from scripts.model.card import model_card
 from scripts.model.configs import ROOT, folder_configs, teachers
 from scripts.model.folder import CHECKPOINT, MODEL, RESUME
 from scripts.model.provenance import Provenance
+from scripts.model.unfinished import remove_abandoned, unfinished
 from scripts.networks.teachers import PRETRAINED, UNTRAINED
 from scripts.networks.weights import teacher_weights
 
 logger = logging.getLogger(__name__)
 
+PATIENCE_S = 10.0  # for a folder's lock: what loads images for a killed training outlives it by some seconds
+_LOCK = ".lock"
 _CODE = ("bundle", "configs", "scripts")
 _FILES = ("LICENSE", "pyproject.toml", "constraints.txt", "docs/clinic.md", "docs/data_license.txt")
 # MONAI Label takes a bundle with one of these words in its name for a detector of boxes, or another kind of model.
@@ -81,6 +84,7 @@ class NewModelFolder:
         self.path = derived if path is None else Path(path)
         self._option = "model_dir" if path is not None else "run_name" if run_name is not None else None
         self._made = resume
+        self._lock: BaseFileLock | None = None
         if _MISLEADING.search(self.path.name):
             raise ValueError(f"MONAI Label takes a model named {self.path.name} for another kind: name another folder.")
         if resume and not self.last.is_file():
@@ -109,6 +113,46 @@ class NewModelFolder:
         """File that a training resumes from."""
         return self.path / RESUME
 
+    def begin(self) -> None:
+        """Claims a folder that is resumed, and removes what killed trainings have left beside it.
+
+        Of several processes that train together, one alone calls this.
+
+        Raises:
+            RuntimeError: If another training goes on in the folder.
+        """
+        if self.resume:
+            self.claim()
+        remove_abandoned(self.path.parent)
+
+    def claim(self) -> None:
+        """Keeps trainings of other processes out of the folder, until ``release`` or the end of this process.
+
+        Raises:
+            RuntimeError: If another training goes on in it.
+        """
+        file = self.path / _LOCK
+        if self._lock is not None and Path(self._lock.lock_file) == file and file.exists():
+            return
+        self.release()
+        # One for the whole process, as a training that has failed may go on in it.
+        lock = FileLock(file, is_singleton=True)
+        try:
+            lock.acquire(timeout=PATIENCE_S)
+        except Timeout as error:
+            raise RuntimeError(
+                f"Another training goes on in {self.path}: wait for its end, or train into another --model_dir without "
+                "--resume."
+            ) from error
+        self._lock = lock
+
+    def release(self) -> None:
+        """Gives the folder free."""
+        if self._lock is not None:
+            Path(self._lock.lock_file).unlink(missing_ok=True)
+            self._lock.release(force=True)
+            self._lock = None
+
     def write(self, save: Callable[[Path], None]) -> None:
         """Makes the folder as a whole or, where it is this training's own, replaces its checkpoints.
 
@@ -125,8 +169,8 @@ class NewModelFolder:
             self._mark(self.path)
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=self.path.parent, prefix=".new-") as temporary:
-            folder = Path(temporary) / self.path.name
+        with unfinished(self.path.parent) as temporary:
+            folder = temporary / self.path.name
             (folder / "models").mkdir(parents=True)
             _copy_code(folder)
             configs = folder_configs(self.config, self._remembered())

@@ -68,6 +68,8 @@ class ModelWriter:
         self._saved = -1  # the iteration of the latest checkpoint
 
     def attach(self, engine: Engine) -> None:
+        if rank() == 0:
+            engine.add_event_handler(Events.STARTED, self.folder.begin)
         if self.folder.resume:
             engine.add_event_handler(Events.STARTED, self._resume)
         if rank() > 0:
@@ -75,6 +77,7 @@ class ModelWriter:
         if self.folder.checkpoint_interval:
             engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.folder.checkpoint_interval), self)
         engine.add_event_handler(Events.COMPLETED, self, last=True)
+        engine.add_event_handler(Events.COMPLETED, self.folder.release)
 
     def __call__(self, engine: Engine, last: bool = False) -> None:
         if self._saved == engine.state.iteration and not (last and "reference" in self.trained):
@@ -88,6 +91,7 @@ class ModelWriter:
             save_atomically({**{name: states[name] for name in self.trained}, **progress}, folder / CHECKPOINT)
 
         self.folder.write(save)
+        self.folder.claim()
 
     def _resume(self, engine: Engine) -> None:
         checkpoint = restore(self.folder.last, self.resumable, self.device)

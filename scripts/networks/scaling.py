@@ -53,13 +53,13 @@ class FeatureScaling(nn.Module):
         )
 
     @property
-    def fitted(self) -> bool:
-        """Whether any level is scaled, so that a fit is needed."""
+    def scales_any_level(self) -> bool:
+        """Whether any level is scaled, so that there is something to fit."""
         return any(isinstance(scale, _Level) for scale in self.levels)
 
     def forward(self, features: list[list[Tensor]]) -> list[list[Tensor]]:
         """Scales features (B, C_i, H_i, W_i) of each teacher's levels."""
-        if not self.fitted:
+        if not self.scales_any_level:
             return features
         scales = iter(self.levels)
         return [[next(scales)(level) for level in levels] for levels in features]

@@ -14,8 +14,9 @@ from timm.models._features import FeatureDictNet, FeatureGetterNet, FeatureHookN
 from torch import Tensor, nn
 
 import scripts.networks.vmamba  # noqa: F401  registers VMamba with timm
+from scripts.networks.downloads import WeightsError
 from scripts.networks.folding import folded
-from scripts.networks.weights import WeightsError, load_state_dict, teacher_weights, timm_names, weights_hash
+from scripts.networks.weights import load_state_dict, teacher_weights, timm_names, weights_hash
 
 PRETRAINED = "pretrained"  # value of `weights` for released weights
 UNTRAINED = "untrained"  # value of `weights` for random weights
@@ -24,7 +25,8 @@ logger = logging.getLogger(__name__)
 
 FINEST_STRIDE = 4  # the stem, at stride 2, is used only on request
 
-
+# timm wraps these around a whole model that it has loaded strictly, so that a missing weight is an error. A feature
+# extractor with a class of its own, such as EfficientNet's, it loads leniently: what the file lacks stays random.
 _STRICT = (FeatureListNet, FeatureDictNet, FeatureHookNet, FeatureGetterNet)
 
 
@@ -140,13 +142,12 @@ def _create_trained(name: str, path: Path, arguments: dict[str, Any]) -> nn.Modu
     state_dict = load_state_dict(path)
     backbone = timm.create_model(name, **arguments)
     try:
-        state_dict = timm_names(name, state_dict)
+        state_dict = timm_names(backbone.state_dict(), state_dict)
         if state_dict.keys() == backbone.state_dict().keys():  # a file written for exactly these levels
             backbone.load_state_dict(state_dict)
             return backbone
-        # A whole model: timm converts old key names, but it loads features_only leniently, so that whatever the file
-        # lacks would stay random. Without a classifier on either side it loads strictly, but for models whose features
-        # are a class of their own: of these the whole model tells whether anything is missing.
+        # A whole model, whose old key names timm converts. Without a classifier on either side timm loads it strictly;
+        # where it would not (see _STRICT), the whole model tells whether anything is missing.
         cfg = timm.get_pretrained_cfg(name)
         heads = tuple(f"{head}." for head in ensure_tuple(cfg and cfg.classifier))
         headless = {key: value for key, value in state_dict.items() if not key.startswith(heads)}

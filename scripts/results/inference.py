@@ -23,6 +23,7 @@ from scripts.data.scans import is_scan, save_like
 from scripts.figures import luminance, overlay
 from scripts.model.algorithm import algorithm_of
 from scripts.model.calibration import Calibration
+from scripts.model.modality import trained_modalities
 from scripts.model.provenance import Provenance, device_name, git_commit, versions
 from scripts.montage import montage
 from scripts.networks.detector import Detector
@@ -112,6 +113,22 @@ class InferenceResults:
         self._percentiles: list[np.ndarray] = []
         self._pictures: list[Callable[[float, float], None]] = []
         self._started = time.time()
+        self.other_modality = self._of_another_modality()
+        for reason in self.other_modality.values():
+            logger.warning("%s", reason)
+
+    def _of_another_modality(self) -> dict[str, str]:
+        """What is wrong with each DICOM series of a modality that the model was not trained on, by name."""
+        named = self.provenance.facts.get("modality")
+        known, found = trained_modalities(named), {}
+        for item in self.inputs.items:
+            series = self.inputs.series.get(item["image"])
+            if series is not None and known is not None and series.modality not in known:
+                found[item["name"]] = (
+                    f"{item['name']}: its modality is {series.modality or 'unknown'}, but the model was trained on "
+                    f"{named}. Do not rely on its score and verdict."
+                )
+        return found
 
     def _collect(self, engine: Engine) -> None:
         batch: Any = engine.state.batch
@@ -232,6 +249,7 @@ class InferenceResults:
             "files": rows,
             "unreadable": self.failed,
             "left_out": self.left_out,
+            "other_modality": self.other_modality,
             "notice": NOTICE,
         }
         (self.output_dir / "manifest.json").write_text(json.dumps(manifest, indent=4, default=str) + "\n")

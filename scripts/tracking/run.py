@@ -17,6 +17,7 @@ from mlflow.tracking import MlflowClient
 from scripts.model.calibration import Calibration
 from scripts.model.provenance import Provenance, device_name, git_commit, versions
 from scripts.networks.detector import Detector
+from scripts.termination import Terminated, Termination
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +61,8 @@ def store(trained: str, bundle_root: str | Path) -> str:
 
 
 class Run:
-    """One MLflow run, from the start of an engine to its end: FINISHED, FAILED with the error, or KILLED by the user.
+    """One MLflow run, from the start of an engine to its end: FINISHED, FAILED with the error, or KILLED by the
+    user or SIGTERM.
 
     Attach it after the handlers whose results it logs, and before MONAI's ``StatsHandler``, which ends the handling of
     an exception.
@@ -76,14 +78,17 @@ class Run:
     def __init__(self, tracking: Tracking, provenance: Provenance, network: Detector) -> None:
         self.tracking, self.provenance, self.network = tracking, provenance, network
         self.run_name, self.run_id = tracking.run_name, ""
+        self._termination = Termination()
 
     @property
     def client(self) -> MlflowClient:
         return MlflowClient(self.tracking.uri)
 
     def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self._termination.begin)
         engine.add_event_handler(Events.STARTED, self.start)
         engine.add_event_handler(Events.COMPLETED, self.finish)
+        engine.add_event_handler(Events.COMPLETED, self._termination.end)
         engine.add_event_handler(Events.EXCEPTION_RAISED, self.fail)
 
     def start(self, engine: Engine) -> None:
@@ -129,10 +134,14 @@ class Run:
         self.client.set_terminated(self.run_id, RunStatus.to_string(RunStatus.FINISHED))
 
     def fail(self, engine: Engine, error: BaseException) -> None:
-        if self.run_id:
-            status = RunStatus.KILLED if isinstance(error, KeyboardInterrupt) else RunStatus.FAILED
-            self.client.set_tag(self.run_id, "error", f"{type(error).__name__}: {error}"[:_MAX_VALUE])
-            self.client.set_terminated(self.run_id, RunStatus.to_string(status))
+        self._termination.ignore()
+        try:
+            if self.run_id:
+                status = RunStatus.KILLED if isinstance(error, KeyboardInterrupt | Terminated) else RunStatus.FAILED
+                self.client.set_tag(self.run_id, "error", f"{type(error).__name__}: {error}"[:_MAX_VALUE])
+                self.client.set_terminated(self.run_id, RunStatus.to_string(status))
+        finally:
+            self._termination.end()
         raise error
 
     def exists(self, run_id: str) -> bool:

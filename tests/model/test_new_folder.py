@@ -7,6 +7,8 @@ import re
 import shutil
 import signal
 import stat
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -157,7 +159,11 @@ def test_a_kill_leaves_no_folder_or_the_old_checkpoint(
 
     folder = bare.new_folder(tmp_path / "model")
     killed(folder)
-    assert [path.name[:5] for path in tmp_path.iterdir()] == [".new-"]  # which nobody takes for a model
+    left = sorted(tmp_path.iterdir())  # which nobody takes for a model
+    assert [path.name for path in left] == [left[0].name, f"{left[0].name}.lock"]
+    assert left[0].name.startswith(".new-")
+    folder.begin()
+    assert list(tmp_path.iterdir()) == []
     folder.write(bare.save)
     before = folder.checkpoint.read_bytes()
     killed(folder)
@@ -169,6 +175,23 @@ def test_a_kill_leaves_no_folder_or_the_old_checkpoint(
             "model/models/",
             "model/models/model.pt",
         }
+
+
+def test_a_training_leaves_the_unfinished_folders_of_others_alone(bare: Bare, tmp_path: Path) -> None:
+    (tmp_path / ".new-of-0.6.0").mkdir()  # without a lock: nobody knows whether its process is gone
+    holding = (
+        "import sys, pathlib; from scripts.model.unfinished import unfinished\n"
+        "with unfinished(pathlib.Path(sys.argv[1])) as folder: print(folder, flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", holding, str(tmp_path)]
+    with subprocess.Popen(command, cwd=ROOT, text=True, stdin=-1, stdout=-1) as process:
+        assert process.stdout is not None
+        other = Path(process.stdout.readline().strip())
+        bare.new_folder(tmp_path / "model").begin()
+        assert other.is_dir()
+        process.kill()
+    bare.new_folder(tmp_path / "model").begin()
+    assert [path.name for path in tmp_path.iterdir()] == [".new-of-0.6.0"]
 
 
 def weights_file(path: Path, seed: int) -> Path:

@@ -8,7 +8,7 @@ import timm
 import torch
 
 from scripts.networks import Teacher, teachers
-from scripts.networks.weights import WeightsError
+from scripts.networks.downloads import WeightsError
 
 
 @pytest.fixture
@@ -182,3 +182,24 @@ def test_another_number_of_classes_does_not_matter(tmp_path: Path) -> None:
     torch.save(model.state_dict(), tmp_path / "seven.pth")
     teacher = Teacher("resnet18", weights=str(tmp_path / "seven.pth"))
     torch.testing.assert_close(teacher.backbone.conv1.weight, model.conv1.weight, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "builds"),
+    [
+        ("tf_efficientnet_lite0", 2),  # timm's feature extractor is no part of the whole model that checks the file
+        ("mobilenetv3_small_050", 2),
+        ("resnet18", 2),
+    ],
+)
+def test_a_trained_teacher_is_built_no_more_often_than_timm_forces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, builds: int
+) -> None:
+    weights = "pretrained"
+    if name != "tf_efficientnet_lite0":
+        weights = str(tmp_path / "whole.pth")
+        torch.save(timm.create_model(name).state_dict(), weights)
+    create, built = timm.create_model, []
+    monkeypatch.setattr(timm, "create_model", lambda name, **arguments: built.append(name) or create(name, **arguments))
+    Teacher(name, weights)
+    assert built == [name] * builds

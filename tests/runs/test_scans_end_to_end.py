@@ -308,6 +308,25 @@ def test_a_radiograph_is_scored_and_keeps_its_place_in_dicom(
     assert {each.name for each in (folder / row["dicom"]).iterdir()} == {"report.dcm", "segmentation.dcm"}
 
 
+def test_a_series_of_another_modality_than_the_models_is_scored_with_a_warning(
+    scans: Scans, infer: Callable[..., Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (subject,) = (scans.root / "phantoms" / "dicom").iterdir()
+    scan = nib.load(scans.root / "phantoms" / "anomalous" / subject.name / "ct.nii.gz")
+    shutil.copytree(subject, tmp_path / "study" / "ct")
+    write_series(tmp_path / "study" / "mr", np.asarray(scan.dataobj, np.int16), scan.affine, series=7, modality="MR")
+    folder = infer(tmp_path / "study")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (name,) = manifest["other_modality"]
+    expected = f"{name}: its modality is MR, but the model was trained on CT. Do not rely on its score and verdict."
+    assert name.startswith("mr-")
+    assert manifest["other_modality"][name] == expected
+    assert [one.getMessage() for one in caplog.records if one.levelname == "WARNING" and name in one.getMessage()] == [
+        expected
+    ]
+    assert sorted(Path(row["map"]).name[:3] for row in manifest["files"]) == ["ct-", "mr-"]
+
+
 def test_no_file_name_of_a_dicom_study_goes_to_mlflow(
     scans: Scans, infer: Callable[..., Path], tracking_uri: str, tmp_path: Path
 ) -> None:

@@ -6,8 +6,10 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
@@ -228,6 +230,29 @@ def test_an_interrupted_training_is_killed_and_goes_on_in_its_run(
     assert run.info.status == "FINISHED"
     assert "error" not in run.data.tags
     assert set(history(tracking_uri, run, "loss")) == {1, 2, 3}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGTERM")
+def test_a_training_that_is_told_to_end_is_killed_and_keeps_its_last_checkpoint(
+    command: Callable[..., list[str]], tiny_overlay: Path, tracked: Callable[[], list[Run]], tmp_path: Path
+) -> None:
+    tiny_overlay.write_text(json.dumps(json.loads(tiny_overlay.read_text()) | {"epochs": 10_000}))
+    words, checkpoint = command("training", "train.json"), tmp_path / "model" / "models" / "model.pt"
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(words, cwd=ROOT, env=environment, text=True, stdout=-1, stderr=-2) as process:
+        deadline = time.monotonic() + 120
+        while process.poll() is None and not checkpoint.is_file() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM, printed
+    (run,) = tracked()
+    assert run.info.status == "KILLED"
+    assert run.data.tags["error"] == "Terminated: SIGTERM, from the system or another program"
+    done = [torch.load(path, weights_only=True)["trainer"]["iteration"] for path in checkpoint.parent.glob("*.pt")]
+    assert len(done) == 2
+    assert all(iteration > 0 and iteration % 4 == 0 for iteration in done)  # of whole epochs
+    assert not list(tmp_path.glob(".new-*"))
 
 
 def test_every_training_has_a_run_of_its_own(

@@ -10,7 +10,7 @@ from monai.bundle import ConfigParser
 from monai.data import Dataset, MetaTensor
 from torch import Tensor
 
-from scripts.engines import DistillationTrainer
+from scripts.engines import DetectorTrainer
 
 ROOT = Path(__file__).parents[3]
 METHODS: dict[str, tuple[str, ...]] = {  # overlays of configs/train.json
@@ -71,7 +71,7 @@ class Method:
         }
         self.network = self._built["network"]
 
-    def trainer(self, images: int, batch_size: int, amp: bool) -> DistillationTrainer:
+    def trainer(self, images: int, batch_size: int, amp: bool) -> DetectorTrainer:
         """Builds an engine that trains one epoch for each run, with an empty feature cache.
 
         Args:

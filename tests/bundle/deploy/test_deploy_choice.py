@@ -60,10 +60,11 @@ def test_the_default_is_every_scan_of_the_modality_that_the_model_was_trained_on
         "T2": "modality MR",
     }
     assert choose(DEFAULT_RULES, MR)[0] == {"T1", "T2"}
-    assert choose(DEFAULT_RULES, (None, "axial"))[0] == {
-        *("Brain 5 mm", "Bone 5 mm", "Follow up"),
-        *("T1", "T2"),
-    }
+    for any_of_both in (None, "unknown", "CT+MR"):
+        assert choose(DEFAULT_RULES, (any_of_both, "axial"))[0] == {
+            *("Brain 5 mm", "Bone 5 mm", "Follow up"),
+            *("T1", "T2"),
+        }
 
 
 def test_series_of_another_plane_are_taken_where_a_study_has_none_of_the_trained_one(choose) -> None:
