@@ -68,7 +68,8 @@ def registered(fixed: Coarse, moving: Coarse) -> Registered:
     The tops of both bodies lie together at first, as scans of a head differ in how far down they reach.
     """
     images = _image(fixed), _image(moving)
-    mask = sitk.Cast(_image(fixed._replace(array=binary_dilation(fixed.array > 0, iterations=4))), sitk.sitkUInt8)
+    around = binary_dilation(fixed.array > 0, iterations=4).astype(np.float32)
+    mask = sitk.Cast(_image(fixed._replace(array=around)), sitk.sitkUInt8)
     top, moving_top = _top(fixed), _top(moving)
     starts: list[tuple[float, Any]] = []
     for tilt in _TILTS:

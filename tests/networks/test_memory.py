@@ -34,7 +34,7 @@ def built(**options: object) -> Memory:
 
 def embedded(memory: Memory, pictures: Tensor) -> np.ndarray:
     """Vectors (images, places, C) of unit length."""
-    grid, _ = memory._grid(memory.features(pictures))
+    grid = memory._grid(memory.features(pictures))
     return memory._embedded(grid).double().numpy()
 
 
@@ -77,7 +77,6 @@ def test_of_a_training_image_the_patients_own_features_can_be_left_out() -> None
     for index, patient in enumerate(PATIENTS):
         fewer.bank = torch.from_numpy(np.concatenate([kept[i] for i, one in enumerate(PATIENTS) if one != patient]))
         fewer.bank = fewer.bank.float()
-        fewer.coordinates = torch.zeros(len(fewer.bank), 3)
         alone = fewer.maps([[level[index : index + 1] for level in one] for one in features], (64, 64))
         torch.testing.assert_close(without[index : index + 1], alone, rtol=1e-5, atol=1e-5)
 
@@ -89,26 +88,6 @@ def test_a_single_patient_cannot_be_left_out() -> None:
     memory.consolidate()
     with pytest.raises(ValueError, match="one patient alone"):
         memory.maps(features, (64, 64), without=["anna"] * 4)
-
-
-def test_position_adds_the_squared_distance_in_the_image() -> None:
-    memory = built(position=10.0)
-    maps = memory.maps(memory.features(images()[..., :].roll(16, dims=-1)), (4, 4))
-    plain = built().maps(memory.features(images()[..., :].roll(16, dims=-1)), (4, 4))
-    inner = maps[..., 1:-1] - plain[..., 1:-1]  # whose features lie one cell of four beside
-    assert inner.min() >= -1e-5
-    assert 0 < float(inner.mean()) <= 10 / 16 + 1e-5
-
-
-def test_intensity_adds_the_squared_difference_in_brightness() -> None:
-    memory, plain = built(intensity=30.0), built()
-    new = images() * 0.5
-    bright = torch.nn.functional.avg_pool2d(images().mean(1), 16).flatten()
-    vectors, bank = (torch.from_numpy(embedded(plain, part)).float().flatten(0, 1) for part in (new, images()))
-    difference = torch.nn.functional.avg_pool2d(new.mean(1), 16).flatten()[:, None] - bright
-    expected = (1 - vectors @ bank.T + 30 * difference.square()).amin(1)
-    found = memory.maps(memory.features(new), (4, 4)).flatten()
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_memory_is_no_larger_than_asked_for_and_its_choice_comes_from_the_seed() -> None:
