@@ -62,8 +62,6 @@ MEANINGS = {
     "global_teacher": "Global teacher of PDD, second one of the memory; a name as `local_teacher`'s.",
     "levels": "Levels of PDD's teachers, as timm counts them; None takes all at stride 4 and coarser. The other "
     "methods name theirs in `network_def`.",
-    "intensity_weight": "Weight of brightness in the memory, see `network_def#intensity`. The overlay of MR has one, "
-    "as what is wrong there is often bright or dark before it is anything else.",
     "reference": "Standardisation of the maps by those of normal patients at the same place; None leaves maps as they "
     "are. The overlays of CT and MR bring one.",
     "epochs": "Epochs of the training.",

@@ -56,7 +56,7 @@ def test_the_reference_is_of_maps_that_leave_out_the_own_patient(workflow: Workf
         own = network(images)
     mean = torch.nn.functional.avg_pool2d(maps.mean(0), 4)
     reference = stored(tmp_path / "model")["reference"]
-    torch.testing.assert_close(reference["mean"][16:17], mean, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(reference["mean"][16], mean, rtol=1e-4, atol=1e-5)
     assert maps.mean() > 10 * own.mean()
 
 
@@ -75,7 +75,7 @@ def test_students_refer_to_patients_whom_they_were_not_trained_on(workflow: Work
         maps = get("network_def").eval()(images)
     mean = torch.nn.functional.avg_pool2d(maps.mean(0), 4)
     reference = stored(tmp_path / "model")["reference"]
-    torch.testing.assert_close(reference["mean"][16:17], mean, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(reference["mean"][16], mean, rtol=1e-3, atol=1e-4)
     last = torch.load(tmp_path / "model" / "models" / "last.pt", weights_only=True)
     torch.testing.assert_close(last["reference"]["mean"], reference["mean"], rtol=0, atol=0)
 

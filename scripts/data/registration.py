@@ -77,7 +77,7 @@ def registered(fixed: Coarse, moving: Coarse) -> Registered:
         start.SetCenter(top - [0, 0, 60])
         start.SetTranslation(moving_top - top)
         start.SetRotation((1.0, 0.0, 0.0), np.radians(tilt))
-        starts.append(_refined(images, mask, start, step=4.0, share=0.3))
+        starts.append(_refined(images, mask, start, step=4.0, shrink=2))
     affine = sitk.AffineTransform(3)
     affine.SetCenter(top - [0, 0, 60])
     affine.SetTranslation(moving_top - top)
@@ -87,7 +87,7 @@ def registered(fixed: Coarse, moving: Coarse) -> Registered:
         affine.SetMatrix(best.GetMatrix())
         affine.SetTranslation(best.GetTranslation())
     for step in (2.0, 0.7):
-        found, candidate = _refined(images, mask, sitk.AffineTransform(affine), step, share=1.0)
+        found, candidate = _refined(images, mask, sitk.AffineTransform(affine), step)
         if found < score and _is_likely(candidate):
             score, affine = found, candidate
     return Registered(_matrix(affine), -score)
@@ -100,17 +100,16 @@ def _is_likely(transform: Any) -> bool:
     return upright and _VOLUMES[0] < np.linalg.det(linear) < _VOLUMES[1]
 
 
-def _refined(images: tuple[Any, Any], mask: Any, transform: Any, step: float, share: float) -> tuple[float, Any]:
+def _refined(images: tuple[Any, Any], mask: Any, transform: Any, step: float, shrink: int = 1) -> tuple[float, Any]:
     """Negative correlation after gradient descent from ``transform``, which it changes; 0 where they do not overlap."""
     method = sitk.ImageRegistrationMethod()
     method.SetNumberOfThreads(1)  # the same sums for any number of cores
     method.SetMetricAsCorrelation()
     method.SetMetricFixedMask(mask)
-    if share < 1:
-        method.SetMetricSamplingStrategy(method.RANDOM)
-        method.SetMetricSamplingPercentage(share, seed=1)
+    method.SetShrinkFactorsPerLevel([shrink])
+    method.SetSmoothingSigmasPerLevel([shrink - 1])
     method.SetInterpolator(sitk.sitkLinear)
-    method.SetOptimizerAsRegularStepGradientDescent(step, 0.02, 80, relaxationFactor=0.6)
+    method.SetOptimizerAsRegularStepGradientDescent(step, 0.02, 40, relaxationFactor=0.6)
     method.SetOptimizerScalesFromPhysicalShift()
     method.SetInitialTransform(transform, inPlace=True)
     try:

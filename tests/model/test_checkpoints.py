@@ -90,6 +90,7 @@ def test_last_holds_all_that_a_training_goes_on_with_and_no_code(
         "neighbours": False,
         "crop_to_foreground": False,
         "bias_correction": False,
+        "align": False,
         "intensity": "ScaleToUnitd",
         "intensity_range": [0, 4095],
     }

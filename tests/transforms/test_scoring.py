@@ -68,9 +68,8 @@ def test_empty_slices_do_not_count_for_a_mean_over_slices() -> None:
 def test_a_map_is_standardised_before_it_is_pooled_and_cut_to_the_foreground() -> None:
     reference = MapReference(stride=1, floor=0.0)
     places = torch.linspace(0, 1, 200)
-    reference.add(
-        places.view(-1, 1, 1, 1) + 0.1 * torch.randn(200, 1, 2, 2), places, [str(one % 9) for one in range(200)]
-    )
+    normal = places.view(-1, 1, 1, 1) + 0.1 * torch.randn(200, 1, 2, 2)
+    reference.add(normal, torch.zeros(200, 3, 2, 2), places, [str(one % 9) for one in range(200)])
     reference.settle()
     image = MetaTensor(torch.ones(3, 2, 2, 5), affine=torch.eye(4), meta={"foreground_box": BOX})
     image[:, 0, 0] = 0
@@ -81,8 +80,35 @@ def test_a_map_is_standardised_before_it_is_pooled_and_cut_to_the_foreground() -
     assert found["slice_scores"][2] > 3
     assert found["slice_scores"][[0, 1, 3, 4]].max() < 2
     assert (found["pred"][0, 0, 0] == 0).all()
-    expected = reference(pred.permute(3, 0, 1, 2), torch.tensor([0.1, 0.3, 0.5, 0.7, 0.9]))
+    images = torch.zeros(5, 3, 2, 2)
+    expected = reference(pred.permute(3, 0, 1, 2), images, torch.tensor([0.1, 0.3, 0.5, 0.7, 0.9]))
     torch.testing.assert_close(found["pred"][0, 1, 1], expected[:, 0, 1, 1])
+
+
+class UpperHalf:
+    """Template whose region is the upper half of each picture."""
+
+    def inside(self, places: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        mask = torch.zeros(len(places), 1, *size, dtype=torch.bool)
+        mask[:, :, : size[0] // 2] = True
+        return mask
+
+
+def test_a_map_in_the_template_comes_back_to_the_grid_of_the_scan() -> None:
+    affine = torch.diag(torch.tensor([1.0, 1, 2, 1]))
+    affine[:3, 3] = torch.tensor([0.5, 0.5, 0.5])
+    coarse = torch.diag(torch.tensor([2.0, 2, 1, 1]))
+    coarse[:3, 3] = torch.tensor([1.0, 1.0, 0.0])
+    image = MetaTensor(torch.ones(3, 4, 4, 8), affine=coarse, meta={"foreground_box": BOX})
+    scan = MetaTensor(torch.ones(3, 8, 8, 3), affine=affine, meta={"foreground_box": BOX})
+    pred = torch.arange(8.0).view(1, 1, 1, 8).expand(1, 4, 4, 8)  # the height in millimetres
+    found = AnomalyScored("max", template=UpperHalf())({"pred": pred, "image": image, "scan": scan})  # type: ignore[arg-type]
+    assert "scan" not in found
+    assert found["image"] is scan
+    assert found["pred"].shape == (1, 8, 8, 3)
+    torch.testing.assert_close(found["pred"][0, 1, 4], torch.tensor([0.5, 2.5, 4.5]))
+    assert found["pred"][0, 5:].abs().max() == 0
+    assert found["slice_scores"].tolist() == [0.5, 2.5, 4.5]
 
 
 def test_the_reference_is_part_of_what_a_calibration_counts_for() -> None:
