@@ -65,31 +65,43 @@ class Template:
     def known(self) -> bool:
         return self._mean.array.size > 0
 
-    def learn(self, files: Sequence[str]) -> None:
-        """Learns from normal scans.
+    def learn(self, scans: Sequence[Scan], cache_dir: str | Path, settings: str = "") -> None:
+        """Learns from normal scans, once; what was learnt is kept in the cache.
 
         Args:
-            files: Their paths; of more than 24, evenly spread ones are taken.
+            scans: The scans; of more than 24, evenly spread ones are taken.
+            cache_dir: Folder of the cache, see ``open_scan``.
+            settings: All that changes how the scans are read.
 
         Raises:
             ValueError: If there are none.
         """
-        if not files:
+        if not scans:
             raise ValueError("There is no scan to learn a template from: set preprocessing#align False for images.")
-        chosen = [files[index] for index in np.unique(np.linspace(0, len(files) - 1, _SCANS).round().astype(int))]
-        scans = _each(self._coarse, chosen, "Reading for the template")
-        sizes = [np.count_nonzero(scan.volume.array) for scan in scans]
-        middle = scans[int(np.argsort(sizes, kind="stable")[len(sizes) // 2])]
-        fixed = middle.volume
-        found = _each(lambda scan: registered(fixed, scan.volume), scans, "Aligning to the first")
+        chosen = [scans[index] for index in np.unique(np.linspace(0, len(scans) - 1, _SCANS).round().astype(int))]
+        kind = json.dumps([settings, *(scan.key for scan in chosen)])
+        record = Path(cache_dir) / f"template-{hashlib.sha256(kind.encode()).hexdigest()[:24]}.pt"
+        if not record.is_file():
+            self._learn(chosen, Path(cache_dir))
+            with replacing(record) as part:
+                torch.save(self.state_dict(), part)
+        self.load_state_dict(torch.load(record, weights_only=True))
+
+    def _learn(self, scans: Sequence[Scan], cache_dir: Path) -> None:
+        chosen = [scan.source for scan in scans]
+        bodies = _each(self._coarse, chosen, "Reading for the template")
+        sizes = [np.count_nonzero(one.volume.array) for one in bodies]
+        fixed = bodies[int(np.argsort(sizes, kind="stable")[len(sizes) // 2])].volume
+        found = _each(lambda one: registered(fixed, one.volume), bodies, "Aligning to one scan")
         grid = Grid(fixed.array.shape, fixed.affine)
-        alike = [one for one in zip(scans, found, strict=True) if one[1].correlation >= _UNLIKE]
-        means = [resliced(scan.volume.array, scan.volume.affine, _moved(grid, one)) for scan, one in alike]
+        alike = [one for one in zip(bodies, found, strict=True) if one[1].correlation >= _UNLIKE]
+        means = [resliced(one.volume.array, one.volume.affine, _moved(grid, where)) for one, where in alike]
         mean = np.mean(means, axis=0, dtype=np.float32)
         self._mean = fixed._replace(array=mean.astype(np.float16).astype(np.float32))  # as a checkpoint keeps it
-        self._grid = self._box(fixed, float(np.median([scan.thickness for scan in scans])))
-        found = _each(lambda scan: registered(self._mean, scan.volume), scans, "Aligning to their mean")
-        seen = [self._seen(file, one) for file, one in zip(chosen, found, strict=True) if one.correlation >= _UNLIKE]
+        self._grid = self._box(fixed, float(np.median([one.thickness for one in bodies])))
+        found = _each(lambda one: registered(self._mean, one.volume), bodies, "Aligning to their mean")
+        images = [self._seen(file, one) for file, one in zip(chosen, found, strict=True)]
+        seen = [image for image, one in zip(images, found, strict=True) if one.correlation >= _UNLIKE]
         if len(seen) < len(chosen):
             logger.warning(
                 "%d of %d scans are unlike the others, so the template leaves them out.",
@@ -99,6 +111,8 @@ class Template:
         grey = np.mean([(image > _GREY[0]) & (image < _GREY[1]) for image in seen], axis=0)
         self._region = _largest(grey >= _USUAL)
         self._level = self._median(np.mean(seen, axis=0))
+        for scan, image, one in zip(scans, images, found, strict=True):
+            self._keep(self._record(scan, cache_dir), image, one)
 
     def aligned(self, scan: Scan, cache_dir: str | Path) -> tuple[Scan, float]:
         """Brings a scan to the template.
@@ -133,16 +147,12 @@ class Template:
         return (F.interpolate(chosen, size=tuple(size), mode="bilinear", align_corners=False) > 0.5).to(places.device)
 
     def _placed(self, scan: Scan, cache_dir: Path) -> _Placed:
-        file, record = scan.source, cache_dir / f"{scan.key}-{self._hash()}.json"
+        file, record = scan.source, self._record(scan, cache_dir)
         try:
             known = json.loads(record.read_text())
         except (OSError, ValueError):
             found = registered(self._mean, self._coarse(file).volume)
-            missing = self._level - self._median(self._seen(file, found))
-            shift = float(np.clip(missing if np.isfinite(missing) else 0.0, -_SHIFT, _SHIFT))
-            known = {"matrix": found.matrix.tolist(), "correlation": found.correlation, "shift": shift}
-            with replacing(record) as part:
-                part.write_text(json.dumps(known))
+            known = self._keep(record, self._seen(file, found), found)
         if known["correlation"] < _UNLIKE:
             logger.warning(
                 "%s: is unlike the scans that the model was trained on (correlation %.2f), so its maps may compare "
@@ -152,6 +162,18 @@ class Template:
             )
         grid = _moved(self._grid, Registered(np.array(known["matrix"]), known["correlation"]))
         return _Placed(grid, known["shift"])
+
+    def _record(self, scan: Scan, cache_dir: Path) -> Path:
+        return cache_dir / f"{scan.key}-{self._hash()}.json"
+
+    def _keep(self, record: Path, image: NDArray[np.float32], found: Registered) -> dict[str, Any]:
+        """Keeps where a scan was found, which looks as ``image`` on the coarse grid."""
+        missing = self._level - self._median(image)
+        shift = float(np.clip(missing if np.isfinite(missing) else 0.0, -_SHIFT, _SHIFT))
+        known = {"matrix": found.matrix.tolist(), "correlation": found.correlation, "shift": shift}
+        with replacing(record) as part:
+            part.write_text(json.dumps(known))
+        return known
 
     def state_dict(self) -> dict[str, Any]:
         """State in plain types and tensors; empty until it is learnt."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -127,7 +128,7 @@ class Preprocessing(Compose):
         if self.landmarks is not None:
             self.landmarks.learn([scan.quantiles for scan in scans.values()])
         if self.template is not None and files:
-            self.template.learn(files)
+            self.template.learn(list(scans.values()), self.cache_dir, json.dumps(self.settings))
 
     def open(self, file: str) -> Scan:
         """Opens a scan as the network sees it: on the grid of the template, if scans are aligned."""

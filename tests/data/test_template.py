@@ -138,4 +138,4 @@ def test_without_a_scan_there_is_no_template(tmp_path: Path) -> None:
     assert preprocessing.template is not None
     assert not preprocessing.template.known
     with pytest.raises(ValueError, match="align False"):
-        preprocessing.template.learn([])
+        preprocessing.template.learn([], tmp_path)
