@@ -26,7 +26,7 @@ class NormalSlices:
     Args:
         preprocessing: Transform that reads the slices; its plane, cache and landmarks count here. The landmarks are
             learnt at once from ``training``, before the first image needs them.
-        training: Items of the training split.
+        training: Items of the training split; none where a checkpoint restores the landmarks.
         slice_range: First and last of a scan's slices that are taken: numbers from 0 on if both are integers, else
             parts of its length in 0..1; None takes all.
         min_body_fraction: Share of a slice that must be foreground, in 0..1; a slice without any is never taken.
@@ -63,7 +63,7 @@ class NormalSlices:
         self.bias_correction = preprocessing.bias_correction
         self.slice_range, self.held_out = slice_range, held_out
         self.min_body_fraction, self.abnormal_subjects = min_body_fraction, abnormal_subjects
-        if preprocessing.landmarks is not None:
+        if training and preprocessing.landmarks is not None:
             preprocessing.landmarks.learn([scan.quantiles for scan in self._scans(training).values()])
 
     def training(self, items: Sequence[Item]) -> list[Item]:

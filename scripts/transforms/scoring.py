@@ -65,7 +65,7 @@ class AnomalyScored(Transform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         maps = convert_to_tensor(data["pred"], track_meta=False).permute(3, 0, 1, 2)  # (D, 1, H, W)
-        foreground = _foreground(data["image"]).to(maps.device)
+        foreground = body_of(data["image"]).to(maps.device)
         if self.reference is not None:
             maps = self.reference(maps, slice_places(data["image"]))
         if self.foreground_only:
@@ -127,7 +127,7 @@ class ForegroundInverted(Invertd):
         super().__init__(keys="foreground", transform=preprocessing, orig_keys="image", nearest_interp=True)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        foreground = _foreground(data["image"]).permute(1, 2, 0)[None].float()
+        foreground = body_of(data["image"]).permute(1, 2, 0)[None].float()
         return super().__call__({**data, "foreground": MetaTensor(foreground)})
 
 
@@ -221,9 +221,16 @@ class SliceLabelsd(Transform):
         return labels
 
 
-def _foreground(image: Tensor) -> Tensor:
-    """(C, H, W, D) in [0, 1] -> (D, H, W) bool: the largest body of what is above 0, so without a scanner's table."""
-    above = (convert_to_tensor(image, track_meta=False).amax(0) > 0).permute(2, 0, 1).cpu().numpy()
+def body_of(image: Tensor, threshold: float = 0.0) -> Tensor:
+    """(C, H, W, D) -> (D, H, W) bool: the largest body of what is above a threshold, so without a scanner's table.
+
+    The holes of each slice are filled.
+
+    >>> image = torch.tensor([[1.0, 1.0, 0.0, 1.0]]).view(1, 1, 4, 1)
+    >>> body_of(image).flatten().tolist()
+    [True, True, False, False]
+    """
+    above = (convert_to_tensor(image, track_meta=False).amax(0) > threshold).permute(2, 0, 1).cpu().numpy()
     parts, count = label(above)
     if count > 1:
         above = parts == np.bincount(parts.ravel())[1:].argmax() + 1
