@@ -28,12 +28,9 @@ POOLINGS = ["max", "top_1%", "top_5%", "top_10%", "mean"]
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of the verb."""
     parser.add_argument("models", nargs="+", metavar="MODEL", help="model folders, which training has written")
+    shown = " ".join(POOLINGS).replace("%", "%%")
     parser.add_argument(
-        "--pooling",
-        nargs="+",
-        default=POOLINGS,
-        metavar="NAME",
-        help=f"poolings to rank (default: {' '.join(POOLINGS)})",
+        "--pooling", nargs="+", default=POOLINGS, metavar="NAME", help=f"poolings to rank (default: {shown})"
     )
     parser.add_argument(
         "--slices", type=int, default=200, metavar="N", help="slices or images at most, spread evenly (default: 200)"

@@ -113,7 +113,7 @@ class _Model:
         }, kept
 
     def _scored(self, image: Any, indices: list[int], slices: Tensor, maps: Tensor) -> Tensor:
-        """Standardises and masks maps (1, H, W, n) of slices (C, H, W, n) where these lie in the image: (n, 1, H, W)."""
+        """Standardises and masks maps (1, H, W, n) of slices (C, H, W, n) of an image: (n, 1, H, W)."""
         volume, pred = image.clone(), torch.zeros(1, *image.shape[1:])
         volume[..., indices], pred[..., indices] = slices, maps
         scored = self.scoring({"image": volume, "pred": pred})["pred"]

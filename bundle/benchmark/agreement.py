@@ -1,0 +1,114 @@
+"""How far a ranking by synthetic anomalies is that of the test split."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import spearmanr
+
+from bundle.benchmark.suite import Cell
+from scripts.files import replacing
+from scripts.metrics.intervals import draws, percentiles
+
+SELECTED, TESTED = "select.json", "poolings.json"  # of a cell: its ranking, and the AUROC on its test split
+REPLICATES = 1000
+# Within which groups of rows ranks are compared: everything of a seed, the methods of a pooling, the poolings of a method.
+_WITHIN = {"all": ["seed"], "methods": ["seed", "pooling"], "poolings": ["seed", "method"]}
+
+
+def write_agreement(folders: Mapping[Cell, Path], path: Path) -> list[str]:
+    """Writes the agreement of each data set as JSON, with the table that it rests on.
+
+    Args:
+        folders: Folders of cells, each with ``SELECTED`` and ``TESTED``.
+        path: File to write; none is where there is no cell.
+
+    Returns:
+        A line for each data set.
+    """
+    if not folders:
+        return []
+    table = pd.concat([_rows(cell, folder) for cell, folder in folders.items()], ignore_index=True)
+    found = {str(data): agreement(some) for data, some in table.groupby("data", sort=False)}
+    content = {"data": found, "table": table.to_dict("records")}
+    with replacing(path) as part:
+        part.write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")
+    return [_line(data, one) for data, one in found.items()]
+
+
+def agreement(table: pd.DataFrame) -> dict[str, Any]:
+    """Agreement on one data set.
+
+    Args:
+        table: A row for each ``method``, ``seed`` and ``pooling``, with its AUROC of ``synthetic`` anomalies and of the
+            ``test`` split.
+
+    Returns:
+        ``rho``: Spearman's rho within a seed, over ``all`` rows, over the ``methods`` at one pooling, and over the
+        ``poolings`` of one method, each averaged and with the ends ``low`` and ``high`` of its interval (95 %), in which
+        methods are drawn anew. ``test``: AUROC of the row ``chosen`` by synthetic anomalies, of the ``best`` row and the
+        ``mean`` of all, averaged over seeds. None stands for what is not defined.
+    """
+    methods = sorted(set(table["method"]))
+    values = {kind: _rho(table, within) for kind, within in _WITHIN.items()}
+    ends: dict[str, list[float]] = {kind: [] for kind in _WITHIN}
+    parts = {method: table[table["method"] == method] for method in methods}
+    for counts in draws(len(methods), REPLICATES, seed=0) if len(methods) > 2 else ():
+        drawn = [name for name, count in zip(methods, counts, strict=True) for _ in range(count)]
+        # A method that is drawn twice counts as two.
+        replicate = pd.concat([parts[name].assign(method=str(place)) for place, name in enumerate(drawn)])
+        for kind, within in _WITHIN.items():
+            ends[kind].append(_rho(replicate, within))
+    seeds = [of_seed for _, of_seed in table.groupby("seed")]
+    chosen = [float(of_seed["test"].loc[of_seed["synthetic"].idxmax()]) for of_seed in seeds]
+    return {
+        "methods": len(methods),
+        "seeds": len(seeds),
+        "rho": {kind: {"value": _known(value), **_interval(ends[kind])} for kind, value in values.items()},
+        "test": {
+            "chosen": float(np.mean(chosen)),
+            "best": float(np.mean([of_seed["test"].max() for of_seed in seeds])),
+            "mean": float(np.mean([of_seed["test"].mean() for of_seed in seeds])),
+        },
+    }
+
+
+def _rows(cell: Cell, folder: Path) -> pd.DataFrame:
+    ranked = json.loads((folder / SELECTED).read_text(encoding="utf-8"))["ranking"]
+    tested = json.loads((folder / TESTED).read_text(encoding="utf-8"))
+    rows = [{"pooling": row["pooling"], "synthetic": row["mean"], "test": tested[row["pooling"]]} for row in ranked]
+    return pd.DataFrame(rows).assign(data=cell.data, method=cell.method, seed=cell.seed)
+
+
+def _rho(table: pd.DataFrame, within: Sequence[str]) -> float:
+    """Mean of Spearman's rho over the groups in which both AUROCs vary; NaN where there is none."""
+    groups = (some[["synthetic", "test"]] for _, some in table.groupby(list(within)))
+    varied = [some for some in groups if (some.nunique() > 1).all()]
+    return float(np.mean([spearmanr(some["synthetic"], some["test"]).statistic for some in varied] or [np.nan]))
+
+
+def _interval(values: Sequence[float]) -> dict[str, float | None]:
+    defined = [value for value in values if not np.isnan(value)]
+    low, high = percentiles(defined, 0.95) if defined else (None, None)
+    return {"low": low, "high": high}
+
+
+def _known(value: float) -> float | None:
+    return None if np.isnan(value) else value
+
+
+def _line(data: str, found: dict[str, Any]) -> str:
+    def shown(kind: str) -> str:
+        value, low, high = (found["rho"][kind][name] for name in ("value", "low", "high"))
+        if value is None:
+            return "undefined"
+        return f"{value:.2f}" if low is None else f"{value:.2f} ({low:.2f} to {high:.2f})"
+
+    of_test = ", ".join(f"{name} {value:.3f}" for name, value in found["test"].items())
+    return (
+        f"{data}: synthetic anomalies rank {found['methods']} methods and their poolings as the test does by rho "
+        f"{shown('all')}; methods alone {shown('methods')}, poolings alone {shown('poolings')}. Test AUROC: {of_test}."
+    )
