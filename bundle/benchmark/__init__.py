@@ -21,7 +21,7 @@
 set, which override those of the suite. ${NAME} is replaced from the environment. Baselines train nothing. In place of
 a datalist, a data set may have "prepare": arguments of `python -m bundle prepare`, which then makes other splits for
 each seed, the same for all methods. With "calibrate", arguments of `python -m bundle calibrate`, trained models are
-calibrated before they are evaluated. With "select", arguments of `python -m bundle select`, each model is also ranked by
+calibrated before they are evaluated. With "select", arguments of `python -m bundle select`, models are also ranked by
 synthetic anomalies, and agreement.json tells how far that ranking of methods and poolings is that of the test split.
 
 Each cell (data set, method, seed) is an MLflow run nested in one run of the suite, and a folder below --out. An

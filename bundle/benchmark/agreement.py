@@ -1,7 +1,7 @@
 """How far a ranking by synthetic anomalies is that of the test split."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,28 +15,32 @@ from scripts.metrics.intervals import draws, percentiles
 
 SELECTED, TESTED = "select.json", "poolings.json"  # of a cell: its ranking, and the AUROC on its test split
 REPLICATES = 1000
-# Within which groups of rows ranks are compared: everything of a seed, the methods of a pooling, the poolings of a method.
+# Groups of rows within which ranks are compared: all of a seed, its methods at one pooling, its poolings of one method.
 _WITHIN = {"all": ["seed"], "methods": ["seed", "pooling"], "poolings": ["seed", "method"]}
 
 
-def write_agreement(folders: Mapping[Cell, Path], path: Path) -> list[str]:
+def write_agreement(cells: Sequence[tuple[Cell, Path]], path: Path) -> list[str]:
     """Writes the agreement of each data set as JSON, with the table that it rests on.
 
     Args:
-        folders: Folders of cells, each with ``SELECTED`` and ``TESTED``.
-        path: File to write; none is where there is no cell.
+        cells: Cells, each with its folder, which holds ``SELECTED`` and ``TESTED``.
+        path: File to write; without a cell it is not.
 
     Returns:
         A line for each data set.
     """
-    if not folders:
+    if not cells:
         return []
-    table = pd.concat([_rows(cell, folder) for cell, folder in folders.items()], ignore_index=True)
-    found = {str(data): agreement(some) for data, some in table.groupby("data", sort=False)}
+    table = pd.concat([_rows(cell, folder) for cell, folder in cells], ignore_index=True)
+    found = {str(data): agreement(some) for data, some in table.groupby("data", sort=False) if _on_the_same(some)}
     content = {"data": found, "table": table.to_dict("records")}
     with replacing(path) as part:
         part.write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")
-    return [_line(data, one) for data, one in found.items()]
+    apart = [data for data in table["data"].unique() if data not in found]
+    return [_line(data, one) for data, one in found.items()] + [
+        f"{data}: the ranking is not compared, as its methods have held back different slices (slices#...)."
+        for data in apart
+    ]
 
 
 def agreement(table: pd.DataFrame) -> dict[str, Any]:
@@ -48,9 +52,9 @@ def agreement(table: pd.DataFrame) -> dict[str, Any]:
 
     Returns:
         ``rho``: Spearman's rho within a seed, over ``all`` rows, over the ``methods`` at one pooling, and over the
-        ``poolings`` of one method, each averaged and with the ends ``low`` and ``high`` of its interval (95 %), in which
-        methods are drawn anew. ``test``: AUROC of the row ``chosen`` by synthetic anomalies, of the ``best`` row and the
-        ``mean`` of all, averaged over seeds. None stands for what is not defined.
+        ``poolings`` of one method. Each is averaged, and has the ends ``low`` and ``high`` of its interval (95 %), in
+        which methods are drawn anew. ``test``: AUROC on the test split of the row ``chosen`` by synthetic anomalies, of
+        the ``best`` row, and the ``mean`` of all, averaged over seeds. None stands for what is not defined.
     """
     methods = sorted(set(table["method"]))
     values = {kind: _rho(table, within) for kind, within in _WITHIN.items()}
@@ -63,7 +67,7 @@ def agreement(table: pd.DataFrame) -> dict[str, Any]:
         for kind, within in _WITHIN.items():
             ends[kind].append(_rho(replicate, within))
     seeds = [of_seed for _, of_seed in table.groupby("seed")]
-    chosen = [float(of_seed["test"].loc[of_seed["synthetic"].idxmax()]) for of_seed in seeds]
+    chosen = [float(of_seed["test"].iloc[int(of_seed["synthetic"].argmax())]) for of_seed in seeds]
     return {
         "methods": len(methods),
         "seeds": len(seeds),
@@ -77,17 +81,23 @@ def agreement(table: pd.DataFrame) -> dict[str, Any]:
 
 
 def _rows(cell: Cell, folder: Path) -> pd.DataFrame:
-    ranked = json.loads((folder / SELECTED).read_text(encoding="utf-8"))["ranking"]
-    tested = json.loads((folder / TESTED).read_text(encoding="utf-8"))
-    rows = [{"pooling": row["pooling"], "synthetic": row["mean"], "test": tested[row["pooling"]]} for row in ranked]
-    return pd.DataFrame(rows).assign(data=cell.data, method=cell.method, seed=cell.seed)
+    selected, tested = (json.loads((folder / name).read_text(encoding="utf-8")) for name in (SELECTED, TESTED))
+    ranking = [(row["pooling"], row["mean"], tested[row["pooling"]]) for row in selected["ranking"]]
+    table = pd.DataFrame(ranking, columns=["pooling", "synthetic", "test"])
+    of_cell = {"data": cell.data, "method": cell.method, "seed": cell.seed, "normals": selected["normals_sha256"]}
+    return table.assign(**of_cell)
+
+
+def _on_the_same(table: pd.DataFrame) -> bool:
+    """Whether all methods of a seed were ranked on the same normals."""
+    return bool((table.groupby("seed")["normals"].nunique() == 1).all())
 
 
 def _rho(table: pd.DataFrame, within: Sequence[str]) -> float:
     """Mean of Spearman's rho over the groups in which both AUROCs vary; NaN where there is none."""
     groups = (some[["synthetic", "test"]] for _, some in table.groupby(list(within)))
     varied = [some for some in groups if (some.nunique() > 1).all()]
-    return float(np.mean([spearmanr(some["synthetic"], some["test"]).statistic for some in varied] or [np.nan]))
+    return float(np.mean([float(spearmanr(some["synthetic"], some["test"]).statistic) for some in varied] or np.nan))
 
 
 def _interval(values: Sequence[float]) -> dict[str, float | None]:

@@ -52,7 +52,7 @@ class PooledScores(Transform):
         }
 
 
-def pooled_aurocs(folder: ModelFolder, poolings: Sequence[str] = POOLINGS, **values: Any) -> dict[str, float]:
+def pooled_aurocs(folder: ModelFolder, poolings: Sequence[str], **values: Any) -> dict[str, float]:
     """Image AUROC of the test split by pooling.
 
     Args:
@@ -83,7 +83,9 @@ def pooled_aurocs(folder: ModelFolder, poolings: Sequence[str] = POOLINGS, **val
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m bundle.benchmark.poolings", description=__doc__)
     parser.add_argument("model", type=Path, metavar="MODEL")
+    parser.add_argument("--pooling", nargs="+", default=POOLINGS, metavar="NAME")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE")
     args = parser.parse_args()
     with replacing(args.out) as part:
-        part.write_text(json.dumps(pooled_aurocs(ModelFolder(args.model)), indent=4) + "\n", encoding="utf-8")
+        aurocs = pooled_aurocs(ModelFolder(args.model), args.pooling)
+        part.write_text(json.dumps(aurocs, indent=4) + "\n", encoding="utf-8")

@@ -86,10 +86,10 @@ class Bench:
         """The folders of evaluations that are whole."""
         return [self.out / cell.folder / "test" for cell in cells if self._is_finished(cell)]
 
-    def selected(self, cells: Sequence[Cell]) -> dict[Cell, Path]:
-        """Folders of the cells that are whole and were also ranked by synthetic anomalies."""
+    def selected(self, cells: Sequence[Cell]) -> list[tuple[Cell, Path]]:
+        """The cells that are whole and were also ranked by synthetic anomalies, with their folders."""
         ranked = [cell for cell in cells if cell.select is not None and cell.baseline is None]
-        return {cell: self.out / cell.folder for cell in ranked if self._is_finished(cell)}
+        return [(cell, self.out / cell.folder) for cell in ranked if self._is_finished(cell)]
 
     def attach(self, folder: Path) -> None:
         """Logs the report with the suite's run."""
@@ -167,7 +167,9 @@ class Bench:
             self._process(folder, ["bundle", "evaluate", str(model), "-o", str(folder / "test"), *parent])
             if cell.select is not None:
                 self._process(folder, ["bundle", "select", str(model), "--out", str(folder / SELECTED), *cell.select])
-                self._process(folder, ["bundle.benchmark.poolings", str(model), "--out", str(folder / TESTED)])
+                poolings = [row["pooling"] for row in json.loads((folder / SELECTED).read_text())["ranking"]]
+                words = ["bundle.benchmark.poolings", str(model), "--out", str(folder / TESTED)]
+                self._process(folder, [*words, "--pooling", *poolings])
         seconds = time.time() - started
         with replacing(folder / _DONE) as part:
             part.write_text(json.dumps({"asked": self._asked(cell), "seconds": round(seconds, 1)}, indent=4) + "\n")

@@ -17,7 +17,7 @@ import argparse
 from pathlib import Path
 
 from bundle.model_arguments import given
-from bundle.select.normals import held_back, taken_evenly
+from bundle.select.normals import digest, held_back, taken_evenly
 from bundle.select.ranking import Ranking
 from bundle.select.scoring import scores_of
 from scripts.model.folder import ModelFolder
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     )
     print(ranking.text())
     if args.out is not None:
-        ranking.write(args.out, seed=args.seed, held_back=len(normals))
+        ranking.write(args.out, seed=args.seed, held_back=len(normals), normals_sha256=digest(chosen))
     set_to = {name: folder.config("evaluate", **values[name])["scoring#pooling"] for name, folder in folders.items()}
     print(ranking.advice(set_to))
     return 0

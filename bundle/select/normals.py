@@ -1,5 +1,7 @@
 """Normal slices and images that trainings have held back."""
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -46,6 +48,11 @@ def taken_evenly(items: Sequence[Item], number: int, seed: int) -> list[Item]:
         return list(items)
     start = np.random.default_rng(seed).random()
     return [items[int(place)] for place in (np.arange(number) + start) * len(items) / number]
+
+
+def digest(items: Sequence[Item]) -> str:
+    """SHA-256 that is the same for the same slices, 64 hex digits."""
+    return hashlib.sha256(json.dumps(_keys(items)).encode()).hexdigest()
 
 
 def _of_model(folder: ModelFolder, values: dict[str, Any]) -> list[Item]:
