@@ -3,11 +3,12 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.stats import spearmanr
+from numpy.typing import NDArray
+from scipy.stats import rankdata
 
 from bundle.benchmark.suite import Cell
 from scripts.files import replacing
@@ -56,22 +57,20 @@ def agreement(table: pd.DataFrame) -> dict[str, Any]:
         which methods are drawn anew. ``test``: AUROC on the test split of the row ``chosen`` by synthetic anomalies, of
         the ``best`` row, and the ``mean`` of all, averaged over seeds. None stands for what is not defined.
     """
-    methods = sorted(set(table["method"]))
-    values = {kind: _rho(table, within) for kind, within in _WITHIN.items()}
-    ends: dict[str, list[float]] = {kind: [] for kind in _WITHIN}
-    parts = {method: table[table["method"] == method] for method in methods}
-    for counts in draws(len(methods), REPLICATES, seed=0) if len(methods) > 2 else ():
-        drawn = [name for name, count in zip(methods, counts, strict=True) for _ in range(count)]
-        # A method that is drawn twice counts as two.
-        replicate = pd.concat([parts[name].assign(method=str(place)) for place, name in enumerate(drawn)])
-        for kind, within in _WITHIN.items():
-            ends[kind].append(_rho(replicate, within))
+    codes, methods = pd.factorize(table["method"], sort=True)
+    groups = {kind: _groups(table.assign(method=codes), within) for kind, within in _WITHIN.items()}
+    counts = draws(len(methods), REPLICATES, seed=0) if len(methods) > 2 else np.empty((0, len(methods)), int)
+    once = np.ones(len(methods), int)
+    rho = {
+        kind: {"value": _known(_rho(some, once)), **_interval([_rho(some, drawn) for drawn in counts])}
+        for kind, some in groups.items()
+    }
     seeds = [of_seed for _, of_seed in table.groupby("seed")]
     chosen = [float(of_seed["test"].iloc[int(of_seed["synthetic"].argmax())]) for of_seed in seeds]
     return {
         "methods": len(methods),
         "seeds": len(seeds),
-        "rho": {kind: {"value": _known(value), **_interval(ends[kind])} for kind, value in values.items()},
+        "rho": rho,
         "test": {
             "chosen": float(np.mean(chosen)),
             "best": float(np.mean([of_seed["test"].max() for of_seed in seeds])),
@@ -93,11 +92,35 @@ def _on_the_same(table: pd.DataFrame) -> bool:
     return bool((table.groupby("seed")["normals"].nunique() == 1).all())
 
 
-def _rho(table: pd.DataFrame, within: Sequence[str]) -> float:
-    """Mean of Spearman's rho over the groups in which both AUROCs vary; NaN where there is none."""
-    groups = (some[["synthetic", "test"]] for _, some in table.groupby(list(within)))
-    varied = [some for some in groups if (some.nunique() > 1).all()]
-    return float(np.mean([float(spearmanr(some["synthetic"], some["test"]).statistic) for some in varied] or np.nan))
+class _Group(NamedTuple):
+    """Rows whose ranks are compared: numbers of their methods, and both AUROCs."""
+
+    method: NDArray[np.int_]
+    synthetic: NDArray[np.float64]
+    test: NDArray[np.float64]
+
+
+def _groups(table: pd.DataFrame, within: Sequence[str]) -> list[_Group]:
+    parts = (some for _, some in table.groupby(list(within)))
+    return [_Group(*(some[name].to_numpy() for name in _Group._fields)) for some in parts]
+
+
+def _rho(groups: Sequence[_Group], counts: NDArray[np.int_]) -> float:
+    """Mean of Spearman's rho over the groups in which both AUROCs vary; NaN where there is none.
+
+    Args:
+        groups: Groups of rows.
+        counts: How often each method counts. One that was drawn twice stands for two of equal AUROC.
+    """
+    values, weights = [], []
+    for group in groups:
+        rows = np.repeat(np.arange(len(group.method)), counts[group.method])
+        synthetic, test = group.synthetic[rows], group.test[rows]
+        if len(rows) and np.ptp(synthetic) > 0 and np.ptp(test) > 0:
+            values.append(np.corrcoef(rankdata(synthetic), rankdata(test))[0, 1])
+            of_one = len(set(group.method.tolist())) == 1  # a method's own poolings
+            weights.append(counts[group.method[0]] if of_one else 1)
+    return float(np.average(values, weights=weights)) if values else np.nan
 
 
 def _interval(values: Sequence[float]) -> dict[str, float | None]:

@@ -99,6 +99,7 @@ def test_cells_come_seed_by_seed_with_the_methods_values_over_the_datas_over_the
         Cell("A", "M", 1, None, ["a.json", "m.json"], a | {"epochs": 3}),
         Cell("B", "M", 1, None, ["m.json"], b | {"epochs": 3}),
     ]
+    assert cells(suite)[1].select is None
     assert cells(suite)[1].folder == Path("A", "N_1", "seed0")
     assert cells(suite)[1].name == "A, N/1, seed 0"
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bundle.__main__ import main
-from bundle.select import scoring
+from bundle.select.anomalies import Anomalies
 from bundle.select.normals import held_back, taken_evenly
 from bundle.select.scoring import scores_of
 from scripts.data.datalist import datalist_hash
@@ -60,7 +60,7 @@ def test_slices_are_taken_evenly_from_a_drawn_start() -> None:
 def test_normal_scores_are_those_of_inference(model_folder: Path, cache: str) -> None:
     folder, values = ModelFolder(model_folder), {"cache_dir": cache}
     items = held_back({"m": folder}, {"m": values})
-    found = scores_of(folder, values, items[::3], POOLINGS, seed=0)
+    found = scores_of(folder, values, items[::3], POOLINGS, Anomalies())
     assert found.patients.tolist() == [item["group"] for item in items[::3]]
     predictor = Predictor(model_folder, "cpu", cache)
     results = {item["image"]: predictor(item["image"]) for item in items}
@@ -69,34 +69,34 @@ def test_normal_scores_are_those_of_inference(model_folder: Path, cache: str) ->
     assert (found.scores["mean"]["normal"] < found.scores["top_5%"]["normal"]).all()
 
 
-def test_a_copy_scores_as_the_scan_with_that_slice_in_it(
-    model_folder: Path, cache: str, monkeypatch: pytest.MonkeyPatch
+class Turned(Anomalies):
+    """Makes a copy as it is and one upside down, of every second slice."""
+
+    def __call__(self, image: torch.Tensor, body: np.ndarray, number: tuple[int, ...]) -> dict[str, torch.Tensor]:
+        return {"same": image.clone(), "turned": image.flip(1)} if number[-1] % 2 else {}
+
+
+def test_copies_score_as_the_scan_with_them_in_it_and_slices_without_room_are_left_out(
+    model_folder: Path, cache: str
 ) -> None:
-    """A copy that nothing was done to scores as the slice itself; one of the slice upside down does not."""
     folder, values = ModelFolder(model_folder), {"cache_dir": cache}
     items = held_back({"m": folder}, {"m": values})[:6]
-    monkeypatch.setattr(scoring, "altered", lambda image, *_: {"same": image.clone(), "turned": image.flip(1)})
-    scores = scores_of(folder, values, items, POOLINGS, seed=0).scores["mean"]
+    every = scores_of(folder, values, items, POOLINGS, Anomalies()).scores["mean"]["normal"]
+    found = scores_of(folder, values, items, POOLINGS, Turned(), draws=2)
+    scores = found.scores["mean"]
+    assert found.slices.tolist() == [1, 3, 5, 1, 3, 5]
+    np.testing.assert_allclose(scores["normal"], np.tile(every[1::2], 2), rtol=1e-6)
     np.testing.assert_allclose(scores["same"], scores["normal"], rtol=1e-6)
     assert not np.isclose(scores["turned"], scores["normal"], rtol=1e-6).any()
+    with pytest.raises(ValueError, match="None of the 1 normal slices has a body"):
+        scores_of(folder, values, items[:1], POOLINGS, Turned())
 
 
-def test_a_slice_without_room_for_an_anomaly_is_left_out(
-    model_folder: Path, cache: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_anomalies_differ_from_draw_to_draw(model_folder: Path, cache: str) -> None:
     folder, values = ModelFolder(model_folder), {"cache_dir": cache}
     items = held_back({"m": folder}, {"m": values})[:6]
-
-    def odd_ones(image: torch.Tensor, _body: np.ndarray, seed: tuple[int, int]) -> dict[str, torch.Tensor]:
-        return {"same": image} if seed[1] % 2 else {}
-
-    every = scores_of(folder, values, items, POOLINGS, seed=0).scores["mean"]["normal"]
-    monkeypatch.setattr(scoring, "altered", odd_ones)
-    found = scores_of(folder, values, items, POOLINGS, seed=0)
-    np.testing.assert_allclose(found.scores["mean"]["same"], every[1::2], rtol=1e-6)
-    monkeypatch.setattr(scoring, "altered", lambda *_: {})
-    with pytest.raises(ValueError, match="None of the 6 normal slices has a body"):
-        scores_of(folder, values, items, POOLINGS, seed=0)
+    lesions = scores_of(folder, values, items, POOLINGS, Anomalies(), draws=2).scores["mean"]["lesion"]
+    assert not np.isclose(lesions[:6], lesions[6:], rtol=1e-6).any()
 
 
 def test_the_verb_prints_and_writes_a_ranking_and_ends_with_what_to_take(
@@ -106,11 +106,11 @@ def test_the_verb_prints_and_writes_a_ranking_and_ends_with_what_to_take(
     assert main(["select", *words, "--out", str(tmp_path / "a.json")]) == 0
     printed = capsys.readouterr().out.strip().splitlines()
     content = json.loads((tmp_path / "a.json").read_text())
-    assert (content["slices"], content["seed"]) == (8, 0)
+    assert (content["slices"], content["anomalies"], content["patients"], content["seed"]) == (8, 8, 4, 0)
     assert {row["pooling"] for row in content["ranking"]} == {"max", "mean"}
     for row in content["ranking"]:
         assert row["mean"] == pytest.approx((row["lesion"] + row["cut_paste"] + row["noise"]) / 3, abs=1e-12)
-        assert row["low"] <= row["mean"] <= row["high"]
+        assert (row["low"], row["high"]) == (None, None)  # of four patients
     best = content["ranking"][0]["pooling"]
     assert printed[-1].startswith(f"Take {model_folder} with {best}: add --set scoring#pooling {best} to")
     assert main(["select", *words, "--out", str(tmp_path / "again.json")]) == 0
@@ -171,6 +171,7 @@ def test_slices_that_were_held_out_of_training_scans_count(model_folder: Path, c
     [
         (["--pooling", "median"], "Score pooling must be"),
         (["--slices", "0"], "--slices must be at least 1"),
+        (["--size", "0"], "--size must be above 0"),
         (["--out", "table.txt"], "--out must end in .csv or .json"),
     ],
 )
