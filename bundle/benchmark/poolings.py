@@ -1,9 +1,8 @@
 """Writes the image AUROC of a model on its test split by each pooling of its maps, from one pass over the images.
 
-    python -m bundle.benchmark.poolings MODEL --out FILE
+    python -m bundle.benchmark.poolings MODEL --ranking select.json --out poolings.json
 
-An evaluation pools in one way. This tells what others would have brought, to judge a choice that was made without the
-test split, see bundle.select.
+An evaluation pools in one way. This tells what each of those that `python -m bundle select` has ranked would bring.
 """
 
 import argparse
@@ -17,7 +16,6 @@ from ignite.engine import Events
 from monai.transforms import Transform
 from torch import Tensor
 
-from bundle.select import POOLINGS
 from scripts.files import replacing
 from scripts.metrics.curves import detection_curve
 from scripts.model.folder import ModelFolder
@@ -83,9 +81,10 @@ def pooled_aurocs(folder: ModelFolder, poolings: Sequence[str], **values: Any) -
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m bundle.benchmark.poolings", description=__doc__)
     parser.add_argument("model", type=Path, metavar="MODEL")
-    parser.add_argument("--pooling", nargs="+", default=POOLINGS, metavar="NAME")
+    parser.add_argument("--ranking", type=Path, required=True, metavar="FILE")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE")
     args = parser.parse_args()
+    ranking = json.loads(args.ranking.read_text(encoding="utf-8"))["ranking"]
+    aurocs = pooled_aurocs(ModelFolder(args.model), [row["pooling"] for row in ranking])
     with replacing(args.out) as part:
-        aurocs = pooled_aurocs(ModelFolder(args.model), args.pooling)
         part.write_text(json.dumps(aurocs, indent=4) + "\n", encoding="utf-8")

@@ -166,10 +166,10 @@ class Bench:
             parent = ["--set", "tracking#parent_run_id", self.run_id]
             self._process(folder, ["bundle", "evaluate", str(model), "-o", str(folder / "test"), *parent])
             if cell.select is not None:
-                self._process(folder, ["bundle", "select", str(model), "--out", str(folder / SELECTED), *cell.select])
-                poolings = [row["pooling"] for row in json.loads((folder / SELECTED).read_text())["ranking"]]
-                words = ["bundle.benchmark.poolings", str(model), "--out", str(folder / TESTED)]
-                self._process(folder, [*words, "--pooling", *poolings])
+                ranking, tested = str(folder / SELECTED), str(folder / TESTED)
+                self._process(folder, ["bundle", "select", str(model), "--out", ranking, *cell.select])
+                words = ["bundle.benchmark.poolings", str(model), "--ranking", ranking, "--out", tested]
+                self._process(folder, words)
         seconds = time.time() - started
         with replacing(folder / _DONE) as part:
             part.write_text(json.dumps({"asked": self._asked(cell), "seconds": round(seconds, 1)}, indent=4) + "\n")
