@@ -226,9 +226,9 @@ def body_of(image: Tensor, threshold: float = 0.0) -> Tensor:
 
     The holes of each slice are filled.
 
-    >>> image = torch.tensor([[1.0, 1.0, 0.0, 1.0]]).view(1, 1, 4, 1)
-    >>> body_of(image).flatten().tolist()
-    [True, True, False, False]
+    >>> image = torch.tensor([0.1, 0.9, 0.8, 0.0, 0.7]).view(1, 1, 5, 1)
+    >>> body_of(image).flatten().tolist(), body_of(image, 0.5).flatten().tolist()
+    ([True, True, True, False, False], [False, True, True, False, False])
     """
     above = (convert_to_tensor(image, track_meta=False).amax(0) > threshold).permute(2, 0, 1).cpu().numpy()
     parts, count = label(above)
