@@ -12,7 +12,7 @@ from pathlib import Path
 from scripts.errors import cause_of
 
 VERBS = (
-    *("prepare", "weights", "calibrate", "evaluate", "infer", "report", "export", "baseline", "benchmark"),
+    *("prepare", "weights", "select", "calibrate", "evaluate", "infer", "report", "export", "baseline", "benchmark"),
     *("label", "deploy", "listen", "phantom", "demo"),
 )
 

@@ -21,7 +21,8 @@
 set, which override those of the suite. ${NAME} is replaced from the environment. Baselines train nothing. In place of
 a datalist, a data set may have "prepare": arguments of `python -m bundle prepare`, which then makes other splits for
 each seed, the same for all methods. With "calibrate", arguments of `python -m bundle calibrate`, trained models are
-calibrated before they are evaluated.
+calibrated before they are evaluated. With "select", arguments of `python -m bundle select`, models are also ranked by
+synthetic anomalies, and agreement.json tells how far that ranking of methods and poolings is that of the test split.
 
 Each cell (data set, method, seed) is an MLflow run nested in one run of the suite, and a folder below --out. An
 interrupted suite continues where it stopped, even in the middle of a training. A failed cell does not stop the others.
@@ -38,6 +39,7 @@ import logging
 from pathlib import Path
 
 from bundle.benchmark import speed
+from bundle.benchmark.agreement import write_agreement
 from bundle.benchmark.running import Bench
 from bundle.benchmark.suite import cells, load_suite
 from bundle.report import make_report
@@ -92,6 +94,8 @@ def _run_suite(args: argparse.Namespace) -> int:
             report = make_report(finished, out / "report", f"Suite {suite['name']}")
             bench.attach(report.parent)
             print(f"\n{len(finished)} cells are evaluated. Report: {report}")
+            for line in write_agreement(bench.selected(cells(suite)), out / "agreement.json"):
+                print(line)
             print(f"MLflow: mlflow ui --backend-store-uri {tracking_uri}")
         error = json.dumps(failed, indent=4) if failed else ""
     finally:

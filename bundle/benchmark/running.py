@@ -15,6 +15,7 @@ from mlflow.entities import RunStatus
 from mlflow.tracking import MlflowClient
 from tqdm import tqdm
 
+from bundle.benchmark.agreement import SELECTED, TESTED
 from bundle.benchmark.suite import Cell
 from scripts.files import replacing
 from scripts.model.folder import RESUME
@@ -85,6 +86,11 @@ class Bench:
         """The folders of evaluations that are whole."""
         return [self.out / cell.folder / "test" for cell in cells if self._is_finished(cell)]
 
+    def selected(self, cells: Sequence[Cell]) -> list[tuple[Cell, Path]]:
+        """The cells that are whole and were also ranked by synthetic anomalies, with their folders."""
+        ranked = [cell for cell in cells if cell.select is not None and cell.baseline is None]
+        return [(cell, self.out / cell.folder) for cell in ranked if self._is_finished(cell)]
+
     def attach(self, folder: Path) -> None:
         """Logs the report with the suite's run."""
         self.client.log_artifacts(self.run_id, str(folder), "report")
@@ -110,7 +116,7 @@ class Bench:
 
     def _asked(self, cell: Cell) -> dict[str, Any]:
         asked = {"configs": cell.configs, "baseline": cell.baseline, "values": cell.values, "seed": cell.seed}
-        more = {"prepare": cell.prepare, "calibrate": cell.calibrate}
+        more = {"prepare": cell.prepare, "calibrate": cell.calibrate, "select": cell.select}
         return asked | {name: value for name, value in more.items() if value is not None}
 
     def _is_finished(self, cell: Cell) -> bool:
@@ -159,6 +165,11 @@ class Bench:
                 self._process(folder, ["bundle", "calibrate", str(model), *cell.calibrate])
             parent = ["--set", "tracking#parent_run_id", self.run_id]
             self._process(folder, ["bundle", "evaluate", str(model), "-o", str(folder / "test"), *parent])
+            if cell.select is not None:
+                ranking, tested = str(folder / SELECTED), str(folder / TESTED)
+                self._process(folder, ["bundle", "select", str(model), "--out", ranking, *cell.select])
+                words = ["bundle.benchmark.poolings", str(model), "--ranking", ranking, "--out", tested]
+                self._process(folder, words)
         seconds = time.time() - started
         with replacing(folder / _DONE) as part:
             part.write_text(json.dumps({"asked": self._asked(cell), "seconds": round(seconds, 1)}, indent=4) + "\n")

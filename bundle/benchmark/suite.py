@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from bundle.baseline import POOLING
 
 _PARTS = {"configs", "values", "seeds", "baseline"}
-_PARTS_OF_DATA = {"prepare", "calibrate"}
+_PARTS_OF_DATA = {"prepare", "calibrate", "select"}
 
 
 class Cell(NamedTuple):
@@ -23,6 +23,7 @@ class Cell(NamedTuple):
         values: id to value, set after the overlays.
         prepare: Arguments of ``bundle prepare``, which makes the datalist of each seed; None where values name one.
         calibrate: Arguments of ``bundle calibrate`` after the training; None calibrates nothing.
+        select: Arguments of ``bundle select`` after the evaluation; None ranks nothing by synthetic anomalies.
     """
 
     data: str
@@ -33,6 +34,7 @@ class Cell(NamedTuple):
     values: dict[str, Any]
     prepare: list[str] | None = None
     calibrate: list[str] | None = None
+    select: list[str] | None = None
 
     @property
     def name(self) -> str:
@@ -87,7 +89,7 @@ def cells(suite: dict[str, Any]) -> list[Cell]:
             values = {**suite.get("values", {}), **of_data.get("values", {}), **of_method.get("values", {})}
             configs = [*of_data.get("configs", []), *of_method.get("configs", [])]
             seeds = of_method.get("seeds", suite["seeds"])
-            more = (of_data.get("prepare"), of_data.get("calibrate"))
+            more = [of_data.get(name) for name in ("prepare", "calibrate", "select")]
             found += [Cell(data, method, seed, of_method.get("baseline"), configs, values, *more) for seed in seeds]
     return sorted(found, key=lambda cell: cell.seed)
 

@@ -27,7 +27,7 @@ class NormalSlices:
     Args:
         preprocessing: Transform that reads the slices. What it learns is learnt at once from ``training``, before the
             first image needs it.
-        training: Items of the training split.
+        training: Items of the training split; none where a checkpoint restores what was learnt.
         slice_range: First and last of a scan's slices that are taken: numbers from 0 on if both are integers, else
             parts of its length in 0..1; None takes all.
         min_body_fraction: Share of a slice that must be foreground, in 0..1; a slice without any is never taken.
@@ -63,7 +63,8 @@ class NormalSlices:
         self.preprocessing, self.plane = preprocessing, preprocessing.plane
         self.slice_range, self.held_out = slice_range, held_out
         self.min_body_fraction, self.abnormal_subjects = min_body_fraction, abnormal_subjects
-        preprocessing.learn([item["image"] for item in training])
+        if training:
+            preprocessing.learn([item["image"] for item in training])
 
     def training(self, items: Sequence[Item]) -> list[Item]:
         """Slices of the training split, each an item with ``slice``, without those held out.

@@ -25,6 +25,9 @@ from scripts.data.template import Template
 IMAGE_AFFINE = np.array([[0.0, -1, 0, 0], [-1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
 
 
+SHIFT = "shift"  # in the metadata of scans that were brought to a template, see ``Template.aligned``
+
+
 class LoadScand(MapTransform):
     """Reads files as volumes (C, i, j, k) in their native type, with affines to RAS millimetres.
 
@@ -92,15 +95,14 @@ class LoadScand(MapTransform):
         return result
 
     def _scan(self, path: str, index: int | None) -> MetaTensor:
-        shift = 0.0
-        scan = open_scan(path, self.cache_dir, self.masks, self.bias_correction)
+        scan, more = open_scan(path, self.cache_dir, self.masks, self.bias_correction), {}
         if self.template is not None and self.template.known:
-            scan, shift = self.template.aligned(scan, self.cache_dir)
+            scan, more[SHIFT] = self.template.aligned(scan, self.cache_dir)
         corners = np.array(scan.box, dtype=float).T - 0.5  # outer faces of the first and last voxels
         about: dict[str, Any] = {
             "foreground_quantiles": scan.quantiles,
             "foreground_box": nib.affines.apply_affine(scan.affine, corners),
-            "shift": shift,
+            **more,
         }
         if index is None:
             return self._tensor(scan.array()[None], scan.affine, path, about)

@@ -18,7 +18,7 @@ from scripts.anomaly_map import anomaly_score, scan_score
 from scripts.data.template import Template
 from scripts.reference import MapReference
 from scripts.transforms.places import slice_places
-from scripts.transforms.reading import LoadScand, ToPlaned
+from scripts.transforms.reading import SHIFT, LoadScand, ToPlaned
 
 
 class AnomalyScored(Transform):
@@ -36,8 +36,8 @@ class AnomalyScored(Transform):
             the holes of each slice filled.
         top: Largest number of slices that results list.
         reference: Maps of normal patients that the maps are standardised by; None takes them as they are.
-        template: Template that the scans were brought to. An item with a ``scan`` beside its ``image`` was: its map
-            becomes 0 outside the template's region, and both go back to the grid of the scan.
+        template: Template that the scans were brought to; their maps become 0 outside its region. Where an item has
+            the ``scan`` beside its ``image``, both go back to the grid of the scan.
 
     >>> maps = torch.tensor([0.2, 0.9]).view(1, 1, 1, 2)
     >>> scored = AnomalyScored()({"pred": maps, "image": torch.ones(3, 1, 1, 2)})
@@ -71,7 +71,7 @@ class AnomalyScored(Transform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         data = self._standardised(data)
         maps = convert_to_tensor(data["pred"], track_meta=False).permute(3, 0, 1, 2)  # (D, 1, H, W)
-        foreground = _foreground(data["image"]).to(maps.device)
+        foreground = body_of(data["image"]).to(maps.device)
         if self.foreground_only:
             maps = maps * foreground[:, None]
         scores = anomaly_score(maps, self.pooling)
@@ -89,10 +89,11 @@ class AnomalyScored(Transform):
         maps, images = (convert_to_tensor(data[key], track_meta=False).permute(3, 0, 1, 2) for key in ("pred", "image"))
         if self.reference is not None:
             maps = self.reference(maps, images, slice_places(data["image"]))
-        if self.template is None or "scan" not in data:
+        if self.template is not None and SHIFT in data["image"].meta:
+            inside = self.template.inside(slice_places(data["image"]), maps.shape[-2:])
+            maps = maps * inside.to(maps.device)
+        if "scan" not in data:
             return {**data, "pred": maps.permute(1, 2, 3, 0)}
-        places = slice_places(data["image"])
-        maps = maps * self.template.inside(places, maps.shape[-2:]).to(maps.device)
         aligned = MetaTensor(maps.permute(1, 2, 3, 0), affine=data["image"].affine)
         scan = data["scan"]
         back = SpatialResample(mode="bilinear", padding_mode="zeros", dtype=np.float32)
@@ -147,7 +148,7 @@ class ForegroundInverted(Invertd):
         super().__init__(keys="foreground", transform=preprocessing, orig_keys="image", nearest_interp=True)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        foreground = _foreground(data["image"]).permute(1, 2, 0)[None].float()
+        foreground = body_of(data["image"]).permute(1, 2, 0)[None].float()
         return super().__call__({**data, "foreground": MetaTensor(foreground)})
 
 
@@ -241,9 +242,16 @@ class SliceLabelsd(Transform):
         return labels
 
 
-def _foreground(image: Tensor) -> Tensor:
-    """(C, H, W, D) in [0, 1] -> (D, H, W) bool: the largest body of what is above 0, so without a scanner's table."""
-    above = (convert_to_tensor(image, track_meta=False).amax(0) > 0).permute(2, 0, 1).cpu().numpy()
+def body_of(image: Tensor, threshold: float = 0.0) -> Tensor:
+    """(C, H, W, D) -> (D, H, W) bool: the largest body of what is above a threshold, so without a scanner's table.
+
+    The holes of each slice are filled.
+
+    >>> image = torch.tensor([0.1, 0.9, 0.8, 0.0, 0.7]).view(1, 1, 5, 1)
+    >>> body_of(image).flatten().tolist(), body_of(image, 0.5).flatten().tolist()
+    ([True, True, True, False, False], [False, True, True, False, False])
+    """
+    above = (convert_to_tensor(image, track_meta=False).amax(0) > threshold).permute(2, 0, 1).cpu().numpy()
     parts, count = label(above)
     if count > 1:
         above = parts == np.bincount(parts.ravel())[1:].argmax() + 1

@@ -39,7 +39,7 @@ def test_a_suite_that_is_missing_is_told_where_examples_are(tmp_path: Path) -> N
         ({"seeds": []}, "it lacks seeds; see python -m bundle benchmark --help"),
         ({"data": {}, "methods": None}, "it lacks data, methods; see"),
         ({"methods": {"mine": {"config": ["x.json"]}}}, "methods, mine: unknown config; there are .*configs"),
-        ({"data": {"CT": {"value": {}}}}, "data, CT: unknown value; there are .*values"),
+        ({"data": {"CT": {"value": {}}}}, "data, CT: unknown value; there are .*select, values"),
         ({"methods": {"mine": {"baseline": "median"}}}, "mine: no baseline median; there are mean_image"),
     ],
 )
@@ -99,6 +99,7 @@ def test_cells_come_seed_by_seed_with_the_methods_values_over_the_datas_over_the
         Cell("A", "M", 1, None, ["a.json", "m.json"], a | {"epochs": 3}),
         Cell("B", "M", 1, None, ["m.json"], b | {"epochs": 3}),
     ]
+    assert cells(suite)[1].select is None
     assert cells(suite)[1].folder == Path("A", "N_1", "seed0")
     assert cells(suite)[1].name == "A, N/1, seed 0"
 
@@ -148,7 +149,7 @@ def ran(tiny_dataset: Path, tiny_config: dict[str, Any], tmp_path_factory: pytes
         "name": "small",
         "seeds": [0],
         "values": {**common, "epochs": 1, "cache_dir": str(folder / "cache")},
-        "data": {"Phantoms": {"values": {"datalist": str(tiny_dataset)}}},
+        "data": {"Phantoms": {"values": {"datalist": str(tiny_dataset)}, "select": ["--slices", "4"]}},
         "methods": {
             "mean image": {"baseline": "mean_image"},
             "blown up": {"configs": configs, "values": {"learning_rate": 1e38, "epochs": 2}},
@@ -189,6 +190,21 @@ def test_each_cell_has_a_folder_with_its_model_and_evaluation(ran: Ran) -> None:
         finished = json.loads((folder / "finished.json").read_text())
         assert finished["asked"]["values"]["epochs"] == 1
         assert finished["seconds"] > 0
+
+
+def test_trained_cells_are_ranked_by_synthetic_anomalies_too(ran: Ran) -> None:
+    folder = ran.cell("small_RD4AD")
+    ranked, tested = (json.loads((folder / name).read_text()) for name in ("select.json", "poolings.json"))
+    assert ranked["anomalies"] == 4
+    assert {row["pooling"] for row in ranked["ranking"]} == tested.keys()
+    metrics = json.loads((folder / "test" / "metrics.json").read_text())["metrics"]
+    assert tested["top_5%"] == pytest.approx(metrics["image_auroc"], abs=1e-9)
+    assert not (ran.cell("mean_image") / "select.json").exists()
+    rows = json.loads((ran.folder / "agreement.json").read_text())["table"]
+    best = next(row for row in rows if row["pooling"] == ranked["ranking"][0]["pooling"])
+    assert best["synthetic"] == ranked["ranking"][0]["mean"]
+    assert {row["pooling"]: row["test"] for row in rows} == tested
+    assert "Phantoms: synthetic anomalies rank 1 methods" in ran.printed
 
 
 def test_the_report_compares_the_finished_cells(ran: Ran) -> None:
@@ -278,7 +294,8 @@ def test_a_training_that_was_broken_off_goes_on_from_its_last_epoch(ran: Ran, mo
     """The command that is started, where there is a checkpoint to go on from and where there is none."""
     commands: list[list[str]] = []
     monkeypatch.setattr("bundle.benchmark.running.Bench._process", lambda self, folder, words: commands.append(words))
-    suite = only(ran.suite, "small RD4AD") | {"seeds": [7, 8]}
+    suite = copy.deepcopy(only(ran.suite, "small RD4AD")) | {"seeds": [7, 8]}
+    del suite["data"]["Phantoms"]["select"]  # which reads what the processes have written
     checkpoint = ran.folder / "Phantoms" / "small_RD4AD" / "seed8" / "model" / "models" / "last.pt"
     checkpoint.parent.mkdir(parents=True)
     checkpoint.touch()

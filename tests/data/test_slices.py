@@ -191,6 +191,14 @@ def test_landmarks_are_learnt_from_the_training_scans(tmp_path: Path, scan: dict
     assert slices.training([]) == []
 
 
+def test_landmarks_that_a_checkpoint_restores_are_kept(tmp_path: Path, scan: dict[str, Any]) -> None:
+    learnt = HistogramLandmarks()
+    learnt.learn([range(15)])
+    slices = NormalSlices(read(tmp_path, intensity=MatchLandmarksd("image", learnt)))
+    assert slices.validation([scan], [])
+    np.testing.assert_allclose(learnt.values, np.arange(15) / 14)
+
+
 def test_scans_come_one_by_one_and_images_in_batches() -> None:
     assert items_at_once([{"image": "a.png"}], 8) == 8
     assert items_at_once([{"image": "a.png"}, {"image": "b.nii.gz"}], 8) == 1

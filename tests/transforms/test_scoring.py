@@ -99,7 +99,7 @@ def test_a_map_in_the_template_comes_back_to_the_grid_of_the_scan() -> None:
     affine[:3, 3] = torch.tensor([0.5, 0.5, 0.5])
     coarse = torch.diag(torch.tensor([2.0, 2, 1, 1]))
     coarse[:3, 3] = torch.tensor([1.0, 1.0, 0.0])
-    image = MetaTensor(torch.ones(3, 4, 4, 8), affine=coarse, meta={"foreground_box": BOX})
+    image = MetaTensor(torch.ones(3, 4, 4, 8), affine=coarse, meta={"foreground_box": BOX, "shift": 0.0})
     scan = MetaTensor(torch.ones(3, 8, 8, 3), affine=affine, meta={"foreground_box": BOX})
     pred = torch.arange(8.0).view(1, 1, 1, 8).expand(1, 4, 4, 8)  # the height in millimetres
     found = AnomalyScored("max", template=UpperHalf())({"pred": pred, "image": image, "scan": scan})  # type: ignore[arg-type]
