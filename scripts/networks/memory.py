@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from scripts.networks.detector import Detector, Distillation
 from scripts.networks.teachers import Teacher
 
-_COLLECTED = 8  # features collected for each that is kept, at most
+_COLLECTED = 2  # features collected for each that is kept, at most
 
 
 class Memory(Detector):
@@ -50,7 +51,7 @@ class Memory(Detector):
         self,
         teachers: list[Teacher],
         grid_stride: int = 16,
-        size: int = 10_000,
+        size: int = 40_000,
         scaling: str = "whiten",
         shrinkage: float = 0.3,
         sigma: float = 4.0,
@@ -60,7 +61,7 @@ class Memory(Detector):
         self.size, self.share = size, teachers[0].strides[-1] / grid_stride  # of the deepest level's side
         self.channels = [teacher.channels for teacher in teachers]
         self.register_buffer("bank", torch.zeros(1, sum(map(sum, self.channels))))
-        self._patients: list[str] = []  # of the bank's features; never saved
+        self._patients = np.array([])  # of the bank's features; never saved
         self._generator = torch.Generator().manual_seed(seed)
         self._forget()
 
@@ -100,7 +101,7 @@ class Memory(Detector):
         device = self.bank.device
         chosen = torch.cat(vectors)[kept].to(device)
         self.bank = self._embedded(chosen[:, :, None, None])[:, 0]
-        self._patients = [owners[index] for index in kept.tolist()]
+        self._patients = np.array(owners)[kept.numpy()]
         self._forget()
 
     def maps(self, features: list[list[Tensor]], size: Sequence[int], without: Sequence[str] | None = None) -> Tensor:
@@ -134,7 +135,7 @@ class Memory(Detector):
 
     def _of(self, patient: str) -> Tensor:
         """Which features of the memory are a patient's, (size,) bool."""
-        own = torch.tensor([one == patient for one in self._patients], device=self.bank.device)
+        own = torch.from_numpy(self._patients == patient).to(self.bank.device)
         if own.all():
             raise ValueError("The memory holds one patient alone, so nothing of others to compare them with.")
         return own
