@@ -99,7 +99,7 @@ def test_a_memory_is_no_larger_than_asked_for_and_its_choice_comes_from_the_seed
 
 def test_of_many_images_only_a_share_of_the_places_is_collected() -> None:
     memory = empty(size=4)
-    memory.remember(memory.features(images()), PATIENTS, images=16)  # 8 times as many as are kept, of 16 images
+    memory.remember(memory.features(images()), PATIENTS, images=4)  # twice as many as are kept, of 4 images
     assert len(memory._owners) == 4 * 2
 
 
