@@ -27,7 +27,7 @@ class MapReference:
     pixel the mean and the standard deviation of the normal maps are taken with weights
     ``exp(-(z - z_i)^2 / (2 bandwidth^2))``; deviations below ``floor`` times the mean over the slice are raised to it.
     A map m becomes ``log(1 + exp((m - mean) / deviation))``, which is positive and, well above normal, the number of
-    deviations; 0.69 is the mean. Darker than normal is normal.
+    deviations; 0.69 is the mean. A place darker than normal adds its deviations too, by a weight of their own.
 
     It takes many patients to know what is normal at a place. Of fewer than ``patients``, mean and deviation are those
     of all places together, which leaves the order of all values as it is.
@@ -38,6 +38,7 @@ class MapReference:
         stride: Pixels of the maps, in each direction, that share their statistics.
         patients: Least number of normal patients to tell places apart.
         brightness: Weight of the deviations of the brightness; 0 leaves them out.
+        darkness: Weight of the deviations of places darker than normal, relative to those brighter.
         path: Checkpoint to take the statistics from where nobody restores them, as in MONAI Label's own app.
 
     >>> reference = MapReference()
@@ -57,6 +58,7 @@ class MapReference:
         stride: int = 4,
         patients: int = 8,
         brightness: float = 0.0,
+        darkness: float = 0.5,
         path: str = "",
     ) -> None:
         if not bandwidth > 0 or floor < 0 or stride < 1:
@@ -64,7 +66,7 @@ class MapReference:
                 f"A reference needs bandwidth > 0, floor >= 0 and stride >= 1, got {bandwidth}, {floor} and {stride}."
             )
         self.bandwidth, self.floor, self.stride, self.patients = bandwidth, floor, stride, patients
-        self.brightness, self.path = brightness, Path(path)
+        self.brightness, self.darkness, self.path = brightness, darkness, Path(path)
         self.mean: Tensor | None = None
         self.deviation: Tensor | None = None
         self._sums: list[Tensor] = []
@@ -73,7 +75,7 @@ class MapReference:
     @property
     def settings(self) -> dict[str, Any]:
         """All that changes a map, as JSON values."""
-        names = ("bandwidth", "floor", "stride", "patients", "brightness")
+        names = ("bandwidth", "floor", "stride", "patients", "brightness", "darkness")
         return {name: getattr(self, name) for name in names}
 
     def add(self, maps: Tensor, images: Tensor, places: Tensor, patients: Sequence[str]) -> None:
@@ -135,9 +137,10 @@ class MapReference:
             )
         statistics = (self.mean.to(maps.device), self.deviation.to(maps.device))
         mean, deviation = (self._at(statistic, places, maps.shape[-2:]) for statistic in statistics)
-        found = F.softplus((self._components(maps, images) - mean) / deviation)
-        weights = found.new_tensor([1.0, self.brightness])[: found.shape[1]]
-        return torch.einsum("dchw,c->dhw", found, weights)[:, None]
+        deviations = (self._components(maps, images) - mean) / deviation
+        anomaly, grey = deviations[:, :1], deviations[:, 1:]
+        of_grey = F.softplus(grey) + self.darkness * F.softplus(-grey)
+        return F.softplus(anomaly) + self.brightness * of_grey.sum(1, keepdim=True)
 
     def state_dict(self) -> dict[str, Any]:
         return {"settings": self.settings, "mean": self.mean, "deviation": self.deviation}

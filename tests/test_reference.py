@@ -116,7 +116,7 @@ def test_without_normals_it_says_what_to_do() -> None:
         MapReference(bandwidth=0)
 
 
-def test_what_is_brighter_than_normal_at_its_place_adds_its_deviations() -> None:
+def test_what_is_brighter_or_darker_than_normal_at_its_place_adds_its_deviations() -> None:
     generator = torch.Generator().manual_seed(0)
     grey = PLACES.view(-1, 1, 1, 1) + 0.1 * torch.randn(500, 1, 1, 1, generator=generator)
     images, maps = grey.expand(-1, 3, 4, 4), maps_of(PLACES)
@@ -132,5 +132,6 @@ def test_what_is_brighter_than_normal_at_its_place_adds_its_deviations() -> None
     for brightness in (0.2, 1.0):
         image = torch.full((1, 3, 4, 4), brightness)
         added = both(new, image, place) - plain(new, image, place)
-        expected = 0.5 * np.log1p(np.exp((brightness - mean) / deviation))
+        away = (brightness - mean) / deviation
+        expected = 0.5 * (np.log1p(np.exp(away)) + 0.5 * np.log1p(np.exp(-away)))
         np.testing.assert_allclose(added.numpy(), expected, rtol=1e-3, atol=1e-5)

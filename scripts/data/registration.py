@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, NamedTuple
 
 import nibabel as nib
@@ -11,7 +12,8 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation, binary_opening, label
 
 _SPACING = 4.0  # millimetres, fine enough for a map of twelve numbers
-_TILTS = (-16, -8, 0, 8, 16)  # degrees about the axis from left to right that a head may lie at
+_TILTS = (-14, 0, 14)  # degrees about the axis from left to right that a head may lie at
+_LIFTS = (-20, 0, 20)  # millimetres that its top may be beyond the scan, or its hair within
 _VOLUMES = (0.4, 2.5)  # of the moving body, relative to the fixed one; beyond it a map is not believed
 _FADED = 0.06  # intensity, in [0, 1], up to which a voxel is no body
 
@@ -63,21 +65,21 @@ def body(array: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def registered(fixed: Coarse, moving: Coarse) -> Registered:
-    """Brings ``moving`` to ``fixed``: by a similarity from several tilts, then by the affine map that correlates most.
+    """Brings ``moving`` to ``fixed``: by a similarity from several starts, then by the affine map that correlates most.
 
-    The tops of both bodies lie together at first, as scans of a head differ in how far down they reach.
+    The tops of both bodies lie near each other at first, as scans of a head differ in how far down they reach.
     """
     images = _image(fixed), _image(moving)
     around = binary_dilation(fixed.array > 0, iterations=4).astype(np.float32)
     mask = sitk.Cast(_image(fixed._replace(array=around)), sitk.sitkUInt8)
     top, moving_top = _top(fixed), _top(moving)
     starts: list[tuple[float, Any]] = []
-    for tilt in _TILTS:
+    for tilt, lift in itertools.product(_TILTS, _LIFTS):
         start = sitk.Similarity3DTransform()
         start.SetCenter(top - [0, 0, 60])
-        start.SetTranslation(moving_top - top)
+        start.SetTranslation(moving_top - top + [0, 0, lift])
         start.SetRotation((1.0, 0.0, 0.0), np.radians(tilt))
-        starts.append(_refined(images, mask, start, step=4.0, shrink=2))
+        starts.append(_refined(images, mask, start, step=4.0, steps=25, shrink=2))
     affine = sitk.AffineTransform(3)
     affine.SetCenter(top - [0, 0, 60])
     affine.SetTranslation(moving_top - top)
@@ -100,7 +102,9 @@ def _is_likely(transform: Any) -> bool:
     return upright and _VOLUMES[0] < np.linalg.det(linear) < _VOLUMES[1]
 
 
-def _refined(images: tuple[Any, Any], mask: Any, transform: Any, step: float, shrink: int = 1) -> tuple[float, Any]:
+def _refined(
+    images: tuple[Any, Any], mask: Any, transform: Any, step: float, steps: int = 40, shrink: int = 1
+) -> tuple[float, Any]:
     """Negative correlation after gradient descent from ``transform``, which it changes; 0 where they do not overlap."""
     method = sitk.ImageRegistrationMethod()
     method.SetNumberOfThreads(1)  # the same sums for any number of cores
@@ -109,7 +113,7 @@ def _refined(images: tuple[Any, Any], mask: Any, transform: Any, step: float, sh
     method.SetShrinkFactorsPerLevel([shrink])
     method.SetSmoothingSigmasPerLevel([shrink - 1])
     method.SetInterpolator(sitk.sitkLinear)
-    method.SetOptimizerAsRegularStepGradientDescent(step, 0.02, 40, relaxationFactor=0.6)
+    method.SetOptimizerAsRegularStepGradientDescent(step, 0.02, steps, relaxationFactor=0.6)
     method.SetOptimizerScalesFromPhysicalShift()
     method.SetInitialTransform(transform, inPlace=True)
     try:

@@ -109,7 +109,7 @@ class Template:
                 len(chosen),
             )
         grey = np.mean([(image > _GREY[0]) & (image < _GREY[1]) for image in seen], axis=0)
-        self._region = _largest(grey >= _USUAL)
+        self._region = _largest(grey >= _USUAL, plane_axis(self._grid.affine, self._grid.shape, self.plane)[0])
         self._level = self._median(np.mean(seen, axis=0))
         for scan, image, one in zip(scans, images, found, strict=True):
             self._keep(self._record(scan, cache_dir), image, one)
@@ -272,10 +272,14 @@ def _each(function: Callable[[Any], Any], values: Sequence[Any], description: st
     return thread_map(function, values, max_workers=2, desc=description, unit="scan", leave=False, disable=None)
 
 
-def _largest(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Largest connected part after thin bridges are cut, without holes; empty if there is none."""
+def _largest(inside: NDArray[np.bool_], axis: int) -> NDArray[np.bool_]:
+    """Largest connected part after thin bridges are cut, without holes; empty if there is none.
+
+    Along ``axis``, that of the slices, it loses its ends, where a slice holds more bone than brain.
+    """
     parts, count = label(binary_erosion(inside))
     if not count:
         return np.zeros_like(inside)
     largest = parts == np.bincount(parts.ravel())[1:].argmax() + 1
-    return binary_fill_holes(binary_dilation(largest) & inside)
+    in_plane = np.ones([1 if one == axis else 3 for one in range(3)], bool)
+    return binary_fill_holes(binary_dilation(largest, in_plane) & inside)

@@ -51,7 +51,7 @@ class Memory(Detector):
         self,
         teachers: list[Teacher],
         grid_stride: int = 16,
-        size: int = 40_000,
+        size: int = 20_000,
         scaling: str = "whiten",
         shrinkage: float = 0.3,
         sigma: float = 4.0,
