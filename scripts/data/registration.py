@@ -70,26 +70,41 @@ def registered(fixed: Coarse, moving: Coarse) -> Registered:
     The tops of both bodies lie near each other at first, as scans of a head differ in how far down they reach.
     """
     images = _image(fixed), _image(moving)
-    around = binary_dilation(fixed.array > 0, iterations=4).astype(np.float32)
-    mask = sitk.Cast(_image(fixed._replace(array=around)), sitk.sitkUInt8)
+    mask = _mask(fixed, binary_dilation(fixed.array > 0, iterations=4))
     top, moving_top = _top(fixed), _top(moving)
-    starts: list[tuple[float, Any]] = []
-    for tilt, lift in itertools.product(_TILTS, _LIFTS):
-        start = sitk.Similarity3DTransform()
-        start.SetCenter(top - [0, 0, 60])
-        start.SetTranslation(moving_top - top + [0, 0, lift])
-        start.SetRotation((1.0, 0.0, 0.0), np.radians(tilt))
-        starts.append(_refined(images, mask, start, step=4.0, steps=25, shrink=2))
     affine = sitk.AffineTransform(3)
     affine.SetCenter(top - [0, 0, 60])
     affine.SetTranslation(moving_top - top)
+    starts: list[tuple[float, Any]] = []
+    for tilt, lift in itertools.product(_TILTS, _LIFTS):
+        start = sitk.Similarity3DTransform()
+        start.SetCenter(affine.GetCenter())
+        start.SetTranslation(moving_top - top + [0, 0, lift])
+        start.SetRotation((1.0, 0.0, 0.0), np.radians(tilt))
+        starts.append(_descended(images, mask, start, step=4.0, steps=25, shrink=2))
     score = 0.0
     if likely := [start for start in starts if _is_likely(start[1])]:
         score, best = min(likely, key=lambda start: start[0])
         affine.SetMatrix(best.GetMatrix())
         affine.SetTranslation(best.GetTranslation())
+    return _best_affine(images, mask, affine, score)
+
+
+def refined(fixed: Coarse, moving: Coarse, region: NDArray[np.bool_], start: Registered) -> Registered:
+    """Improves an affine map where it counts: the correlation is that in a region (i, j, k) of ``fixed``."""
+    affine = sitk.AffineTransform(3)
+    affine.SetMatrix(start.matrix[:3, :3].ravel())
+    inside = np.argwhere(region)
+    centre = fixed.origin + inside.mean(0) * _SPACING
+    affine.SetCenter(centre)  # so that rotations turn the region about itself
+    affine.SetTranslation(start.matrix[:3, :3] @ centre + start.matrix[:3, 3] - centre)
+    return _best_affine((_image(fixed), _image(moving)), _mask(fixed, region), affine, 0.0)
+
+
+def _best_affine(images: tuple[Any, Any], mask: Any, affine: Any, score: float) -> Registered:
+    """The affine map that correlates most of those that descent finds, and ``affine`` with its negative correlation."""
     for step in (2.0, 0.7):
-        found, candidate = _refined(images, mask, sitk.AffineTransform(affine), step)
+        found, candidate = _descended(images, mask, sitk.AffineTransform(affine), step)
         if found < score and _is_likely(candidate):
             score, affine = found, candidate
     return Registered(_matrix(affine), -score)
@@ -102,7 +117,7 @@ def _is_likely(transform: Any) -> bool:
     return upright and _VOLUMES[0] < np.linalg.det(linear) < _VOLUMES[1]
 
 
-def _refined(
+def _descended(
     images: tuple[Any, Any], mask: Any, transform: Any, step: float, steps: int = 40, shrink: int = 1
 ) -> tuple[float, Any]:
     """Negative correlation after gradient descent from ``transform``, which it changes; 0 where they do not overlap."""
@@ -121,6 +136,10 @@ def _refined(
     except RuntimeError:  # no voxel of one falls into the other
         return 0.0, transform
     return method.GetMetricValue(), transform
+
+
+def _mask(volume: Coarse, inside: NDArray[np.bool_]) -> Any:
+    return sitk.Cast(_image(volume._replace(array=inside.astype(np.float32))), sitk.sitkUInt8)
 
 
 def _image(volume: Coarse) -> Any:

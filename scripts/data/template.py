@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm.contrib.concurrent import thread_map
 
 from scripts.data.planes import AXCODES, plane_axis
-from scripts.data.registration import Coarse, Registered, body, coarse_extent, registered
+from scripts.data.registration import Coarse, Registered, body, coarse_extent, refined, registered
 from scripts.data.reslicing import Grid, resliced, resliced_scan
 from scripts.data.scans import Scan
 from scripts.files import replacing
@@ -33,6 +33,7 @@ _MARGIN = 0.06  # around the body, in parts of its size
 _STRIDE = 4  # pixels of the grid that share a place of the region
 _GREY = (0.1, 0.9)  # intensities that are neither black nor white
 _USUAL = 0.8  # share of the normal scans
+_AROUND = 3  # voxels of 4 mm around the region that scans are aligned by, so that bone counts
 _SHIFT = 0.2  # largest change of intensity
 
 Read = Callable[[str], MetaTensor]
@@ -93,26 +94,45 @@ class Template:
         sizes = [np.count_nonzero(one.volume.array) for one in bodies]
         fixed = bodies[int(np.argsort(sizes, kind="stable")[len(sizes) // 2])].volume
         found = _each(lambda one: registered(fixed, one.volume), bodies, "Aligning to one scan")
-        grid = Grid(fixed.array.shape, fixed.affine)
-        alike = [one for one in zip(bodies, found, strict=True) if one[1].correlation >= _UNLIKE]
-        means = [resliced(one.volume.array, one.volume.affine, _moved(grid, where)) for one, where in alike]
-        mean = np.mean(means, axis=0, dtype=np.float32)
-        self._mean = fixed._replace(array=mean.astype(np.float16).astype(np.float32))  # as a checkpoint keeps it
+        self._mean = self._averaged(fixed, bodies, found)
         self._grid = self._box(fixed, float(np.median([one.thickness for one in bodies])))
         found = _each(lambda one: registered(self._mean, one.volume), bodies, "Aligning to their mean")
-        images = [self._seen(file, one) for file, one in zip(chosen, found, strict=True)]
+        self._look(chosen, found)
+        for _ in range(2):  # a mean by the region, then the region by that mean
+            found = _each(self._refined, list(zip(bodies, found, strict=True)), "Aligning in the region")
+            self._mean = self._averaged(self._mean, bodies, found)
+        images = self._look(chosen, found)
+        for scan, image, one in zip(scans, images, found, strict=True):
+            self._keep(self._record(scan, cache_dir), image, one)
+
+    def _averaged(self, frame: Coarse, bodies: Sequence[_Scan], found: Sequence[Registered]) -> Coarse:
+        """Mean of the bodies that were found, on the grid of ``frame``."""
+        grid = Grid(frame.array.shape, frame.affine)
+        alike = [one for one in zip(bodies, found, strict=True) if one[1].correlation >= _UNLIKE]
+        if len(alike) < len(bodies):
+            logger.warning("%d of %d scans are unlike the others.", len(bodies) - len(alike), len(bodies))
+        means = [resliced(one.volume.array, one.volume.affine, _moved(grid, where)) for one, where in alike]
+        mean = np.mean(means, axis=0, dtype=np.float32)
+        return frame._replace(array=mean.astype(np.float16).astype(np.float32))  # as a checkpoint keeps it
+
+    def _look(self, files: Sequence[str], found: Sequence[Registered]) -> list[NDArray[np.float32]]:
+        """Sets region and level by what the scans show on the coarse grid, which is returned."""
+        images = [self._seen(file, one) for file, one in zip(files, found, strict=True)]
         seen = [image for image, one in zip(images, found, strict=True) if one.correlation >= _UNLIKE]
-        if len(seen) < len(chosen):
-            logger.warning(
-                "%d of %d scans are unlike the others, so the template leaves them out.",
-                len(chosen) - len(seen),
-                len(chosen),
-            )
         grey = np.mean([(image > _GREY[0]) & (image < _GREY[1]) for image in seen], axis=0)
         self._region = _largest(grey >= _USUAL, plane_axis(self._grid.affine, self._grid.shape, self.plane)[0])
         self._level = self._median(np.mean(seen, axis=0))
-        for scan, image, one in zip(scans, images, found, strict=True):
-            self._keep(self._record(scan, cache_dir), image, one)
+        return images
+
+    def _refined(self, pair: tuple[_Scan, Registered]) -> Registered:
+        """Aligns a scan where anomalies are looked for: what is beyond, as jaw and neck, moves by itself."""
+        scan, found = pair
+        if not self._region.any():
+            return found
+        grid = Grid(self._mean.array.shape, self._mean.affine)
+        region = resliced(self._region.astype(np.float32), self._coarse_grid.affine, grid) > 0.5
+        around = binary_dilation(region, iterations=_AROUND)
+        return refined(self._mean, scan.volume, around, found) if around.any() else found
 
     def aligned(self, scan: Scan, cache_dir: str | Path) -> tuple[Scan, float]:
         """Brings a scan to the template.
@@ -151,7 +171,8 @@ class Template:
         try:
             known = json.loads(record.read_text())
         except (OSError, ValueError):
-            found = registered(self._mean, self._coarse(file).volume)
+            body = self._coarse(file)
+            found = self._refined((body, registered(self._mean, body.volume)))
             known = self._keep(record, self._seen(file, found), found)
         if known["correlation"] < _UNLIKE:
             logger.warning(
