@@ -27,6 +27,7 @@ from scripts.files import replacing
 
 logger = logging.getLogger(__name__)
 
+_VERSION = 2  # a new version invalidates what the cache keeps
 _SCANS = 24  # to learn from, enough for a mean
 _UNLIKE = 0.3  # correlation below which a scan was not found in the template
 _MARGIN = 0.06  # around the body, in parts of its size
@@ -80,7 +81,7 @@ class Template:
         if not scans:
             raise ValueError("There is no scan to learn a template from: set preprocessing#align False for images.")
         chosen = [scans[index] for index in np.unique(np.linspace(0, len(scans) - 1, _SCANS).round().astype(int))]
-        kind = json.dumps([settings, *(scan.key for scan in chosen)])
+        kind = json.dumps([_VERSION, settings, *(scan.key for scan in chosen)])
         record = Path(cache_dir) / f"template-{hashlib.sha256(kind.encode()).hexdigest()[:24]}.pt"
         if not record.is_file():
             self._learn(chosen, Path(cache_dir))
@@ -112,7 +113,7 @@ class Template:
         if len(alike) < len(bodies):
             logger.warning("%d of %d scans are unlike the others.", len(bodies) - len(alike), len(bodies))
         means = [resliced(one.volume.array, one.volume.affine, _moved(grid, where)) for one, where in alike]
-        mean = np.mean(means, axis=0, dtype=np.float32)
+        mean: NDArray[np.float32] = np.stack(means).mean(0)
         return frame._replace(array=mean.astype(np.float16).astype(np.float32))  # as a checkpoint keeps it
 
     def _look(self, files: Sequence[str], found: Sequence[Registered]) -> list[NDArray[np.float32]]:
@@ -266,7 +267,12 @@ class Template:
 
     def _hash(self) -> str:
         mean, grid = self._mean, self._grid
-        content = [mean.array.astype(np.float16).tobytes(), mean.origin.tobytes(), np.array(grid.shape).tobytes()]
+        content = [
+            bytes(_VERSION),
+            mean.array.astype(np.float16).tobytes(),
+            mean.origin.tobytes(),
+            np.array(grid.shape).tobytes(),
+        ]
         content += [np.round(grid.affine, 6).tobytes(), self._region.tobytes()]
         return hashlib.sha256(b"".join(content)).hexdigest()[:12]
 
