@@ -27,13 +27,13 @@ from scripts.files import replacing
 
 logger = logging.getLogger(__name__)
 
-_VERSION = 2  # a new version invalidates what the cache keeps
+_VERSION = 3  # a new version invalidates what the cache keeps
 _SCANS = 24  # to learn from, enough for a mean
 _UNLIKE = 0.3  # correlation below which a scan was not found in the template
 _MARGIN = 0.06  # around the body, in parts of its size
 _STRIDE = 4  # pixels of the grid that share a place of the region
 _GREY = (0.1, 0.9)  # intensities that are neither black nor white
-_USUAL = 0.8  # share of the normal scans
+_USUAL = 0.95  # share of the normal scans
 _AROUND = 3  # voxels of 4 mm around the region that scans are aligned by, so that bone counts
 _SHIFT = 0.2  # largest change of intensity
 
@@ -121,7 +121,7 @@ class Template:
         images = [self._seen(file, one) for file, one in zip(files, found, strict=True)]
         seen = [image for image, one in zip(images, found, strict=True) if one.correlation >= _UNLIKE]
         grey = np.mean([(image > _GREY[0]) & (image < _GREY[1]) for image in seen], axis=0)
-        self._region = _largest(grey >= _USUAL, plane_axis(self._grid.affine, self._grid.shape, self.plane)[0])
+        self._region = _largest(grey >= _USUAL)
         self._level = self._median(np.mean(seen, axis=0))
         return images
 
@@ -299,14 +299,9 @@ def _each(function: Callable[[Any], Any], values: Sequence[Any], description: st
     return thread_map(function, values, max_workers=2, desc=description, unit="scan", leave=False, disable=None)
 
 
-def _largest(inside: NDArray[np.bool_], axis: int) -> NDArray[np.bool_]:
-    """Largest connected part after thin bridges are cut, without holes; empty if there is none.
-
-    Along ``axis``, that of the slices, it loses its ends, where a slice holds more bone than brain.
-    """
+def _largest(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Largest connected part without its border, where bone reaches in, and without holes; empty if there is none."""
     parts, count = label(binary_erosion(inside))
     if not count:
         return np.zeros_like(inside)
-    largest = parts == np.bincount(parts.ravel())[1:].argmax() + 1
-    in_plane = np.ones([1 if one == axis else 3 for one in range(3)], bool)
-    return binary_fill_holes(binary_dilation(largest, in_plane) & inside)
+    return binary_fill_holes(parts == np.bincount(parts.ravel())[1:].argmax() + 1)

@@ -40,15 +40,21 @@ WINDOWS = {
 
 
 class ShiftToTemplated(MapTransform):
-    """Adds the ``shift`` of the metadata (see ``LoadScand``) to images in [0, 1], where they stay.
+    """Brings images in [0, 1] to the grey of the template by the ``shift`` of their metadata (see ``Template.aligned``).
 
-    >>> image = MetaTensor(torch.tensor([[[[0.25, 0.875]]]]), meta={"shift": 0.25})
+    ``x`` becomes ``x + 4 shift x (1 - x)``: black air and white bone stay, and grey between them moves by ``shift``.
+
+    >>> image = MetaTensor(torch.tensor([[[[0.0, 0.5, 1.0]]]]), meta={"shift": 0.125})
     >>> ShiftToTemplated("image")({"image": image})["image"].tolist()
-    [[[[0.5, 1.0]]]]
+    [[[[0.0, 0.625, 1.0]]]]
     """
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        return {**data, **{key: (data[key] + data[key].meta["shift"]).clamp(0, 1) for key in self.key_iterator(data)}}
+        return {**data, **{key: self._shifted(data[key]) for key in self.key_iterator(data)}}
+
+    def _shifted(self, image: MetaTensor) -> Tensor:
+        inside = image.clamp(0, 1)
+        return inside + 4 * image.meta["shift"] * inside * (1 - inside)
 
 
 class _Intensityd(MapTransform):
