@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from monai.config import KeysCollection
+from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from monai.utils import convert_to_dst_type
 from numpy.typing import NDArray
@@ -40,7 +41,7 @@ WINDOWS = {
 
 
 class ShiftToTemplated(MapTransform):
-    """Brings images in [0, 1] to the grey of the template by the ``shift`` of their metadata (see ``Template.aligned``).
+    """Brings images in [0, 1] to the grey of the template, by the ``shift`` that ``Template.aligned`` found.
 
     ``x`` becomes ``x + 4 shift x (1 - x)``: black air and white bone stay, and grey between them moves by ``shift``.
 
