@@ -67,7 +67,10 @@ def convert(checkpoint: Path, files: Sequence[str], overrides: Sequence[tuple[st
             place = _MOVED.get(name, name)
             if name != "intensity" and place in parser:
                 parser[place] = value
-    parser["reference"] = None  # 0.5.0 took maps as they are, and pooled them by their maximum or mean
+    parser["reference"] = None  # 0.5.0 took scans and maps as they are, and pooled them by their maximum or mean
+    parser["preprocessing#align"] = False
+    if str(parser["scoring#scan_pooling"]).endswith("%"):
+        parser["scoring#scan_pooling"] = "max"
     if parser["scoring#pooling"] not in ("max", "mean"):
         parser["scoring#pooling"] = "max"
     get: Any = parser.get_parsed_content

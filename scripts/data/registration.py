@@ -50,8 +50,9 @@ def coarse_affine(origin: NDArray[np.float64]) -> np.ndarray:
 
 
 def coarse_extent(low: NDArray[np.float64], high: NDArray[np.float64]) -> tuple[NDArray[np.float64], tuple[int, ...]]:
-    """Origin and shape of the coarse volume that covers a box of RAS millimetres."""
-    return low + _SPACING / 2, tuple(int(size) for size in np.maximum(np.ceil((high - low) / _SPACING), 2))
+    """Origin and shape of the coarse volume that covers a box of RAS millimetres, on one lattice for all boxes."""
+    first, last = np.floor(low / _SPACING), np.ceil(high / _SPACING)
+    return _SPACING * (first + 0.5), tuple(int(size) for size in np.maximum(last - first, 2))
 
 
 def body(array: NDArray[np.float32]) -> NDArray[np.float32]:

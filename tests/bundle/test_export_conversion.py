@@ -52,7 +52,8 @@ def old_checkpoint(bare: Bare, path: Path, **learnt: Any) -> Path:
     states, datalist = bare.states(), bare.config["datalist"]
     provenance = {"method": "PDD", "seed": 5, "data": "phantoms", "datalist_sha256": datalist_hash(datalist)}
     provenance |= {"training": {"patients": 8, "images": 16, "duplicates": 0}, "git_commit": "50588f8"}
-    parts = {"input": {**bare.preprocessing.settings, **learnt}, "provenance": provenance}
+    settings = {name: value for name, value in bare.preprocessing.settings.items() if name != "align"}
+    parts = {"input": {**settings, **learnt}, "provenance": provenance}
     path.parent.mkdir(exist_ok=True)
     torch.save({"model": states["model"], **parts, "trainer": states["trainer"]}, path)
     return path
@@ -131,7 +132,8 @@ def test_what_the_preprocessing_has_learnt_comes_along(
     overlay.write_text(json.dumps(values))
     assert export(*files, str(overlay), checkpoint=checkpoint) == 0
     states = torch.load(tmp_path / "new/models/model.pt", weights_only=True)
-    assert states["preprocessing"] == {"settings": bare.preprocessing.settings, "landmarks": learnt}
+    settings = {**bare.preprocessing.settings, "align": False}
+    assert states["preprocessing"] == {"settings": settings, "landmarks": learnt}
     Predictor(tmp_path / "new", "cpu")
 
 

@@ -192,6 +192,10 @@ def test_it_exports_and_trains_another_model_folder(
         assert ours == theirs
     # The same data and seed: the same model.
     new, old = (torch.load(path / "models/model.pt", weights_only=True) for path in (again, model_folder))
+    templates = [states["preprocessing"].pop("template") for states in (new, old)]
     assert new["preprocessing"] == old["preprocessing"]
+    assert templates[0].keys() == templates[1].keys()
+    for name, value in templates[0].items():
+        torch.testing.assert_close(value, templates[1][name], rtol=0, atol=0)
     assert new["model"].keys() == old["model"].keys()
     assert all(torch.equal(value, new["model"][name]) for name, value in old["model"].items())

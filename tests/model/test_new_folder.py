@@ -80,7 +80,8 @@ def test_configs_have_overlays_and_options_merged_in_and_the_machine_left_out(
         assert content["network_def"]["local_teacher"]["name"] == "test_resnet"
         for name in ("bundle_root", "device", "cache_dir"):
             assert content[name] == plain[name]
-        assert content["scoring"] == plain["scoring"] | {"pooling": "mean", "foreground_only": True}
+        overlay = {"scan_pooling": "top_25%", "foreground_only": True}
+        assert content["scoring"] == plain["scoring"] | overlay | {"pooling": "mean"}
     for verb in ("train", "evaluate"):
         assert config(folder, verb)["pixel_bins"] == 65536  # a training by this config has it, too
     train = config(folder, "train")
