@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import nibabel as nib
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -27,11 +29,11 @@ from scripts.files import replacing
 
 logger = logging.getLogger(__name__)
 
-_VERSION = 3  # a new version invalidates what the cache keeps
+_VERSION = 5  # a new version invalidates what the cache keeps
 _SCANS = 24  # to learn from, enough for a mean
 _UNLIKE = 0.3  # correlation below which a scan was not found in the template
 _MARGIN = 0.06  # around the body, in parts of its size
-_STRIDE = 4  # pixels of the grid that share a place of the region
+_SIDE = 64  # places of the region in a row and a column
 _GREY = (0.1, 0.9)  # intensities that are neither black nor white
 _USUAL = 0.95  # share of the normal scans
 _AROUND = 3  # voxels of 4 mm around the region that scans are aligned by, so that bone counts
@@ -220,18 +222,21 @@ class Template:
 
     @property
     def _coarse_grid(self) -> Grid:
-        """The grid, a quarter as fine in the plane."""
+        """The grid with 64 rows and columns."""
         axis = plane_axis(self._grid.affine, self._grid.shape, self.plane)[0]
-        factors = np.array([1 if one == axis else _STRIDE for one in range(3)])
+        shape = [size if one == axis else _SIDE for one, size in enumerate(self._grid.shape)]
+        factors = np.array(self._grid.shape) / shape
         affine = self._grid.affine @ np.diag([*factors, 1.0])
         affine[:3, 3] += self._grid.affine[:3, :3] @ ((factors - 1) / 2)
-        shape = tuple(int(size) for size in -(-np.array(self._grid.shape) // factors))
-        return Grid(shape, affine)  # type: ignore[arg-type]
+        return Grid(tuple(shape), affine)  # type: ignore[arg-type]
 
     def _coarse(self, file: str) -> _Scan:
         image = self.read(file)
         array, affine = image.as_tensor().mean(0).numpy(), np.asarray(image.affine, dtype=float)
-        corners = np.asarray(image.meta["foreground_box"])
+        opposite = nib.affines.apply_affine(np.linalg.inv(affine), np.asarray(image.meta["foreground_box"]))
+        corners = nib.affines.apply_affine(
+            affine, list(itertools.product(*opposite.T))
+        )  # eight, as axes may be oblique
         origin, shape = coarse_extent(corners.min(0), corners.max(0))
         volume = Coarse(np.zeros(shape, np.float32), origin)
         volume = volume._replace(array=body(resliced(array, affine, Grid(volume.array.shape, volume.affine))))
@@ -261,6 +266,8 @@ class Template:
 
     def _median(self, image: NDArray[np.float32]) -> float:
         """Median of what is grey in the region; NaN if nothing is."""
+        if not self._region.any():
+            return float("nan")
         grey = image[self._region]
         grey = grey[(grey > _GREY[0]) & (grey < _GREY[1])]
         return float(np.median(grey)) if grey.size else float("nan")

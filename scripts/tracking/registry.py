@@ -29,7 +29,7 @@ _SIGNATURE = ModelSignature(
 _REQUIREMENTS = (
     *("torch", "torchvision", "monai", "timm", "pytorch-ignite", "numpy", "pandas", "pillow", "tifffile", "pypng"),
     *("safetensors", "huggingface_hub", "requests", "filelock", "tqdm", "nibabel", "scipy", "pyfastnoiselite"),
-    *("fire", "numba", "llvmlite"),
+    *("fire", "numba", "llvmlite", "SimpleITK"),
 )
 
 

@@ -165,7 +165,8 @@ def test_a_nifti_gets_map_and_mask_in_its_own_grid(
         assert (of_scan["abnormal"] == (of_scan["score"] > row["slice_threshold"])).all()
         assert slices["p_value"].dropna().between(0.5, 1).all()
         scores = slices[slices["image"] == str(path)]["score"]
-        assert scores.max() == pytest.approx(row["score"])
+        filled = slices[slices["image"] == str(path)]["p_value"].notna().sum()
+        assert scores.nlargest(max(1, round(filled / 4))).mean() == pytest.approx(row["score"])
         assert row["top_slice"] == scores.argmax()
         assert len(scores) == 10
         with Image.open(folder / row["overlay"]) as picture:
@@ -352,6 +353,7 @@ def test_a_lesion_keeps_its_millimetre_in_every_output(
     monkeypatch.setattr(Detector, "forward", lambda self, image: image[:, :1])  # the image is its own anomaly map
     checkpoint = torch.load(trained / "models" / "model.pt", weights_only=True)
     checkpoint["preprocessing"]["settings"]["plane"] = plane
+    checkpoint["preprocessing"]["template"]["region"].zero_()  # looks everywhere
     torch.save(checkpoint, tmp_path / "model.pt")
     angle = np.deg2rad(20)
     turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])

@@ -17,7 +17,7 @@ from scripts.data.datalist import datalist_hash
 from scripts.model.folder import ModelFolder
 from scripts.model.predictor import Predictor
 
-POOLINGS = ["top_5%", "mean"]
+POOLINGS = ["top_1%", "mean"]
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +69,8 @@ def test_normal_scores_are_those_of_inference(model_folder: Path, cache: str) ->
         with torch.no_grad():
             scan["pred"] = model.inferer(scan["image"][None], model.network)[0]
         expected.append(model.postprocessing.transforms[0](scan)["slice_scores"][item["slice"]])
-    np.testing.assert_allclose(found.scores["top_5%"]["normal"], expected, rtol=1e-5)
-    assert (found.scores["mean"]["normal"] < found.scores["top_5%"]["normal"]).all()
+    np.testing.assert_allclose(found.scores["top_1%"]["normal"], expected, rtol=1e-5)
+    assert (found.scores["mean"]["normal"] <= found.scores["top_1%"]["normal"]).all()
 
 
 class Turned(Anomalies):
@@ -99,8 +99,10 @@ def test_copies_score_as_the_scan_with_them_in_it_and_slices_without_room_are_le
 def test_anomalies_differ_from_draw_to_draw(model_folder: Path, cache: str) -> None:
     folder, values = ModelFolder(model_folder), {"cache_dir": cache}
     items = held_back({"m": folder}, {"m": values})[:6]
-    lesions = scores_of(folder, values, items, POOLINGS, Anomalies(), draws=2).scores["mean"]["lesion"]
-    assert not np.isclose(lesions[:6], lesions[6:], rtol=1e-6).any()
+    scores = scores_of(folder, values, items, POOLINGS, Anomalies(), draws=2).scores["mean"]
+    seen, lesions = scores["normal"][:6] > 0, scores["lesion"]  # some slices lie beyond the template's region
+    assert seen.sum() >= 3
+    assert not np.isclose(lesions[:6], lesions[6:], rtol=1e-6)[seen].any()
 
 
 def test_the_verb_prints_and_writes_a_ranking_and_ends_with_what_to_take(
