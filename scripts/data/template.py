@@ -234,9 +234,8 @@ class Template:
         image = self.read(file)
         array, affine = image.as_tensor().mean(0).numpy(), np.asarray(image.affine, dtype=float)
         opposite = nib.affines.apply_affine(np.linalg.inv(affine), np.asarray(image.meta["foreground_box"]))
-        corners = nib.affines.apply_affine(
-            affine, list(itertools.product(*opposite.T))
-        )  # eight, as axes may be oblique
+        eight = list(itertools.product(*opposite.T))  # since axes may be oblique
+        corners = nib.affines.apply_affine(affine, eight)
         origin, shape = coarse_extent(corners.min(0), corners.max(0))
         volume = Coarse(np.zeros(shape, np.float32), origin)
         volume = volume._replace(array=body(resliced(array, affine, Grid(volume.array.shape, volume.affine))))
