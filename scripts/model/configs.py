@@ -54,6 +54,8 @@ def folder_configs(trained: Mapping[str, Any], remembered: Mapping[str, Any]) ->
                 merge_kv(merged, key, copy.deepcopy(value))
         if merged["reference"] is not None:
             merged["reference#path"] = "@ckpt_path"
+        if merged["preprocessing#align"]:
+            merged["preprocessing#path"] = "@ckpt_path"
         configs[f"{verb}.json"] = _used(merged.get(), run_id)
     return configs
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from monai.transforms import Compose, ResizeWithPadOrCropd
+import torch
+from monai.transforms import Compose, ResizeWithPadOrCropd, Transform
 
 from scripts.data.scans import Scan, is_scan, open_all, open_scan
 from scripts.data.template import Template
@@ -42,6 +43,7 @@ class Preprocessing(Compose):
         neighbours: Whether the channels are the slice below, the slice and the slice above (2.5D).
         bias_correction: Whether to correct the bias field of MR by N4, once a scan.
         align: Whether to bring scans to a template, see ``Template``.
+        path: Checkpoint to take what was learnt from where nobody restores it, as in MONAI Label's own app.
 
     Attributes:
         template: The template; None where scans are not aligned.
@@ -65,6 +67,7 @@ class Preprocessing(Compose):
         neighbours: bool = False,
         bias_correction: bool = False,
         align: bool = False,
+        path: str = "",
     ) -> None:
         read = LoadScand("image", cache_dir, plane, neighbours=int(neighbours), bias_correction=bias_correction)
         self.reading = Compose([read, ToPlaned("image", plane), intensity])
@@ -75,10 +78,11 @@ class Preprocessing(Compose):
                 ResizeInPlaned("image", image_size, keep_aspect_ratio, pixel_spacing),
                 ResizeWithPadOrCropd("image", spatial_size=(image_size, image_size, -1)),
                 ToThreeChannelsd("image", neighbours=neighbours),
+                *([_Alignment(self)] if align else []),
             ]
         )
         self.intensity, self.plane, self.cache_dir = intensity, plane, cache_dir
-        self.bias_correction = bias_correction
+        self.bias_correction, self.path = bias_correction, Path(path)
         self.template = Template(self._read, image_size, plane) if align else None
         load = LoadScand("image", cache_dir, plane, int(neighbours), bias_correction, template=self.template)
         self._aligned = Compose(
@@ -105,10 +109,20 @@ class Preprocessing(Compose):
         }
 
     def __call__(self, input_: Mapping[Any, Any], *others: Any, **more: Any) -> Any:  # type: ignore[override]
-        if self.template is None or not self.template.known or not is_scan(input_["image"]):
-            return super().__call__(input_, *others, **more)
-        aligned: Any = self._aligned(input_)
-        return aligned if "slice" in input_ else {**aligned, "scan": super().__call__(input_, *others, **more)["image"]}
+        if "slice" in input_ and self.template is not None and self.template.known:
+            return self._aligned(input_)
+        return super().__call__(input_, *others, **more)
+
+    def beside(self, data: Mapping[Any, Any]) -> dict[Any, Any]:
+        """Puts the aligned ``image`` of a whole scan beside the one that is there, which becomes ``scan``."""
+        if self.template is None or not is_scan(data["image"].meta["filename_or_obj"]):
+            return dict(data)
+        if not self.template.known and self.path.is_file():
+            self.load_state_dict(torch.load(self.path, map_location="cpu", weights_only=True)["preprocessing"])
+        if not self.template.known:
+            return dict(data)
+        aligned: Any = self._aligned({"image": data["image"].meta["filename_or_obj"]})
+        return {**data, "image": aligned["image"], "scan": data["image"]}
 
     def learn(self, files: Sequence[str]) -> None:
         """Learns what the intensity transform and the template need from normal scans; of images they learn nothing.
@@ -169,3 +183,13 @@ class Preprocessing(Compose):
             self.landmarks.load_state_dict(state[_LANDMARKS])
         if self.template is not None:
             self.template.load_state_dict(state[_TEMPLATE])
+
+
+class _Alignment(Transform):
+    """Last step of ``Preprocessing``, a transform of its own since MONAI Label runs the steps one by one."""
+
+    def __init__(self, preprocessing: Preprocessing) -> None:
+        self.preprocessing = preprocessing
+
+    def __call__(self, data: Mapping[Any, Any]) -> dict[Any, Any]:
+        return self.preprocessing.beside(data)

@@ -117,7 +117,8 @@ def test_what_is_said_of_a_scan_agrees_with_the_calibration_and_the_map(
     highest = [patient["score"] for patient in calibration["scores"]]
     score = about["score"]
     assert about["p_value"] == pytest.approx((1 + sum(one >= score for one in highest)) / (1 + len(highest)))
-    assert score == max(about["slice_scores"])
+    highest = np.sort(about["slice_scores"])[-max(1, round(len(about["slice_scores"]) / 4)) :]
+    assert score == pytest.approx(highest.mean())
     assert about["top_slice"] == int(np.argmax(about["slice_scores"]))
     assert len(about["slice_scores"]) == 8
     for level, found in calibration["levels"].items():
@@ -189,7 +190,7 @@ def test_a_file_that_is_sent_is_inferred_and_not_kept(client: TestClient, studie
         answer = client.post("/infer/anomaly_map?output=json", files={"file": ("scan.nii.gz", file)})
     assert answer.json()["score"] == said(client, "anomaly_map")["score"]
     assert sorted(studies.rglob("*")) == before
-    assert len(cache) == 2
+    assert len(cache) == 5  # the copy and the aligned one, each with a record, and where it lies in the template
     assert sorted((tmp_path / "work" / "cache").iterdir()) == cache
 
 
