@@ -259,7 +259,7 @@ def test_a_series_is_listed_inferred_and_labelled(
         segment = dcmread(saved).SegmentSequence[0]
         assert segment.SegmentAlgorithmType == "SEMIAUTOMATIC"
         assert segment.SegmentedPropertyTypeCodeSequence[0].CodeValue == ABNORMAL[0]
-        assert np.array_equal(read_by_dcmqi(program, saved).get_fdata(), ours.get_fdata())
+        assert np.array_equal(read_by_dcmqi(program, saved).get_fdata(), moved.get_fdata())
         assert ask("POST", f"{_LABEL}/activelearning/most_anomalous", json={}).json()["id"] == uids["enhanced"]
 
 
