@@ -64,6 +64,7 @@ class Template:
         self._grid = Grid((0, 0, 0), np.eye(4))
         self._region = np.zeros((0, 0, 0), bool)
         self._level = 0.0
+        self._digest = ""  # of all of the above, since every slice that is read asks for it
 
     @property
     def known(self) -> bool:
@@ -93,7 +94,7 @@ class Template:
 
     def _learn(self, scans: Sequence[Scan], cache_dir: Path) -> None:
         chosen = [scan.source for scan in scans]
-        bodies = _each(self._coarse, chosen, "Reading for the template")
+        bodies = _each(lambda file: self._coarse(self.read(file)), chosen, "Reading for the template")
         sizes = [np.count_nonzero(one.volume.array) for one in bodies]
         fixed = bodies[int(np.argsort(sizes, kind="stable")[len(sizes) // 2])].volume
         found = _each(lambda one: registered(fixed, one.volume), bodies, "Aligning to one scan")
@@ -101,41 +102,46 @@ class Template:
         self._grid = self._box(fixed, float(np.median([one.thickness for one in bodies])))
         found = _each(lambda one: registered(self._mean, one.volume), bodies, "Aligning to their mean")
         self._look(chosen, found)
+        around = self._around()
         for _ in range(2):  # a mean by the region, then the region by that mean
-            found = _each(self._refined, list(zip(bodies, found, strict=True)), "Aligning in the region")
+            pairs = list(zip(bodies, found, strict=True))
+            found = _each(lambda pair: self._refined(pair[0], pair[1], around), pairs, "Aligning in the region")
             self._mean = self._averaged(self._mean, bodies, found)
         images = self._look(chosen, found)
+        self.load_state_dict(self.state_dict())
         for scan, image, one in zip(scans, images, found, strict=True):
             self._keep(self._record(scan, cache_dir), image, one)
 
-    def _averaged(self, frame: Coarse, bodies: Sequence[_Scan], found: Sequence[Registered]) -> Coarse:
+    def _averaged(self, frame: Coarse, bodies: Sequence[_Body], found: Sequence[Registered]) -> Coarse:
         """Mean of the bodies that were found, on the grid of ``frame``."""
         grid = Grid(frame.array.shape, frame.affine)
         alike = [one for one in zip(bodies, found, strict=True) if one[1].correlation >= _UNLIKE]
         if len(alike) < len(bodies):
             logger.warning("%d of %d scans are unlike the others.", len(bodies) - len(alike), len(bodies))
-        means = [resliced(one.volume.array, one.volume.affine, _moved(grid, where)) for one, where in alike]
+        means = [resliced(one.volume.array, one.volume.affine, _moved(grid, where.matrix)) for one, where in alike]
         mean: NDArray[np.float32] = np.stack(means).mean(0)
         return frame._replace(array=mean.astype(np.float16).astype(np.float32))  # as a checkpoint keeps it
 
     def _look(self, files: Sequence[str], found: Sequence[Registered]) -> list[NDArray[np.float32]]:
         """Sets region and level by what the scans show on the coarse grid, which is returned."""
-        images = [self._seen(file, one) for file, one in zip(files, found, strict=True)]
+        images = [self._seen(self.read(file), one) for file, one in zip(files, found, strict=True)]
         seen = [image for image, one in zip(images, found, strict=True) if one.correlation >= _UNLIKE]
         grey = np.mean([(image > _GREY[0]) & (image < _GREY[1]) for image in seen], axis=0)
         self._region = _largest(grey >= _USUAL)
         self._level = self._median(np.mean(seen, axis=0))
         return images
 
-    def _refined(self, pair: tuple[_Scan, Registered]) -> Registered:
-        """Aligns a scan where anomalies are looked for: what is beyond, as jaw and neck, moves by itself."""
-        scan, found = pair
+    def _around(self) -> NDArray[np.bool_]:
+        """The region and the bone around it, on the grid of the mean."""
         if not self._region.any():
-            return found
+            return np.zeros(self._mean.array.shape, bool)
         grid = Grid(self._mean.array.shape, self._mean.affine)
         region = resliced(self._region.astype(np.float32), self._coarse_grid.affine, grid) > 0.5
-        around = binary_dilation(region, iterations=_AROUND)
-        return refined(self._mean, scan.volume, around, found) if around.any() else found
+        return binary_dilation(region, iterations=_AROUND)
+
+    def _refined(self, body: _Body, found: Registered, around: NDArray[np.bool_]) -> Registered:
+        """Aligns a body where anomalies are looked for: what is beyond, as jaw and neck, moves by itself."""
+        return refined(self._mean, body.volume, around, found) if around.any() else found
 
     def aligned(self, scan: Scan, cache_dir: str | Path) -> tuple[Scan, float]:
         """Brings a scan to the template.
@@ -148,8 +154,22 @@ class Template:
             The scan on a grid in its own space whose voxels are those of the template, and what its intensities in
             [0, 1] lack to those of the template.
         """
-        placed = self._placed(scan, Path(cache_dir))
-        return resliced_scan(scan, cache_dir, placed.grid), placed.shift
+        file, record = scan.source, self._record(scan, Path(cache_dir))
+        try:
+            known = json.loads(record.read_text())
+        except (OSError, ValueError):
+            image = self.read(file)
+            body = self._coarse(image)
+            found = self._refined(body, registered(self._mean, body.volume), self._around())
+            known = self._keep(record, self._seen(image, found), found)
+        if known["correlation"] < _UNLIKE:
+            logger.warning(
+                "%s: is unlike the scans that the model was trained on (correlation %.2f), so its maps may compare "
+                "it with other places.",
+                file,
+                known["correlation"],
+            )
+        return resliced_scan(scan, cache_dir, _moved(self._grid, np.array(known["matrix"]))), known["shift"]
 
     def inside(self, places: Tensor, size: Sequence[int]) -> Tensor:
         """Region of slices.
@@ -169,26 +189,8 @@ class Template:
         chosen = turned[..., numbers].permute(2, 0, 1)[:, None]
         return (F.interpolate(chosen, size=tuple(size), mode="bilinear", align_corners=False) > 0.5).to(places.device)
 
-    def _placed(self, scan: Scan, cache_dir: Path) -> _Placed:
-        file, record = scan.source, self._record(scan, cache_dir)
-        try:
-            known = json.loads(record.read_text())
-        except (OSError, ValueError):
-            body = self._coarse(file)
-            found = self._refined((body, registered(self._mean, body.volume)))
-            known = self._keep(record, self._seen(file, found), found)
-        if known["correlation"] < _UNLIKE:
-            logger.warning(
-                "%s: is unlike the scans that the model was trained on (correlation %.2f), so its maps may compare "
-                "it with other places.",
-                file,
-                known["correlation"],
-            )
-        grid = _moved(self._grid, Registered(np.array(known["matrix"]), known["correlation"]))
-        return _Placed(grid, known["shift"])
-
     def _record(self, scan: Scan, cache_dir: Path) -> Path:
-        return cache_dir / f"{scan.key}-{self._hash()}.json"
+        return cache_dir / f"{scan.key}-{self._digest}.json"
 
     def _keep(self, record: Path, image: NDArray[np.float32], found: Registered) -> dict[str, Any]:
         """Keeps where a scan was found, which looks as ``image`` on the coarse grid."""
@@ -219,6 +221,7 @@ class Template:
         self._mean = Coarse(state["mean"].cpu().float().numpy(), np.array(state["origin"]))
         self._grid = Grid(tuple(state["shape"]), np.array(state["affine"]))
         self._region, self._level = state["region"].cpu().numpy(), state["level"]
+        self._digest = self._hash()
 
     @property
     def _coarse_grid(self) -> Grid:
@@ -230,9 +233,8 @@ class Template:
         affine[:3, 3] += self._grid.affine[:3, :3] @ ((factors - 1) / 2)
         return Grid(tuple(shape), affine)  # type: ignore[arg-type]
 
-    def _coarse(self, file: str) -> _Scan:
-        image = self.read(file)
-        array, affine = image.as_tensor().mean(0).numpy(), np.asarray(image.affine, dtype=float)
+    def _coarse(self, image: MetaTensor) -> _Body:
+        array, affine = _grey(image)
         opposite = nib.affines.apply_affine(np.linalg.inv(affine), np.asarray(image.meta["foreground_box"]))
         eight = list(itertools.product(*opposite.T))  # since axes may be oblique
         corners = nib.affines.apply_affine(affine, eight)
@@ -240,7 +242,7 @@ class Template:
         volume = Coarse(np.zeros(shape, np.float32), origin)
         volume = volume._replace(array=body(resliced(array, affine, Grid(volume.array.shape, volume.affine))))
         axis = plane_axis(affine, array.shape, self.plane)[0]
-        return _Scan(volume, float(np.linalg.norm(affine[:3, axis])))
+        return _Body(volume, float(np.linalg.norm(affine[:3, axis])))
 
     def _box(self, volume: Coarse, thickness: float) -> Grid:
         """Grid of the body of a coarse volume."""
@@ -257,11 +259,9 @@ class Template:
         affine[:3, 3] = low + spacing / 2
         return Grid(tuple(int(size) for size in shape), affine)  # type: ignore[arg-type]
 
-    def _seen(self, file: str, found: Registered) -> NDArray[np.float32]:
+    def _seen(self, image: MetaTensor, found: Registered) -> NDArray[np.float32]:
         """A scan on the coarse grid."""
-        image = self.read(file)
-        array, affine = image.as_tensor().mean(0).numpy(), np.asarray(image.affine, dtype=float)
-        return resliced(array, affine, _moved(self._coarse_grid, found))
+        return resliced(*_grey(image), _moved(self._coarse_grid, found.matrix))
 
     def _median(self, image: NDArray[np.float32]) -> float:
         """Median of what is grey in the region; NaN if nothing is."""
@@ -283,22 +283,20 @@ class Template:
         return hashlib.sha256(b"".join(content)).hexdigest()[:12]
 
 
-class _Placed(NamedTuple):
-    """Grid of the template in the space of a scan, and what the scan's intensities lack to those of the template."""
-
-    grid: Grid
-    shift: float
-
-
-class _Scan(NamedTuple):
+class _Body(NamedTuple):
     """Body of a scan, and the distance of its slices in millimetres."""
 
     volume: Coarse
     thickness: float
 
 
-def _moved(grid: Grid, found: Registered) -> Grid:
-    return Grid(grid.shape, found.matrix @ grid.affine)
+def _grey(image: MetaTensor) -> tuple[NDArray[np.float32], np.ndarray]:
+    """Mean of the channels, (i, j, k), and affine."""
+    return image.as_tensor().mean(0).numpy(), np.asarray(image.affine, dtype=float)
+
+
+def _moved(grid: Grid, matrix: np.ndarray) -> Grid:
+    return Grid(grid.shape, matrix @ grid.affine)
 
 
 def _each(function: Callable[[Any], Any], values: Sequence[Any], description: str) -> list[Any]:
