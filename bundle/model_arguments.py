@@ -19,15 +19,20 @@ def add_model(parser: argparse.ArgumentParser, *, datalist: bool = False) -> Non
         datalist: Whether the verb reads a datalist.
     """
     parser.add_argument("model", type=Path, metavar="MODEL", help="model folder, which training has written")
+    add_choices(parser, datalist=datalist)
+    parser.add_argument("--calibration-path", type=Path, metavar="FILE", help="default: MODEL/models/calibration.json")
+    parser.add_argument("--exported", type=Path, metavar="FILE", help="run this export in place of the network")
+    parser.add_argument("--num-workers", type=int, metavar="N", help="processes that read ahead (default: as trained)")
+
+
+def add_choices(parser: argparse.ArgumentParser, *, datalist: bool) -> None:
+    """Declares what may be chosen of one model folder or of several; parameters as in ``add_model``."""
     if datalist:
         parser.add_argument("--datalist", type=Path, metavar="FILE", help="another datalist than the training's")
         parser.add_argument("--dataset-dir", type=Path, metavar="DIR", help="where its images are")
     parser.add_argument("--cache-dir", type=Path, metavar="DIR", help="copies of scans (default: MODEL/cache)")
-    parser.add_argument("--calibration-path", type=Path, metavar="FILE", help="default: MODEL/models/calibration.json")
-    parser.add_argument("--exported", type=Path, metavar="FILE", help="run this export in place of the network")
     parser.add_argument("--amp", action="store_true", help="compute in bfloat16")
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, … (default: a GPU where there is one)")
-    parser.add_argument("--num-workers", type=int, metavar="N", help="processes that read ahead (default: as trained)")
     parser.add_argument(
         "--set", nargs=2, action="append", default=[], metavar=("ID", "VALUE"), help="any other value of the config"
     )
@@ -45,8 +50,8 @@ def given(args: argparse.Namespace, folder: ModelFolder) -> dict[str, Any]:
     values = {name: value for name, value in values.items() if value is not None}
     if hasattr(args, "datalist") and args.datalist is None:
         _check_datalist(folder)
-    if args.exported:
-        values |= folder.exported(args.exported)
+    if exported := getattr(args, "exported", None):
+        values |= folder.exported(exported)
     if args.amp:
         values["amp"] = True
     if args.device:

@@ -44,7 +44,7 @@ class Termination:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
     def end(self) -> None:
-        """Gives SIGTERM back to whoever had it before."""
+        """Hands SIGTERM back to whoever had it before."""
         if self._before is not None:
             signal.signal(signal.SIGTERM, self._before)
             self._before = None

@@ -16,7 +16,7 @@ training scans (slices#held_out). Intervals (95 %) resample patients, and take a
 import argparse
 from pathlib import Path
 
-from bundle.model_arguments import given
+from bundle.model_arguments import add_choices, given
 from bundle.select.anomalies import Anomalies
 from bundle.select.normals import digest, held_back, taken_evenly
 from bundle.select.ranking import Ranking
@@ -49,15 +49,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of slices and anomalies (default: %(default)s)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="also write the table: .csv, or .json with all else")
-    parser.add_argument("--datalist", type=Path, metavar="FILE", help="another datalist than the training's")
-    parser.add_argument("--dataset-dir", type=Path, metavar="DIR", help="where its images are")
-    parser.add_argument("--cache-dir", type=Path, metavar="DIR", help="copies of scans (default: MODEL/cache)")
-    parser.add_argument("--amp", action="store_true", help="compute in bfloat16")
-    parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, … (default: a GPU where there is one)")
-    parser.add_argument(
-        "--set", nargs=2, action="append", default=[], metavar=("ID", "VALUE"), help="any other value of the configs"
-    )
-    parser.set_defaults(exported=None)
+    add_choices(parser, datalist=True)
 
 
 def run(args: argparse.Namespace) -> int:

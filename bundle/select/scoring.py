@@ -82,7 +82,7 @@ def scores_of(
 
 
 class _Model:
-    """What a model folder's evaluation maps and scores by, with its weights restored."""
+    """Parts of a model folder's evaluation that map and score, with the weights restored."""
 
     def __init__(self, folder: ModelFolder, values: Mapping[str, Any], anomalies: Anomalies) -> None:
         self.anomalies = anomalies

@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import affine_transform, gaussian_filter
 
-from scripts.data.foreground import foreground_quantiles, foreground_threshold
-from scripts.data.scans import Scan, cached, slice_counts
+from scripts.data.scans import Scan, cached, described
 from scripts.files import replacing
 
 
@@ -67,14 +66,7 @@ def resliced_scan(scan: Scan, cache_dir: str | Path, grid: Grid, mask: bool = Fa
         array = (array > 0).astype(np.uint8) if mask else array
         with replacing(kept) as part:
             nib.save(nib.Nifti1Image(array, grid.affine), part)
-        foreground = array != 0 if mask else array > foreground_threshold(array)
-        return {
-            "path": str(kept.resolve()),
-            "shape": list(grid.shape),
-            "affine": grid.affine.tolist(),
-            "quantiles": [] if mask else foreground_quantiles(array).tolist(),
-            "foreground": slice_counts(foreground),
-            "box": [[0, size] for size in grid.shape],
-        }
+        box = [[0, size] for size in grid.shape]
+        return {**described(array, grid.affine, mask), "path": str(kept.resolve()), "box": box}
 
     return cached(scan, cache_dir, hashlib.sha256(kind.encode()).hexdigest()[:12], convert)

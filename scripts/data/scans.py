@@ -159,9 +159,17 @@ def forget_scan(path: str | Path, cache_dir: str | Path) -> None:
     _mapped.cache_clear()  # an open map would keep the space on the disk occupied
 
 
-def slice_counts(inside: np.ndarray) -> list[list[int]]:
-    """Number of voxels of a mask (i, j, k) in each slice, for each of the three axes."""
-    return [inside.sum(axis=tuple(other for other in range(3) if other != axis)).tolist() for axis in range(3)]
+def described(array: np.ndarray, affine: np.ndarray, mask: bool) -> dict[str, Any]:
+    """Geometry and statistics of a volume (i, j, k), those of a ``Scan``, as JSON values."""
+    foreground = array != 0 if mask else array > foreground_threshold(array)
+    return {
+        "shape": list(array.shape),
+        "affine": affine.tolist(),
+        "quantiles": [] if mask else foreground_quantiles(array).tolist(),
+        "foreground": [
+            foreground.sum(axis=tuple(other for other in range(3) if other != axis)).tolist() for axis in range(3)
+        ],
+    }
 
 
 def _cached(source: Path, cache_dir: Path, key: str, convert: Callable[[Path], dict[str, Any]]) -> Scan:
@@ -225,19 +233,16 @@ def _convert(source: Path, kept: Path, mask: bool, bias_correction: bool) -> dic
         raise UnreadableScanError(f"{source}: is empty, as every voxel is {low:g}. Leave it out.")
     if bias_correction:
         array, changed = n4_corrected(array, nib.affines.voxel_sizes(image.affine)), True
-    foreground = array != 0 if mask else array > foreground_threshold(array)
     if changed:  # otherwise the source itself can be read
         stored = array if array.dtype.kind in "iu" and array.dtype.itemsize <= 2 else array.astype(np.float32)
         with replacing(kept) as part:
             nib.save(_like(image, stored), part)
-    counts = slice_counts(foreground)
+    about = described(array, image.affine, mask)
+    extents = [_extent(np.array(counts) > 0) for counts in about["foreground"]]
     return {
+        **about,
         "path": str(kept.resolve()) if changed else None,
-        "shape": list(array.shape),
-        "affine": image.affine.tolist(),
-        "quantiles": [] if mask else foreground_quantiles(array).tolist(),
-        "foreground": counts,
-        "box": _frame(array) if array.shape[2] == 1 and not mask else [_extent(np.array(one) > 0) for one in counts],
+        "box": _frame(array) if array.shape[2] == 1 and not mask else extents,
     }
 
 
@@ -337,6 +342,18 @@ def _frame(array: np.ndarray) -> list[list[int]]:
 def _extent(inside: np.ndarray) -> list[int]:
     found = np.flatnonzero(inside)
     return [int(found[0]), int(found[-1]) + 1] if len(found) else [0, len(inside)]
+
+
+def open_every(paths: list[str], open_one: Callable[[str], Any]) -> dict[str, Any]:
+    """Opens files as ``open_all`` does, all of them, by path.
+
+    Raises:
+        ValueError: If some cannot be opened; names each.
+    """
+    opened, failed = open_all(paths, open_one)
+    if failed:
+        raise ValueError("\n".join(failed.values()))
+    return opened
 
 
 def open_all(paths: list[str], open_one: Callable[[str], Any]) -> tuple[dict[str, Any], dict[str, str]]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from scripts.data.planes import plane_axis
 from scripts.data.reslicing import Grid, resliced_scan
-from scripts.data.scans import Scan, is_scan, open_all, open_scan
+from scripts.data.scans import Scan, is_scan, open_every, open_scan
 
 if TYPE_CHECKING:
     from scripts.transforms.preprocessing import Preprocessing
@@ -122,12 +122,7 @@ class NormalSlices:
         return chosen
 
     def _scans(self, items: Sequence[Item]) -> dict[str, Scan]:
-        scans, unreadable = open_all(
-            [item["image"] for item in items if is_scan(item["image"])], self.preprocessing.open
-        )
-        if unreadable:
-            raise ValueError("\n".join(unreadable.values()))
-        return scans
+        return open_every([item["image"] for item in items if is_scan(item["image"])], self.preprocessing.open)
 
     def _check_abnormal(self, items: Sequence[Item]) -> None:
         if items and not self.abnormal_subjects:
@@ -154,11 +149,9 @@ class NormalSlices:
         """Mask of an item on the grid of its scan, which may be that of a template."""
         in_file, cache_dir = self.preprocessing.open_file(item["image"]), self.preprocessing.cache_dir
         mask = open_mask(item, in_file, cache_dir)
-        return (
-            mask
-            if scan.key == in_file.key
-            else resliced_scan(mask, cache_dir, Grid(scan.shape, scan.affine), mask=True)
-        )
+        if scan.key == in_file.key:
+            return mask
+        return resliced_scan(mask, cache_dir, Grid(scan.shape, scan.affine), mask=True)
 
 
 def _parted(slices: list[Item], fraction: float) -> tuple[list[Item], list[Item]]:

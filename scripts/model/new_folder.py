@@ -147,7 +147,7 @@ class NewModelFolder:
         self._lock = lock
 
     def release(self) -> None:
-        """Gives the folder free."""
+        """Lets other trainings into the folder."""
         if self._lock is not None:
             Path(self._lock.lock_file).unlink(missing_ok=True)
             self._lock.release(force=True)

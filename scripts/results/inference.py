@@ -118,7 +118,7 @@ class InferenceResults:
             logger.warning("%s", reason)
 
     def _of_another_modality(self) -> dict[str, str]:
-        """What is wrong with each DICOM series of a modality that the model was not trained on, by name."""
+        """Reasons not to rely on the DICOM series of a modality that the model was not trained on, by name."""
         named = self.provenance.facts.get("modality")
         known, found = trained_modalities(named), {}
         for item in self.inputs.items:

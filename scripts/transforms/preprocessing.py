@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from monai.transforms import Compose, ResizeWithPadOrCropd, Transform
 
-from scripts.data.scans import Scan, is_scan, open_all, open_scan
+from scripts.data.scans import Scan, is_scan, open_every, open_scan
 from scripts.data.template import Template
 from scripts.transforms.channels import ToThreeChannelsd
 from scripts.transforms.geometry import CropToForegroundd, ResizeInPlaned
@@ -136,9 +136,7 @@ class Preprocessing(Compose):
         files = [file for file in files if is_scan(file)]
         if self.landmarks is None and self.template is None:
             return
-        scans, unreadable = open_all(files, self.open_file)
-        if unreadable:
-            raise ValueError("\n".join(unreadable.values()))
+        scans = open_every(files, self.open_file)
         if self.landmarks is not None:
             self.landmarks.learn([scan.quantiles for scan in scans.values()])
         if self.template is not None and files:
@@ -147,9 +145,9 @@ class Preprocessing(Compose):
     def open(self, file: str) -> Scan:
         """Opens a scan as the network sees it: on the grid of the template, if scans are aligned."""
         scan = self.open_file(file)
-        return (
-            scan if self.template is None or not self.template.known else self.template.aligned(scan, self.cache_dir)[0]
-        )
+        if self.template is None or not self.template.known:
+            return scan
+        return self.template.aligned(scan, self.cache_dir)[0]
 
     def open_file(self, file: str) -> Scan:
         """Opens a scan as it lies in its file."""
