@@ -86,11 +86,12 @@ class Template:
         chosen = [scans[index] for index in np.unique(np.linspace(0, len(scans) - 1, _SCANS).round().astype(int))]
         kind = json.dumps([_VERSION, settings, *(scan.key for scan in chosen)])
         record = Path(cache_dir) / f"template-{hashlib.sha256(kind.encode()).hexdigest()[:24]}.pt"
-        if not record.is_file():
-            self._learn(chosen, Path(cache_dir))
-            with replacing(record) as part:
-                torch.save(self.state_dict(), part)
-        self.load_state_dict(torch.load(record, weights_only=True))
+        if record.is_file():
+            self.load_state_dict(torch.load(record, weights_only=True))
+            return
+        self._learn(chosen, Path(cache_dir))
+        with replacing(record) as part:
+            torch.save(self.state_dict(), part)
 
     def _learn(self, scans: Sequence[Scan], cache_dir: Path) -> None:
         chosen = [scan.source for scan in scans]
@@ -108,7 +109,7 @@ class Template:
             found = _each(lambda pair: self._refined(pair[0], pair[1], around), pairs, "Aligning in the region")
             self._mean = self._averaged(self._mean, bodies, found)
         images = self._look(chosen, found)
-        self.load_state_dict(self.state_dict())
+        self.load_state_dict(self.state_dict())  # as precise as a checkpoint keeps it
         for scan, image, one in zip(scans, images, found, strict=True):
             self._keep(self._record(scan, cache_dir), image, one)
 
